@@ -1,0 +1,41 @@
+//! What a checkpoint is: pages, page maps, deltas, heads, encodings, wire and disk formats. No I/O.
+//!
+//! - [`ids`]: the names and quantities everything else is expressed in
+//! - [`codec`]: the primitive values every format is made of
+//! - [`encoding`]: raw, zstd and patch forms of a chunk
+//! - [`map`]: which chunk each page is, with a Merkle root and proofs
+//! - [`delta`]: what a checkpoint changed, and keyframes
+//! - [`record`]: genesis, heads, interval records and the state root
+//! - [`membership`]: certificates, revocations, tickets
+//! - [`wire`]: what nodes say to each other
+//! - [`blob`]: byte streams that are not RAM, cut into chunks
+//!
+//! docs/format.md describes every byte.
+
+#![forbid(unsafe_code)]
+
+pub mod blob;
+pub mod codec;
+pub mod delta;
+pub mod encoding;
+pub mod ids;
+pub mod map;
+pub mod membership;
+pub mod record;
+pub mod wire;
+
+pub use delta::{
+    ApplyError, Blob, BlobDelta, BlobKind, CheckpointMap, ChunkSource, Delta, PageChange,
+};
+pub use encoding::{
+    CHUNK_BYTES_MAX, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash,
+};
+pub use ids::{
+    Birth, CheckpointIndex, ChunkHash, ChunkRef, Generation, LineageId, NodeId, ObjectHash,
+    PAGE_BYTES, PageNumber, ParseNameError, StateRoot,
+};
+pub use map::{PageMap, PageProof, Slot, zero_page_hash};
+pub use record::{
+    BranchPoint, Genesis, Head, IntervalRecord, ObjectName, RecordError, node_id, object_hash,
+    state_root,
+};

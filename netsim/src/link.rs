@@ -1,0 +1,144 @@
+//! One node's access link: what its uplink sends next, and when its downlink is free.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use pageswarm_checkpoint::Birth;
+use pageswarm_swarm::{RequestId, Time, Urgency};
+
+use crate::message::Message;
+
+/// Bytes of chunks that an uplink sends before it turns to the next answer.
+const SLICE_BYTES: u64 = 16 << 10;
+
+/// An answer that is being sent.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) to: usize,
+    pub(crate) request: RequestId,
+    pub(crate) urgency: Urgency,
+    /// Chunks to send, with their lengths.
+    pub(crate) chunks: VecDeque<(Birth, u64)>,
+    pub(crate) sent_bytes: u64,
+    /// An answer is one stream: a delayed slice delays those after it.
+    pub(crate) in_order: Time,
+}
+
+/// What the uplink sends next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Control {
+        to: usize,
+        message: Message,
+    },
+    /// A slice of the answer at the front, which was moved to the back if anything is left of it.
+    Slice {
+        to: usize,
+        request: RequestId,
+        births: Vec<Birth>,
+        bytes: u64,
+        ended: Option<Answer>,
+    },
+}
+
+/// One node's link.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    control: VecDeque<(usize, Message)>,
+    urgent: VecDeque<Answer>,
+    normal: VecDeque<Answer>,
+    pub(crate) is_sending: bool,
+    down_free_at: Time,
+}
+
+impl Link {
+    pub(crate) fn send(&mut self, to: usize, message: Message) {
+        self.control.push_back((to, message));
+    }
+
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        match answer.urgency {
+            Urgency::Fault => self.urgent.push_back(answer),
+            Urgency::Deadline | Urgency::Normal => self.normal.push_back(answer),
+        }
+    }
+
+    /// Stops an answer; returns it if it was being sent.
+    pub(crate) fn abandon(&mut self, to: usize, request: RequestId) -> Option<Answer> {
+        for lane in [&mut self.urgent, &mut self.normal] {
+            let at = lane
+                .iter()
+                .position(|answer| answer.to == to && answer.request == request);
+            if let Some(at) = at {
+                return lane.remove(at);
+            }
+        }
+        None
+    }
+
+    /// Everything that waits to go to a node is gone.
+    pub(crate) fn drop_all_to(&mut self, to: usize) {
+        self.control.retain(|(other, _)| *other != to);
+        self.urgent.retain(|answer| answer.to != to);
+        self.normal.retain(|answer| answer.to != to);
+    }
+
+    /// What to send now.
+    pub(crate) fn next(&mut self) -> Option<Next> {
+        if let Some((to, message)) = self.control.pop_front() {
+            return Some(Next::Control { to, message });
+        }
+        let lane = if self.urgent.is_empty() {
+            &mut self.normal
+        } else {
+            &mut self.urgent
+        };
+        let mut answer = lane.pop_front()?;
+        let mut births = Vec::new();
+        let mut bytes = 0;
+        while let Some((birth, length)) = answer.chunks.front().copied() {
+            if !births.is_empty() && bytes + length > SLICE_BYTES {
+                break;
+            }
+            answer.chunks.pop_front();
+            births.push(birth);
+            bytes += length;
+        }
+        answer.sent_bytes += bytes;
+        let (to, request) = (answer.to, answer.request);
+        let mut ended = None;
+        if answer.chunks.is_empty() {
+            ended = Some(answer);
+        } else {
+            lane.push_back(answer);
+        }
+        Some(Next::Slice {
+            to,
+            request,
+            births,
+            bytes,
+            ended,
+        })
+    }
+
+    /// The time of arrival of the next slice of an answer, not before the one before it.
+    pub(crate) fn keep_order(&mut self, to: usize, request: RequestId, at: Time) -> Time {
+        let lanes = self.urgent.iter_mut().chain(&mut self.normal);
+        let mut same = lanes.filter(|answer| answer.to == to && answer.request == request);
+        same.next().map_or(at, |answer| {
+            answer.in_order = answer.in_order.max(at);
+            answer.in_order
+        })
+    }
+
+    /// When bytes that reach the downlink now have come through it.
+    pub(crate) fn receive(&mut self, now: Time, bytes: u64, rate: u64) -> Time {
+        self.down_free_at = self.down_free_at.max(now).after(transfer_time(bytes, rate));
+        self.down_free_at
+    }
+}
+
+/// How long bytes take at a rate in bytes per second.
+pub(crate) fn transfer_time(bytes: u64, rate: u64) -> Duration {
+    Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate.max(1))
+}

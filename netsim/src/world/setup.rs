@@ -1,0 +1,139 @@
+//! The beginning of a run: who has and wants what, engines started, faults scheduled.
+
+use std::time::Duration;
+
+use pageswarm_checkpoint::Birth;
+use pageswarm_swarm::{BirthSet, Input, Time, WantId};
+
+use super::{CHECKS, Event, World, node_id, true_content};
+use crate::faults;
+use crate::host::LINEAGE;
+use crate::options::{Behaviour, Pattern};
+
+impl World {
+    /// Decides who has and wants what.
+    pub(super) fn fill(&mut self) {
+        let chunks = self.options.chunks;
+        let all = BirthSet::range(Birth(0), Birth(chunks - 1));
+        let (seed, honest) = (self.options.seed, self.honest_others());
+        for node in 0..self.options.nodes {
+            let mut wants = all.clone();
+            let mut has = BirthSet::new();
+            match (node, self.options.pattern) {
+                (0, Pattern::Orphaned) => wants = BirthSet::new(),
+                (0, _) => has = all.clone(),
+                (_, Pattern::Orphaned) => {
+                    let place = honest.iter().position(|other| *other == node);
+                    let every = honest.len() as u64;
+                    let place = place.map(|place| place as u64);
+                    has.extend(
+                        (0..chunks)
+                            .filter(|birth| Some(birth % every) == place)
+                            .map(Birth),
+                    );
+                }
+                (_, Pattern::Same) => {}
+                (_, Pattern::Overlapping) => {
+                    for block in 0..chunks / 16 {
+                        if self.rng.below(2) == 0 {
+                            wants.subtract(&BirthSet::range(
+                                Birth(block * 16),
+                                Birth(block * 16 + 15),
+                            ));
+                        }
+                    }
+                }
+                (_, Pattern::Staggered) => {
+                    let part = chunks * node as u64 / (2 * self.options.nodes as u64);
+                    has.extend((0..part).map(Birth));
+                }
+            }
+            let host = &mut self.hosts[node];
+            host.store = has
+                .iter()
+                .map(|birth| (birth, true_content(seed, birth)))
+                .collect();
+            host.began_with = has;
+            host.wants = wants;
+        }
+    }
+
+    pub(super) fn begin(&mut self) {
+        for node in 0..self.hosts.len() {
+            self.boot(node);
+        }
+        if !self.options.is_fault_free() {
+            for (at, fault) in faults::plan(&self.options, &mut self.rng) {
+                self.scheduler.at(at, Event::Fault(fault));
+            }
+        }
+        let safety = self.options.safety_phase();
+        for _ in 0..self.options.faults {
+            let node =
+                1 + usize::try_from(self.rng.below(self.hosts.len() as u64 - 1)).unwrap_or(0);
+            let birth = Birth(self.rng.below(self.options.chunks));
+            let at = Duration::from_micros(self.rng.below(safety.as_micros().min(1 << 40) as u64));
+            self.scheduler.after(at, Event::PageFault { node, birth });
+        }
+        for check in 1..=CHECKS {
+            self.scheduler.after(safety * check / CHECKS, Event::Check);
+        }
+        let ends = if self.options.is_fault_free() {
+            Duration::ZERO
+        } else {
+            safety
+        };
+        self.scheduler.after(ends, Event::Liveness);
+    }
+
+    /// Honest nodes other than the publisher, at least one.
+    pub(super) fn honest_others(&self) -> Vec<usize> {
+        let honest = |node: &usize| self.options.behaviour(*node) == Behaviour::Honest;
+        let found: Vec<usize> = (1..self.options.nodes).filter(honest).collect();
+        if found.is_empty() { vec![1] } else { found }
+    }
+
+    /// Starts a node's engine and connects it to every other one that is up.
+    pub(super) fn boot(&mut self, node: usize) {
+        if node == 0 && self.options.pattern == Pattern::Orphaned {
+            self.hosts[0].complete_at = Some(Time::ZERO);
+            return;
+        }
+        let seed = self.rng.next_u64();
+        self.hosts[node].boot(node_id(node), seed);
+        let (lineage, births) = (LINEAGE, self.hosts[node].held());
+        self.feed(
+            node,
+            Input::Open {
+                lineage,
+                writer: Some(node_id(0)),
+            },
+        );
+        let lengths = self.lengths.clone();
+        self.feed(
+            node,
+            Input::Lengths {
+                lineage,
+                first: Birth(0),
+                lengths,
+            },
+        );
+        self.feed(node, Input::LocalHas { lineage, births });
+        let births = self.hosts[node].wants.clone();
+        self.feed(
+            node,
+            Input::Want {
+                want: WantId(0),
+                lineage,
+                births,
+                deadline: None,
+            },
+        );
+        for other in (0..self.hosts.len()).filter(|other| *other != node) {
+            self.scheduler.after(
+                self.options.latency * 2,
+                Event::Connect { a: node, b: other },
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Failures as HTTP answers and exit codes: the one place that maps them.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use pageswarm_store::{OpenError, WriteError};
+use pageswarm_vmm::VmFailure;
+
+use super::views::ErrorView;
+use crate::exit::{ExitCode, Failure};
+use crate::fetch::FetchError;
+use crate::lineages::{LineageError, MapError};
+use crate::machines::MachineError;
+use crate::members::MembersError;
+use crate::node::StartError;
+use crate::rebuild::RebuildError;
+use crate::report::chain;
+use crate::session::SessionError;
+
+/// A failure on its way out of the API.
+#[derive(Debug)]
+pub struct ApiError(pub Failure);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            ExitCode::Usage => StatusCode::BAD_REQUEST,
+            ExitCode::NotFound => StatusCode::NOT_FOUND,
+            ExitCode::CheckFailed => StatusCode::CONFLICT,
+            ExitCode::NotMember => StatusCode::FORBIDDEN,
+            ExitCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            ExitCode::NoKvm | ExitCode::NoUserfaultfd => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let view = ErrorView { exit_code: self.0.code as u8, message: self.0.message };
+        (status, Json(view)).into_response()
+    }
+}
+
+impl ApiError {
+    /// A request that cannot be understood.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self(Failure::new(ExitCode::Usage, message))
+    }
+
+    /// Something that does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self(Failure::new(ExitCode::NotFound, message))
+    }
+
+    /// Anything else.
+    pub fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(Failure::new(code_of(error), chain(error)))
+    }
+}
+
+/// The exit code that the innermost cause with one of its own decides.
+#[must_use]
+pub fn code_of(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let mut code = ExitCode::Failed;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(own) = own_code(error) {
+            code = own;
+        }
+        cause = error.source();
+    }
+    code
+}
+
+fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if let Some(failure) = error.downcast_ref::<VmFailure>() {
+        return match failure {
+            VmFailure::KvmMissing | VmFailure::KvmDenied => Some(ExitCode::NoKvm),
+            VmFailure::UserfaultfdMissing | VmFailure::UserfaultfdDenied => Some(ExitCode::NoUserfaultfd),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<OpenError>() {
+        return Some(store_code(error));
+    }
+    if let Some(error) = error.downcast_ref::<WriteError>() {
+        let full = matches!(error, WriteError::DiskFull | WriteError::QuotaReached { .. });
+        return full.then_some(ExitCode::DiskFull);
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        return match error.kind() {
+            std::io::ErrorKind::StorageFull => Some(ExitCode::DiskFull),
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable => Some(ExitCode::Address),
+            _ => None,
+        };
+    }
+    if error.is::<RebuildError>() {
+        let wrong = matches!(error.downcast_ref(), Some(RebuildError::WrongRoot { .. }));
+        return wrong.then_some(ExitCode::CheckFailed);
+    }
+    if let Some(error) = error.downcast_ref::<StartError>() {
+        let address = matches!(error, StartError::Endpoint(_) | StartError::Gossip(_));
+        return address.then_some(ExitCode::Address);
+    }
+    if let Some(error) = error.downcast_ref::<MembersError>() {
+        return (!matches!(error, MembersError::Io { .. })).then_some(ExitCode::NotMember);
+    }
+    if error.is::<SessionError>() || matches!(error.downcast_ref(), Some(MachineError::Role(_))) {
+        return Some(ExitCode::NotMember);
+    }
+    let unknown = matches!(error.downcast_ref(), Some(FetchError::NotAnnounced { .. }))
+        || matches!(error.downcast_ref(), Some(MapError::UnknownLineage(_) | MapError::UnknownCheckpoint { .. }))
+        || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
+    unknown.then_some(ExitCode::NotFound)
+}
+
+fn store_code(error: &OpenError) -> ExitCode {
+    use pageswarm_store::DirectoryError;
+    match error {
+        OpenError::Directory(DirectoryError::NewerVersion { .. }) => ExitCode::StoreTooNew,
+        OpenError::Directory(DirectoryError::Locked { .. }) => ExitCode::StoreLocked,
+        OpenError::Directory(DirectoryError::DiskFull { .. }) => ExitCode::DiskFull,
+        OpenError::Directory(_) => ExitCode::Failed,
+        _ => ExitCode::StoreDamaged,
+    }
+}

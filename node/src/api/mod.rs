@@ -1,0 +1,7 @@
+//! The node's HTTP API: everything on a unix socket, what only reads on TCP too.
+
+pub mod client;
+pub mod error;
+pub mod metrics;
+pub mod server;
+pub mod views;

@@ -1,0 +1,529 @@
+//! Routes of the API and what answers them.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::{Stream, StreamExt as _, stream};
+use pageswarm_checkpoint::membership::{Role, Ticket};
+use pageswarm_checkpoint::wire::BirthRange;
+use pageswarm_checkpoint::{Birth, CheckpointIndex, Head, LineageId};
+use pageswarm_vmm::Strategy;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::error::ApiError;
+use super::metrics;
+use super::views::{
+    BirthsView, BranchView, BytesView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView,
+    LineageView, PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView, StatusView, StoreView,
+    TicketRequest, TicketView, TransferView, VmView,
+};
+use crate::exit::{ExitCode, Failure};
+use crate::fetch;
+use crate::lineages::{Lineage, MapError};
+use crate::machines::{self, Machine, RunOptions};
+use crate::node::Node;
+use crate::{births, rebuild};
+
+type Answer<T> = Result<Json<T>, ApiError>;
+type Shared = State<Arc<Node>>;
+
+const PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
+/// Heads listed in one answer.
+const CHECKPOINTS_LISTED: usize = 10_000;
+
+/// Why the API cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The unix socket.
+    #[error("api socket {path}")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The TCP address.
+    #[error("cannot listen on tcp {address}: choose another --http address or port")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Serves the API until the node ends. Returns the TCP address that was bound.
+///
+/// # Errors
+///
+/// [`ServeError`].
+pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
+    let path = node.config.api_socket();
+    let socket = |source| ServeError::Socket { path: path.clone(), source };
+    // The store's lock says that no other node lives here, so an old socket is a leftover.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(socket(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(socket)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
+    let all = reading().merge(changing()).with_state(Arc::clone(node));
+    serve(axum::serve(listener, all).into_future(), "api");
+    let Some(address) = node.config.http_listen else { return Ok(None) };
+    let tcp = |source| ServeError::Tcp { address, source };
+    let listener = TcpListener::bind(address).await.map_err(tcp)?;
+    let bound = listener.local_addr().map_err(tcp)?;
+    serve(axum::serve(listener, reading().with_state(Arc::clone(node))).into_future(), "http");
+    Ok(Some(bound))
+}
+
+fn serve(server: impl Future<Output = std::io::Result<()>> + Send + 'static, name: &'static str) {
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, name, "http server ended");
+        }
+    });
+}
+
+fn reading() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/", get(dashboard))
+        .route("/assets/{name}", get(asset))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/lineages/{lineage}/checkpoints", get(checkpoints))
+        .route("/api/v1/lineages/{lineage}/checkpoints/{index}", get(checkpoint))
+        .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
+        .route("/api/v1/lineages/{lineage}/bytes", post(bytes_of))
+        .route("/api/v1/vms", get(vms))
+        .route("/api/v1/vms/{vm}", get(vm))
+}
+
+fn changing() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/v1/vms", post(run_vm))
+        .route("/api/v1/vms/{vm}/stop", post(stop_vm))
+        .route("/api/v1/checkpoints/fetch", post(fetch_checkpoint))
+        .route("/api/v1/checkpoints/rebuild", post(rebuild_checkpoint))
+        .route("/api/v1/checkpoints/self-check", post(self_check))
+        .route("/api/v1/tickets", post(ticket))
+        .route("/api/v1/revocations", post(revoke))
+        .route("/api/v1/end", post(end))
+}
+
+async fn dashboard() -> Html<&'static str> {
+    Html(include_str!("../../assets/dashboard.html"))
+}
+
+async fn asset(Path(name): Path<String>) -> impl IntoResponse {
+    let found = match name.as_str() {
+        "dashboard.js" => Some(("text/javascript", include_str!("../../assets/dashboard.js"))),
+        "dashboard.css" => Some(("text/css", include_str!("../../assets/dashboard.css"))),
+        "uPlot.iife.min.js" => Some(("text/javascript", include_str!("../../assets/vendor/uPlot.iife.min.js"))),
+        "uPlot.min.css" => Some(("text/css", include_str!("../../assets/vendor/uPlot.min.css"))),
+        _ => None,
+    };
+    match found {
+        Some((kind, text)) => Ok(([(header::CONTENT_TYPE, kind)], text)),
+        None => Err(ApiError::not_found("no such file")),
+    }
+}
+
+async fn ready(State(node): Shared) -> impl IntoResponse {
+    // A node is ready once its store is open and it takes part in the swarm; both precede this server.
+    format!("ok, {} peers\n", node.peers.all().len())
+}
+
+async fn metrics_text(State(node): Shared) -> Result<impl IntoResponse, ApiError> {
+    let text = tokio::task::spawn_blocking(move || metrics::text(&node)).await.map_err(|_| ending())?;
+    let text = text.map_err(|error| ApiError::failed(&error))?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}
+
+async fn status(State(node): Shared) -> Answer<StatusView> {
+    blocking(node, |node| Ok(status_view(node))).await
+}
+
+/// The node at a glance.
+#[must_use]
+pub fn status_view(node: &Node) -> StatusView {
+    let certificate = node.members.certificate();
+    let view = node.hub.view();
+    let peers: Vec<PeerView> = node
+        .peers
+        .all()
+        .iter()
+        .map(|peer| PeerView {
+            node: peer.id.to_string(),
+            address: peer.address.to_string(),
+            role: peer.certificate.role.to_string(),
+            rtt_us: u64::try_from(peer.connection.rtt().as_micros()).unwrap_or(u64::MAX),
+            chunks_down_bytes: peer.traffic.chunks_down.load(Ordering::Relaxed),
+            chunks_up_bytes: peer.traffic.chunks_up.load(Ordering::Relaxed),
+            objects_down_bytes: peer.traffic.objects_down.load(Ordering::Relaxed),
+            objects_up_bytes: peer.traffic.objects_up.load(Ordering::Relaxed),
+            rate_bytes_per_s: view.peers.get(&peer.id).map_or(0, |stats| stats.bytes_per_s),
+        })
+        .collect();
+    let transfer = TransferView {
+        from_writer_bytes: view.stats.bytes_from_writer,
+        from_peers_bytes: view.stats.bytes_from_peers,
+        duplicate_bytes: view.stats.bytes_duplicate,
+        served_bytes: view.stats.bytes_served,
+        objects_down_bytes: peers.iter().map(|peer| peer.objects_down_bytes).sum(),
+        objects_up_bytes: peers.iter().map(|peer| peer.objects_up_bytes).sum(),
+        corrupt_chunks: view.stats.chunks_corrupt,
+        deferred_chunks: view.stats.chunks_deferred,
+        timed_out_requests: view.stats.requests_timed_out,
+        refused_records: node.counters.records_refused.load(Ordering::Relaxed),
+        checkpoints_fetched: node.counters.checkpoints_fetched.load(Ordering::Relaxed),
+    };
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: node.id.to_string(),
+        swarm: node.members.swarm().to_string(),
+        role: certificate.role.to_string(),
+        member_until_unix_s: certificate.not_after_unix_s,
+        data_address: node.data_address.to_string(),
+        gossip_port: node.gossip_port,
+        receive_buffer_bytes: node.receive_buffer_bytes as u64,
+        uptime_ms: millis(node.clock.elapsed()),
+        peers,
+        store: store_view(node),
+        transfer,
+        lineages: node.lineages.all().iter().map(|lineage| lineage_view(node, lineage)).collect(),
+    }
+}
+
+fn store_view(node: &Node) -> StoreView {
+    let stats = node.store.stats().unwrap_or_default();
+    StoreView {
+        chunks: stats.chunks,
+        decoded_bytes: stats.chunk_bytes_decoded,
+        stored_bytes: stats.chunk_bytes_stored,
+        pack_bytes: stats.pack_bytes,
+        duplicates: stats.duplicates,
+        bad_chunks: stats.bad_chunks,
+        quota_bytes: stats.quota_bytes,
+    }
+}
+
+fn lineage_view(node: &Node, lineage: &Lineage) -> LineageView {
+    LineageView {
+        lineage: lineage.id.to_string(),
+        writer: lineage.genesis.writer.to_string(),
+        own: lineage.genesis.writer == node.id,
+        pages: lineage.genesis.pages,
+        interval_ms: lineage.genesis.interval_ms,
+        parent: lineage.genesis.parent.map(|parent| BranchView {
+            lineage: parent.lineage.to_string(),
+            index: parent.index.0,
+            state_root: parent.state_root.to_string(),
+        }),
+        latest: lineage.applied.as_ref().map(|(head, _)| head.index.0),
+        held: lineage.held.map(|index| index.0),
+        births: lineage.births,
+    }
+}
+
+async fn events(State(node): Shared) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    let (kept, receiver) = node.events.listen();
+    let later = stream::unfold(receiver, |mut receiver| async move {
+        loop {
+            match receiver.recv().await {
+                Ok(event) => return Some((event, receiver)),
+                // The numbers show the listener what it missed.
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    });
+    let all = stream::iter(kept).chain(later).map(|event| {
+        let text = serde_json::to_string(&event).unwrap_or_default();
+        Ok(sse::Event::default().id(event.number.to_string()).data(text))
+    });
+    Sse::new(all).keep_alive(KeepAlive::default())
+}
+
+#[derive(serde::Deserialize)]
+struct From {
+    #[serde(default)]
+    from: u64,
+}
+
+async fn checkpoints(
+    State(node): Shared,
+    Path(lineage): Path<String>,
+    Query(From { from }): Query<From>,
+) -> Answer<Vec<CheckpointView>> {
+    let id = lineage_id(&lineage)?;
+    blocking(node, move |node| {
+        node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
+        let listed = node.store.heads(id, CheckpointIndex(from), CHECKPOINTS_LISTED).map_err(failed)?;
+        let mut views = Vec::with_capacity(listed.len());
+        for (index, _) in listed {
+            if let Some(head) = node.lineages.head(&id, index).map_err(failed)? {
+                views.push(checkpoint_view(&head));
+            }
+        }
+        Ok(views)
+    })
+    .await
+}
+
+async fn checkpoint(State(node): Shared, Path((lineage, index)): Path<(String, u64)>) -> Answer<CheckpointDetailView> {
+    let (id, index) = (lineage_id(&lineage)?, CheckpointIndex(index));
+    blocking(node, move |node| {
+        let unknown = MapError::UnknownCheckpoint { lineage: id, index };
+        let head = node.lineages.head(&id, index).map_err(failed)?.ok_or(unknown).map_err(failed)?;
+        let map = node.lineages.map_at(&id, index).map_err(failed)?;
+        let mut lacked_chunks = 0;
+        for (lineage, births) in node.lineages.demand(&id, index).map_err(failed)? {
+            lacked_chunks += node.lineages.lacked(lineage, &births).map_err(failed)?.len();
+        }
+        let changed_pages = node.lineages.changed_pages(&id, index).map_err(failed)?;
+        let filled_pages = map.ram.chunks().count() as u64;
+        Ok(CheckpointDetailView { head: checkpoint_view(&head), changed_pages, filled_pages, lacked_chunks })
+    })
+    .await
+}
+
+fn checkpoint_view(head: &Head) -> CheckpointView {
+    CheckpointView {
+        lineage: head.lineage.to_string(),
+        index: head.index.0,
+        state_root: head.state_root.to_string(),
+        delta_bytes: head.delta.length,
+        births: head.births,
+        taken_unix_ms: head.taken_unix_ms,
+        keyframe: head.keyframe.map(|(index, _)| index.0),
+    }
+}
+
+async fn lacked(State(node): Shared, Path(lineage): Path<String>) -> Answer<BirthsView> {
+    let id = lineage_id(&lineage)?;
+    let lacked = node.lineages.lacked_ever(&id);
+    let ranges = births::to_messages(&lacked).concat();
+    Ok(Json(BirthsView { ranges: ranges.into_iter().map(|range| (range.first.0, range.length)).collect() }))
+}
+
+async fn bytes_of(
+    State(node): Shared,
+    Path(lineage): Path<String>,
+    Json(view): Json<BirthsView>,
+) -> Answer<BytesView> {
+    let id = lineage_id(&lineage)?;
+    blocking(node, move |node| {
+        let lineage = node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
+        let lengths = node.lineages.lengths(&lineage).map_err(failed)?;
+        let ranges: Vec<BirthRange> =
+            view.ranges.iter().map(|(first, length)| BirthRange { first: Birth(*first), length: *length }).collect();
+        let length = |birth: Birth| lengths.get(usize::try_from(birth.0).ok()?).copied();
+        let bytes = births::from_ranges(&ranges).iter().filter_map(length).map(u64::from).sum();
+        Ok(BytesView { bytes })
+    })
+    .await
+}
+
+async fn vms(State(node): Shared) -> Json<Vec<VmView>> {
+    Json(node.machines.all().iter().map(|machine| vm_view(machine, u64::MAX)).collect())
+}
+
+async fn vm(State(node): Shared, Path(vm): Path<u64>, Query(From { from }): Query<From>) -> Answer<VmView> {
+    let machine = node.machines.get(vm).ok_or_else(|| ApiError::not_found(format!("there is no vm {vm}")))?;
+    Ok(Json(vm_view(&machine, from)))
+}
+
+fn vm_view(machine: &Machine, from: u64) -> VmView {
+    let report = machine.report();
+    let (ended, failed) = machine.ended().map_or((None, false), |(why, failed)| (Some(why), failed));
+    VmView {
+        vm: machine.id,
+        process_id: machine.process_id(),
+        lineage: machine.lineage.map(|id| id.to_string()),
+        counter: report.operations,
+        passes: report.passes,
+        wrong_page: report.wrong_page.map(|page| page.0),
+        ended,
+        failed,
+        checkpoints: machine.figures(from),
+    }
+}
+
+async fn run_vm(State(node): Shared, Json(request): Json<RunRequest>) -> Answer<VmView> {
+    let strategy = match request.strategy.as_str() {
+        "pre-copy" => Strategy::PreCopy,
+        "incremental-stop-and-copy" => Strategy::IncrementalStopAndCopy,
+        "stop-and-copy" => Strategy::StopAndCopy,
+        other => return Err(ApiError::usage(format!("unknown capture strategy {other}"))),
+    };
+    if request.interval_ms == 0 {
+        return Err(ApiError::usage("interval of 0 ms: give at least 1 ms"));
+    }
+    let options = RunOptions {
+        workload: request.workload.parse().map_err(|error| ApiError::failed(&error))?,
+        ram_bytes: request.ram_bytes,
+        interval: Duration::from_millis(request.interval_ms),
+        strategy,
+        checkpoints: request.checkpoints,
+        seed: request.seed,
+        witness: request.witness.into_iter().collect(),
+        witness_directory: request.witness_directory.map(PathBuf::from).unwrap_or_default(),
+    };
+    let started = match request.resume {
+        None => machines::run(&node, options).await,
+        Some(resume) => {
+            let (id, index) = announced(&node, &resume).await?;
+            machines::resume_as_branch(&node, id, index, options).await
+        }
+    };
+    let machine = started.map_err(failed)?;
+    Ok(Json(vm_view(&machine, 0)))
+}
+
+async fn stop_vm(State(node): Shared, Path(vm): Path<u64>) -> Answer<VmView> {
+    let machine = node.machines.get(vm).ok_or_else(|| ApiError::not_found(format!("there is no vm {vm}")))?;
+    machine.stop();
+    Ok(Json(vm_view(&machine, u64::MAX)))
+}
+
+async fn fetch_checkpoint(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<FetchView> {
+    let (id, index) = announced(&node, &request).await?;
+    let patience = patience(&request);
+    let fetched = tokio::time::timeout(patience, fetch::fetch(&node, id, index)).await;
+    let late = || {
+        let message = format!("checkpoint {index} is not complete after {} s: `status` shows who has it", patience.as_secs());
+        ApiError(Failure::new(ExitCode::NotFound, message))
+    };
+    let fetched = fetched.map_err(|_| late())?.map_err(failed)?;
+    Ok(Json(FetchView {
+        lacked_chunks: fetched.lacked_chunks,
+        held_chunks: fetched.held_chunks,
+        took_ms: millis(fetched.took),
+    }))
+}
+
+async fn rebuild_checkpoint(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<RebuildView> {
+    let (id, index) = announced(&node, &request).await?;
+    let start = Instant::now();
+    blocking(node, move |node| {
+        let output = request.output.map(PathBuf::from);
+        let rebuilt = rebuild::rebuild(node, &id, index, output.as_deref()).map_err(failed)?;
+        Ok(RebuildView {
+            state_root: rebuilt.state_root.to_string(),
+            filled_pages: rebuilt.pages,
+            took_ms: millis(start.elapsed()),
+        })
+    })
+    .await
+}
+
+async fn self_check(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<SelfCheckView> {
+    let (id, index) = announced(&node, &request).await?;
+    let check = machines::self_check(&node, id, index, patience(&request)).await.map_err(failed)?;
+    let percentile = |percent| check.lazy.fault_times.percentile(percent).map(micros);
+    Ok(Json(SelfCheckView {
+        holds: check.holds(),
+        counter_before: check.operations_before,
+        counter_after: check.operations_after,
+        whole_passes: check.whole_passes,
+        wrong_page: check.wrong_page,
+        died: check.died.clone(),
+        first_report_ms: check.first_report.map(millis),
+        took_ms: millis(check.took),
+        faults: check.lazy.faults,
+        fault_p50_us: percentile(50),
+        fault_p99_us: percentile(99),
+    }))
+}
+
+async fn ticket(State(node): Shared, Json(request): Json<TicketRequest>) -> Answer<TicketView> {
+    let authority = node.authority.as_ref().ok_or_else(not_admin)?;
+    let role: Role = request.role.parse().map_err(ApiError::usage)?;
+    let (open_for, member_for) = (Duration::from_secs(request.open_for_s), Duration::from_secs(request.member_for_s));
+    let invitation = authority.invite(role, open_for, member_for).map_err(failed)?;
+    let addresses = vec![node.data_address.to_string()];
+    let ticket = Ticket { swarm: node.members.swarm(), admin: node.id, invitation, addresses };
+    Ok(Json(TicketView { ticket: ticket.to_string() }))
+}
+
+async fn revoke(State(node): Shared, Json(request): Json<RevocationRequest>) -> Answer<BTreeMap<String, u64>> {
+    let authority = node.authority.as_ref().ok_or_else(not_admin)?;
+    let member = request.node.parse().map_err(|error| ApiError::failed(&error))?;
+    let record = authority.revoke(&node.members.revocations(), member).map_err(failed)?;
+    node.offer_revocations(record.clone());
+    for peer in node.peers.all() {
+        peer.tell(pageswarm_checkpoint::wire::Control::Revocations(record.clone()));
+    }
+    Ok(Json(BTreeMap::from([("version".to_owned(), node.members.revocations().version)])))
+}
+
+async fn end(State(node): Shared) -> &'static str {
+    node.end();
+    "ending\n"
+}
+
+/// The checkpoint named, once its delta is known here.
+async fn announced(node: &Node, request: &CheckpointRequest) -> Result<(LineageId, CheckpointIndex), ApiError> {
+    let (id, index) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
+    fetch::wait_announced(node, id, index, patience(request)).await.map_err(failed)?;
+    Ok((id, index))
+}
+
+fn patience(request: &CheckpointRequest) -> Duration {
+    request.patience_ms.map_or(PATIENCE_DEFAULT, Duration::from_millis)
+}
+
+fn lineage_id(text: &str) -> Result<LineageId, ApiError> {
+    text.parse().map_err(|error| ApiError(Failure::new(ExitCode::Usage, format!("lineage: {error}"))))
+}
+
+fn unknown_lineage(id: LineageId) -> ApiError {
+    failed(MapError::UnknownLineage(id))
+}
+
+fn not_admin() -> ApiError {
+    let message = "this node does not hold the swarm's key: ask on the node that created the swarm";
+    ApiError(Failure::new(ExitCode::NotMember, message))
+}
+
+fn ending() -> ApiError {
+    ApiError(Failure::new(ExitCode::Failed, "node is ending"))
+}
+
+fn failed(error: impl std::error::Error + 'static) -> ApiError {
+    ApiError::failed(&error)
+}
+
+async fn blocking<T: Send + 'static>(
+    node: Arc<Node>,
+    work: impl FnOnce(&Node) -> Result<T, ApiError> + Send + 'static,
+) -> Answer<T> {
+    let outcome = tokio::task::spawn_blocking(move || work(&node)).await;
+    Ok(Json(outcome.map_err(|_| ending())??))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,335 @@
+//! What the API says and hears, version 1: separate from the types inside, so that these can change.
+//!
+//! Sizes are bytes, times say their unit, hashes and names are hexadecimal text.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::publish::CheckpointFigures;
+
+/// A failure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// The exit code that the command line ends with.
+    pub exit_code: u8,
+    /// What was wrong and what to do.
+    pub message: String,
+}
+
+/// A node at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the program.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// The swarm's name.
+    pub swarm: String,
+    /// The node's role.
+    pub role: String,
+    /// End of its certificate, in seconds since 1970.
+    pub member_until_unix_s: u64,
+    /// Address of its data plane.
+    pub data_address: String,
+    /// TCP port of its gossip.
+    pub gossip_port: u16,
+    /// UDP receive buffer as the kernel granted it.
+    pub receive_buffer_bytes: u64,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Connected members.
+    pub peers: Vec<PeerView>,
+    /// Its store.
+    pub store: StoreView,
+    /// Chunks received and sent.
+    pub transfer: TransferView,
+    /// Lineages it follows.
+    pub lineages: Vec<LineageView>,
+}
+
+/// A connected member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its name.
+    pub node: String,
+    /// Its data plane.
+    pub address: String,
+    /// Its role.
+    pub role: String,
+    /// Round trip in microseconds.
+    pub rtt_us: u64,
+    /// Encoded chunk bytes received from it.
+    pub chunks_down_bytes: u64,
+    /// Encoded chunk bytes sent to it.
+    pub chunks_up_bytes: u64,
+    /// Metadata bytes received from it.
+    pub objects_down_bytes: u64,
+    /// Metadata bytes sent to it.
+    pub objects_up_bytes: u64,
+    /// Estimated rate at which it sends, in bytes per second.
+    pub rate_bytes_per_s: u64,
+}
+
+/// A store.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StoreView {
+    /// Chunks held.
+    pub chunks: u64,
+    /// Their decoded bytes.
+    pub decoded_bytes: u64,
+    /// Their bytes in packs.
+    pub stored_bytes: u64,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+    /// Chunks offered that were held already.
+    pub duplicates: u64,
+    /// Chunks found bad since the node started.
+    pub bad_chunks: u64,
+    /// Bytes that packs may have, if limited.
+    pub quota_bytes: Option<u64>,
+}
+
+/// Chunks received and sent since the node started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TransferView {
+    /// Encoded bytes from writers of lineages.
+    pub from_writer_bytes: u64,
+    /// Encoded bytes from other members.
+    pub from_peers_bytes: u64,
+    /// Encoded bytes that were held already when they came.
+    pub duplicate_bytes: u64,
+    /// Encoded bytes sent.
+    pub served_bytes: u64,
+    /// Metadata bytes received.
+    pub objects_down_bytes: u64,
+    /// Metadata bytes sent.
+    pub objects_up_bytes: u64,
+    /// Chunks that arrived with wrong bytes.
+    pub corrupt_chunks: u64,
+    /// Chunks that a writer said another node has.
+    pub deferred_chunks: u64,
+    /// Requests given up for silence.
+    pub timed_out_requests: u64,
+    /// Records refused.
+    pub refused_records: u64,
+    /// Checkpoints fetched whole.
+    pub checkpoints_fetched: u64,
+}
+
+/// A lineage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LineageView {
+    /// Its name.
+    pub lineage: String,
+    /// Who writes it.
+    pub writer: String,
+    /// Whether that is this node.
+    pub own: bool,
+    /// Pages of guest RAM.
+    pub pages: u32,
+    /// The interval it started with, in milliseconds.
+    pub interval_ms: u32,
+    /// The checkpoint that it branches from.
+    pub parent: Option<BranchView>,
+    /// The latest checkpoint known here.
+    pub latest: Option<u64>,
+    /// The latest checkpoint wholly held here.
+    pub held: Option<u64>,
+    /// Chunks born in it.
+    pub births: u64,
+}
+
+/// A branch point.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BranchView {
+    /// The lineage continued.
+    pub lineage: String,
+    /// The checkpoint continued.
+    pub index: u64,
+    /// Its state root.
+    pub state_root: String,
+}
+
+/// A checkpoint, as its head describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// Its lineage.
+    pub lineage: String,
+    /// Its index.
+    pub index: u64,
+    /// Its state root.
+    pub state_root: String,
+    /// Bytes of its delta.
+    pub delta_bytes: u64,
+    /// Chunks born up to it.
+    pub births: u64,
+    /// When it was taken, in milliseconds since 1970.
+    pub taken_unix_ms: u64,
+    /// The checkpoint that its latest keyframe describes.
+    pub keyframe: Option<u64>,
+}
+
+/// One checkpoint in detail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckpointDetailView {
+    /// The head.
+    #[serde(flatten)]
+    pub head: CheckpointView,
+    /// Pages that it changed.
+    pub changed_pages: u64,
+    /// Pages of it that are not zero.
+    pub filled_pages: u64,
+    /// Chunks of it that are not here.
+    pub lacked_chunks: u64,
+}
+
+/// Names a checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckpointRequest {
+    /// The lineage, whole.
+    pub lineage: String,
+    /// The checkpoint.
+    pub index: u64,
+    /// How long to wait for what is not here yet, in milliseconds; one minute if not given.
+    #[serde(default)]
+    pub patience_ms: Option<u64>,
+    /// Where the RAM image goes, if one is asked for.
+    #[serde(default)]
+    pub output: Option<String>,
+}
+
+/// A fetched checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchView {
+    /// Chunks that were not here.
+    pub lacked_chunks: u64,
+    /// Chunks that were.
+    pub held_chunks: u64,
+    /// Milliseconds it took, without the wait for the announcement.
+    pub took_ms: u64,
+}
+
+/// A rebuilt checkpoint: its bytes were read back and hashed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RebuildView {
+    /// Root computed from the bytes read back; equal to the head's.
+    pub state_root: String,
+    /// Pages that are not zero.
+    pub filled_pages: u64,
+    /// Milliseconds it took.
+    pub took_ms: u64,
+}
+
+/// What a resumed guest found when it checked all of its memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SelfCheckView {
+    /// Whether it found itself whole and went on from the checkpoint.
+    pub holds: bool,
+    /// Pages dirtied up to the checkpoint.
+    pub counter_before: u64,
+    /// Pages dirtied up to the end of the check.
+    pub counter_after: u64,
+    /// Whole passes completed since it was resumed.
+    pub whole_passes: u32,
+    /// A page with a wrong byte.
+    pub wrong_page: Option<u32>,
+    /// Why the VM ended by itself.
+    pub died: Option<String>,
+    /// Milliseconds from the wish to resume to the guest's first sign of life.
+    pub first_report_ms: Option<u64>,
+    /// Milliseconds it took.
+    pub took_ms: u64,
+    /// Page faults answered.
+    pub faults: u64,
+    /// Median time of a fault in microseconds.
+    pub fault_p50_us: Option<u64>,
+    /// 99th percentile of the time of a fault in microseconds.
+    pub fault_p99_us: Option<u64>,
+}
+
+/// What to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The workload's name.
+    pub workload: String,
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+    /// Milliseconds from checkpoint to checkpoint.
+    pub interval_ms: u64,
+    /// `pre-copy`, `incremental-stop-and-copy` or `stop-and-copy`.
+    pub strategy: String,
+    /// Ends the VM after so many checkpoints.
+    pub checkpoints: Option<u64>,
+    /// Seeds the guest.
+    pub seed: u64,
+    /// Checkpoints at which RAM is written to a file besides.
+    #[serde(default)]
+    pub witness: Vec<u64>,
+    /// Where to.
+    #[serde(default)]
+    pub witness_directory: Option<String>,
+    /// The checkpoint to continue, as a branch; none boots the workload.
+    #[serde(default)]
+    pub resume: Option<CheckpointRequest>,
+}
+
+/// A VM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmView {
+    /// Its number on this node.
+    pub vm: u64,
+    /// The process that runs it.
+    pub process_id: u32,
+    /// The lineage it writes.
+    pub lineage: Option<String>,
+    /// Pages that its guest dirtied.
+    pub counter: u64,
+    /// Self-check passes that its guest completed.
+    pub passes: u32,
+    /// A page in which its guest found a wrong byte.
+    pub wrong_page: Option<u32>,
+    /// Why it ended, if it did.
+    pub ended: Option<String>,
+    /// Whether that was a failure.
+    pub failed: bool,
+    /// Figures of its checkpoints, from the index asked for on.
+    pub checkpoints: Vec<CheckpointFigures>,
+}
+
+/// What ticket to make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TicketRequest {
+    /// The role of who joins with it.
+    pub role: String,
+    /// Seconds until the ticket expires.
+    pub open_for_s: u64,
+    /// Seconds for which the certificate is valid.
+    pub member_for_s: u64,
+}
+
+/// A ticket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TicketView {
+    /// Its text.
+    pub ticket: String,
+}
+
+/// Whom to throw out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevocationRequest {
+    /// The member.
+    pub node: String,
+}
+
+/// Births, as ascending pairs of first and length.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BirthsView {
+    /// The pairs.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// A number of bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BytesView {
+    /// How many.
+    pub bytes: u64,
+}

@@ -1,0 +1,40 @@
+//! Sets of births between the engine's form and the wire's.
+
+use pageswarm_checkpoint::wire::{BirthRange, RANGES_MAX};
+use pageswarm_checkpoint::Birth;
+use pageswarm_swarm::BirthSet;
+
+/// The set in the ranges that a message carries.
+#[must_use]
+pub fn from_ranges(ranges: &[BirthRange]) -> BirthSet {
+    let mut set = BirthSet::new();
+    for range in ranges.iter().filter(|range| range.length > 0) {
+        set.insert_range(range.first, Birth(range.first.0.saturating_add(range.length - 1)));
+    }
+    set
+}
+
+/// The set as ranges, in parts that each fit one message.
+#[must_use]
+pub fn to_messages(set: &BirthSet) -> Vec<Vec<BirthRange>> {
+    let ranges: Vec<BirthRange> = set
+        .ranges()
+        .map(|range| BirthRange { first: Birth(*range.start()), length: range.end() - range.start() + 1 })
+        .collect();
+    ranges.chunks(RANGES_MAX).map(<[BirthRange]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_survives_the_wire() {
+        let mut set = BirthSet::range(Birth(3), Birth(9));
+        set.insert(Birth(11));
+        set.insert(Birth(1 << 40));
+        let messages = to_messages(&set);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(from_ranges(&messages[0]), set);
+    }
+}

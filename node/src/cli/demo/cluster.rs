@@ -1,0 +1,113 @@
+//! The demo's processes: one publisher and N nodes that joined with its tickets.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+use super::DemoArgs;
+use crate::api::client::Client;
+use crate::api::views::{StatusView, TicketRequest, TicketView};
+use crate::exit::{ExitCode, Failure};
+
+/// How long nodes may take to start and find each other.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Running nodes. Dropping it kills them.
+pub(super) struct Cluster {
+    publisher: Client,
+    nodes: Vec<Client>,
+    witness: PathBuf,
+    children: Vec<Child>,
+}
+
+impl Cluster {
+    pub(super) async fn start(directory: &Path, args: &DemoArgs) -> Result<Self, Failure> {
+        let witness = directory.join("witness");
+        std::fs::create_dir_all(&witness)
+            .map_err(|error| Failure::new(ExitCode::Failed, format!("cannot make {}: {error}", witness.display())))?;
+        let home = directory.join("publisher");
+        let http = args.http.map(|address| ["--http".to_owned(), address.to_string()]);
+        let mut arguments = vec!["--create-swarm".to_owned()];
+        arguments.extend(http.into_iter().flatten());
+        let mut children = vec![spawn(&home, &arguments)?];
+        let publisher = Client::new(&home);
+        ready(&publisher, &mut children[0], 0).await?;
+        let mut nodes = Vec::new();
+        for number in 0..args.nodes {
+            let request = TicketRequest { role: "reader".to_owned(), open_for_s: 600, member_for_s: 86_400 };
+            let ticket: TicketView = publisher.post("/api/v1/tickets", &request).await?;
+            let home = directory.join(format!("node-{number}"));
+            children.push(spawn(&home, &["--join".to_owned(), ticket.ticket])?);
+            nodes.push(Client::new(&home));
+        }
+        for (node, child) in nodes.iter().zip(&mut children[1..]) {
+            ready(node, child, args.nodes as usize).await?;
+        }
+        ready(&publisher, &mut children[0], args.nodes as usize).await?;
+        Ok(Self { publisher, nodes, witness, children })
+    }
+
+    pub(super) const fn publisher(&self) -> &Client {
+        &self.publisher
+    }
+
+    pub(super) fn nodes(&self) -> &[Client] {
+        &self.nodes
+    }
+
+    pub(super) fn witness_directory(&self) -> PathBuf {
+        self.witness.clone()
+    }
+
+    /// Ends all nodes and waits for them.
+    pub(super) async fn end(&mut self) {
+        for client in self.nodes.iter().chain([&self.publisher]) {
+            if let Err(failure) = client.post_only("/api/v1/end").await {
+                tracing::debug!(%failure, "node cannot be told to end");
+            }
+        }
+        for child in &mut self.children {
+            if tokio::time::timeout(Duration::from_secs(10), child.wait()).await.is_err()
+                && let Err(error) = child.kill().await
+            {
+                tracing::warn!(%error, "node cannot be ended");
+            }
+        }
+    }
+}
+
+fn spawn(home: &Path, arguments: &[String]) -> Result<Child, Failure> {
+    let failed = |error: std::io::Error| Failure::new(ExitCode::Failed, format!("cannot start a node: {error}"));
+    let program = std::env::current_exe().map_err(failed)?;
+    Command::new(program)
+        .args(["node", "run", "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--dir"])
+        .arg(home)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)
+}
+
+/// Waits until the node answers and has so many peers.
+async fn ready(client: &Client, child: &mut Child, peers: usize) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
+    loop {
+        let status = client.get::<StatusView>("/api/v1/status").await;
+        if status.as_ref().is_ok_and(|status| status.peers.len() >= peers) {
+            return Ok(());
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(Failure::new(ExitCode::Failed, format!("a node ended at start with {status}")));
+        }
+        if tokio::time::Instant::now() > deadline {
+            let found = status.map(|status| status.peers.len()).unwrap_or(0);
+            let message = format!("a node has {found} of {peers} peers after {} s", START_TIMEOUT.as_secs());
+            return Err(Failure::new(ExitCode::Failed, message));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! One node's part of the demo: its checkpoints, fetched, read back, resumed, and some compared byte for byte.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::api::client::Client;
+use crate::api::views::{CheckpointRequest, FetchView, RebuildView, SelfCheckView};
+
+/// What a node is to do.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) lineage: String,
+    pub(super) checkpoints: u64,
+    pub(super) nodes: u64,
+    pub(super) witness: BTreeSet<u64>,
+    pub(super) witness_directory: PathBuf,
+    pub(super) patience: Duration,
+}
+
+/// What became of one checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Followed {
+    /// Which.
+    pub index: u64,
+    /// The node that took it.
+    pub node: u64,
+    /// Chunks that the node lacked.
+    pub lacked_chunks: u64,
+    /// Milliseconds that the fetch took.
+    pub fetch_ms: u64,
+    /// Milliseconds that reading back and hashing took.
+    pub rebuild_ms: u64,
+    /// State root computed from the bytes read back.
+    pub state_root: Option<String>,
+    /// What the resumed guest found.
+    pub self_check: Option<SelfCheckView>,
+    /// Whether the RAM image equals the publisher's, byte for byte; none if it was not compared.
+    pub bytes_equal: Option<bool>,
+    /// What went wrong.
+    pub failure: Option<String>,
+    /// Milliseconds from the node's start on the checkpoint to its end.
+    pub took_ms: u64,
+}
+
+pub(super) async fn follow(client: Client, number: u64, plan: Plan) -> Vec<Followed> {
+    let mut followed = Vec::new();
+    let mut index = number;
+    while index < plan.checkpoints {
+        let start = Instant::now();
+        let mut checkpoint = Followed {
+            index,
+            node: number,
+            lacked_chunks: 0,
+            fetch_ms: 0,
+            rebuild_ms: 0,
+            state_root: None,
+            self_check: None,
+            bytes_equal: None,
+            failure: None,
+            took_ms: 0,
+        };
+        if let Err(why) = take(&client, &plan, &mut checkpoint).await {
+            checkpoint.failure = Some(why);
+        }
+        checkpoint.took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        followed.push(checkpoint);
+        index += plan.nodes;
+    }
+    followed
+}
+
+async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result<(), String> {
+    let told = |failure: crate::exit::Failure| failure.message;
+    let request = CheckpointRequest {
+        lineage: plan.lineage.clone(),
+        index: checkpoint.index,
+        patience_ms: u64::try_from(plan.patience.as_millis()).ok(),
+        output: None,
+    };
+    let fetched: FetchView = client.post("/api/v1/checkpoints/fetch", &request).await.map_err(told)?;
+    checkpoint.lacked_chunks = fetched.lacked_chunks;
+    checkpoint.fetch_ms = fetched.took_ms;
+    let compared = plan.witness.contains(&checkpoint.index);
+    let image = plan.witness_directory.join(format!("{}.node", checkpoint.index));
+    let output = compared.then(|| image.to_string_lossy().into_owned());
+    let rebuild = CheckpointRequest { output, ..request.clone() };
+    let rebuilt: RebuildView = client.post("/api/v1/checkpoints/rebuild", &rebuild).await.map_err(told)?;
+    checkpoint.rebuild_ms = rebuilt.took_ms;
+    checkpoint.state_root = Some(rebuilt.state_root);
+    if compared {
+        let witness = plan.witness_directory.join(format!("{}.ram", checkpoint.index));
+        checkpoint.bytes_equal = Some(compare(&witness, &image).await?);
+    }
+    let check: SelfCheckView = client.post("/api/v1/checkpoints/self-check", &request).await.map_err(told)?;
+    checkpoint.self_check = Some(check);
+    Ok(())
+}
+
+/// Lets `cmp` of diffutils compare: a program that shares nothing with this one. Both files are removed if equal.
+async fn compare(witness: &Path, image: &Path) -> Result<bool, String> {
+    let output = Command::new("cmp").arg("--").arg(witness).arg(image).output().await;
+    let output = output.map_err(|error| format!("cannot run cmp of diffutils: {error}"))?;
+    match output.status.code() {
+        Some(0) => {
+            for path in [witness, image] {
+                tokio::fs::remove_file(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            Ok(true)
+        }
+        Some(1) => {
+            tracing::error!(difference = %String::from_utf8_lossy(&output.stdout).trim(), "images differ");
+            Ok(false)
+        }
+        _ => Err(format!("cmp: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}

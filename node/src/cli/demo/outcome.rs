@@ -1,0 +1,323 @@
+//! The demo's result: gathered from the nodes, judged, and printed as tables.
+
+use std::time::Duration;
+
+use pageswarm_checkpoint::wire::BirthRange;
+use pageswarm_checkpoint::Birth;
+use pageswarm_swarm::BirthSet;
+use serde::Serialize;
+
+use super::DemoArgs;
+use super::cluster::Cluster;
+use super::follower::Followed;
+use crate::api::views::{BirthsView, BytesView, CheckpointFigures, CheckpointView, StatusView, VmView};
+use crate::births;
+use crate::cli::print;
+use crate::exit::Failure;
+
+/// A measurement is void below this share of the set dirty rate, in percent.
+const RATE_PERCENT_MIN: u64 = 90;
+
+/// Everything that the demo saw.
+#[derive(Debug, Serialize)]
+pub(super) struct Outcome {
+    nodes: u32,
+    workload: String,
+    memory_bytes: u64,
+    interval_ms: u64,
+    checkpoints_wanted: u64,
+    seed: u64,
+    took_ms: u64,
+    downtime_us: Percentiles,
+    rate_set: u64,
+    rate_achieved: u64,
+    taken: Vec<CheckpointFigures>,
+    heads: Vec<CheckpointView>,
+    followed: Vec<Followed>,
+    traffic: Vec<NodeTraffic>,
+    publisher_sent_bytes: u64,
+    publisher_metadata_bytes: u64,
+    union_bytes: u64,
+    bound: Bound,
+    vm_failure: Option<String>,
+}
+
+/// 50th, 99th and 100th percentile.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Percentiles {
+    p50: u64,
+    p99: u64,
+    max: u64,
+}
+
+/// What one node received and from whom.
+#[derive(Debug, Serialize)]
+struct NodeTraffic {
+    node: u64,
+    from_publisher_bytes: u64,
+    from_peers_bytes: u64,
+    duplicate_bytes: u64,
+    metadata_bytes: u64,
+    sent_bytes: u64,
+    lacked_bytes: u64,
+    own_store_chunks: u64,
+}
+
+/// The least time in which all could have what they lack: the recording itself, or the links at the highest rates
+/// that were seen on them in this run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Bound {
+    recording_ms: u64,
+    makespan_ms: u64,
+    ratio_permille: u64,
+}
+
+impl Outcome {
+    pub(super) async fn gather(
+        args: &DemoArgs,
+        cluster: &Cluster,
+        lineage: &str,
+        vm: u64,
+        followed: Vec<Followed>,
+        took: Duration,
+    ) -> Result<Self, Failure> {
+        let publisher = cluster.publisher();
+        let view: VmView = publisher.get(&format!("/api/v1/vms/{vm}?from=0")).await?;
+        let heads: Vec<CheckpointView> = publisher.get(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?;
+        let mut union = BirthSet::new();
+        let mut traffic = Vec::new();
+        for (number, client) in cluster.nodes().iter().enumerate() {
+            let status: StatusView = client.get("/api/v1/status").await?;
+            let lacked: BirthsView = client.get(&format!("/api/v1/lineages/{lineage}/lacked")).await?;
+            let bytes: BytesView = publisher.post(&format!("/api/v1/lineages/{lineage}/bytes"), &lacked).await?;
+            union.add(&set_of(&lacked));
+            let number = number as u64;
+            let mine = || followed.iter().filter(|checkpoint| checkpoint.node == number);
+            traffic.push(NodeTraffic {
+                node: number,
+                from_publisher_bytes: status.transfer.from_writer_bytes,
+                from_peers_bytes: status.transfer.from_peers_bytes,
+                duplicate_bytes: status.transfer.duplicate_bytes,
+                metadata_bytes: status.transfer.objects_down_bytes,
+                sent_bytes: status.transfer.served_bytes,
+                lacked_bytes: bytes.bytes,
+                own_store_chunks: status.store.chunks.saturating_sub(mine().map(|c| c.lacked_chunks).sum()),
+            });
+        }
+        let ranges = births::to_messages(&union).concat();
+        let ranges = BirthsView { ranges: ranges.iter().map(|range| (range.first.0, range.length)).collect() };
+        let union: BytesView = publisher.post(&format!("/api/v1/lineages/{lineage}/bytes"), &ranges).await?;
+        let status: StatusView = publisher.get("/api/v1/status").await?;
+        let measured: Vec<&CheckpointFigures> = view.checkpoints.iter().skip(1).collect();
+        let mean = |sum: u64| sum / (measured.len() as u64).max(1);
+        Ok(Self {
+            nodes: args.nodes,
+            workload: args.workload.name().to_owned(),
+            memory_bytes: args.memory,
+            interval_ms: u64::try_from(args.interval.as_millis()).unwrap_or(u64::MAX),
+            checkpoints_wanted: args.checkpoints,
+            seed: args.seed,
+            took_ms: millis(took),
+            downtime_us: Percentiles::of(measured.iter().map(|figures| figures.downtime_us).collect()),
+            rate_set: measured.first().map_or(0, |figures| figures.rate_set),
+            rate_achieved: mean(measured.iter().map(|figures| figures.rate_achieved).sum()),
+            bound: Bound::of(&heads, took),
+            taken: view.checkpoints,
+            heads,
+            followed,
+            traffic,
+            publisher_sent_bytes: status.transfer.served_bytes,
+            publisher_metadata_bytes: status.transfer.objects_up_bytes,
+            union_bytes: union.bytes,
+            vm_failure: view.wrong_page.map(|page| format!("the publisher's guest found a wrong byte in page {page}")),
+        })
+    }
+
+    /// Why the demo did not hold, if it did not.
+    pub(super) fn verdict(&self) -> Result<(), String> {
+        if let Some(why) = &self.vm_failure {
+            return Err(why.clone());
+        }
+        let wanted = self.checkpoints_wanted;
+        if self.heads.len() as u64 != wanted || self.followed.len() as u64 != wanted {
+            return Err(format!(
+                "{} of {wanted} checkpoints were taken, {} were followed",
+                self.heads.len(),
+                self.followed.len()
+            ));
+        }
+        let failed: Vec<String> =
+            self.followed.iter().filter_map(|checkpoint| self.fault(checkpoint)).collect();
+        if !failed.is_empty() {
+            return Err(failed.join("; "));
+        }
+        if self.rate_achieved * 100 < self.rate_set * RATE_PERCENT_MIN {
+            return Err(format!(
+                "void: the guest dirtied {} of {} pages/s, less than {RATE_PERCENT_MIN} %; give it an idle machine",
+                self.rate_achieved, self.rate_set
+            ));
+        }
+        Ok(())
+    }
+
+    fn promised_root(&self, index: u64) -> Option<&str> {
+        self.heads.iter().find(|head| head.index == index).map(|head| head.state_root.as_str())
+    }
+
+    fn fault(&self, checkpoint: &Followed) -> Option<String> {
+        let index = checkpoint.index;
+        if let Some(why) = &checkpoint.failure {
+            return Some(format!("checkpoint {index}: {why}"));
+        }
+        if checkpoint.state_root.as_deref() != self.promised_root(index) {
+            return Some(format!("checkpoint {index}: the state root differs"));
+        }
+        if checkpoint.bytes_equal == Some(false) {
+            return Some(format!("checkpoint {index}: the bytes differ"));
+        }
+        match &checkpoint.self_check {
+            Some(check) if check.holds => None,
+            Some(check) => {
+                let why = check.died.clone().unwrap_or_else(|| "the guest's self-check failed".to_owned());
+                Some(format!("checkpoint {index}: {why}"))
+            }
+            None => Some(format!("checkpoint {index}: the guest was not resumed")),
+        }
+    }
+
+    /// The tables.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::from("\n");
+        text.push_str(&print::table(&self.checkpoint_rows()));
+        text.push('\n');
+        text.push_str(&print::table(&self.traffic_rows()));
+        text.push('\n');
+        for (name, value) in self.summary() {
+            text.push_str(&format!("{name:<34}{value}\n"));
+        }
+        match self.verdict() {
+            Ok(()) => text.push_str("\nevery checkpoint was rebuilt and proven\n"),
+            Err(why) => text.push_str(&format!("\nFAILED: {why}\n")),
+        }
+        text
+    }
+
+    fn checkpoint_rows(&self) -> Vec<Vec<String>> {
+        let heading = [
+            "checkpoint", "downtime", "dirty", "new", "duplicate", "zero", "patched", "new bytes", "delta", "node",
+            "lacked", "fetched in", "root", "bytes", "self-check",
+        ];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        for taken in &self.taken {
+            let followed = self.followed.iter().find(|checkpoint| checkpoint.index == taken.index);
+            let mut row = vec![
+                taken.index.to_string(),
+                print::milliseconds(taken.downtime_us),
+                taken.dirty_pages.to_string(),
+                taken.new_pages.to_string(),
+                taken.duplicate_pages.to_string(),
+                taken.zero_pages.to_string(),
+                taken.patched_pages.to_string(),
+                print::bytes(taken.new_bytes),
+                print::bytes(taken.delta_bytes),
+            ];
+            row.extend(followed.map_or_else(Vec::new, |followed| self.followed_cells(followed)));
+            rows.push(row);
+        }
+        rows
+    }
+
+    fn followed_cells(&self, followed: &Followed) -> Vec<String> {
+        let holds = |yes: bool| if yes { "equal" } else { "DIFFERS" }.to_owned();
+        let check = followed.self_check.as_ref().map_or("-", |check| if check.holds { "holds" } else { "FAILS" });
+        vec![
+            followed.node.to_string(),
+            followed.lacked_chunks.to_string(),
+            format!("{} ms", followed.fetch_ms),
+            holds(followed.state_root.as_deref() == self.promised_root(followed.index)),
+            followed.bytes_equal.map_or_else(String::new, holds),
+            check.to_owned(),
+        ]
+    }
+
+    fn traffic_rows(&self) -> Vec<Vec<String>> {
+        let heading = ["node", "lacked", "from publisher", "from peers", "received twice", "metadata", "sent", "chunks of its own"];
+        let rows = self.traffic.iter().map(|node| {
+            vec![
+                node.node.to_string(),
+                print::bytes(node.lacked_bytes),
+                print::bytes(node.from_publisher_bytes),
+                print::bytes(node.from_peers_bytes),
+                print::bytes(node.duplicate_bytes),
+                print::bytes(node.metadata_bytes),
+                print::bytes(node.sent_bytes),
+                node.own_store_chunks.to_string(),
+            ]
+        });
+        std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect()
+    }
+
+    fn summary(&self) -> Vec<(&'static str, String)> {
+        let downtime = self.downtime_us;
+        let sum = |figure: fn(&CheckpointFigures) -> u64| self.taken.iter().map(figure).sum::<u64>();
+        vec![
+            ("checkpoints", format!("{} of {} MiB, every {} ms, workload {}", self.taken.len(), self.memory_bytes >> 20, self.interval_ms, self.workload)),
+            ("dirty rate", format!("{} of {} pages/s set", self.rate_achieved, self.rate_set)),
+            ("downtime p50 / p99 / max", format!(
+                "{} / {} / {} (without checkpoint 0 and without the writing of witness images)",
+                print::milliseconds(downtime.p50), print::milliseconds(downtime.p99), print::milliseconds(downtime.max)
+            )),
+            ("pages dirty", format!(
+                "{}: {} new ({} as patches), {} duplicate, {} zero, {} unchanged",
+                sum(|f| f.dirty_pages), sum(|f| f.new_pages), sum(|f| f.patched_pages), sum(|f| f.duplicate_pages),
+                sum(|f| f.zero_pages), sum(|f| f.unchanged_pages)
+            )),
+            ("bytes of new chunks", format!("{}, of these {} in patches", print::bytes(sum(|f| f.new_bytes)), print::bytes(sum(|f| f.patched_bytes)))),
+            ("publisher sent", format!("{} of chunks, {} of metadata", print::bytes(self.publisher_sent_bytes), print::bytes(self.publisher_metadata_bytes))),
+            ("union of what nodes lacked", print::bytes(self.union_bytes)),
+            ("publisher egress over the union", ratio(self.publisher_sent_bytes, self.union_bytes)),
+            ("time over the bound", format!(
+                "{}.{:03} ({} ms from the first checkpoint to the last check; the recording alone took {} ms)",
+                self.bound.ratio_permille / 1000, self.bound.ratio_permille % 1000, self.bound.makespan_ms, self.bound.recording_ms
+            )),
+            ("wall time", format!("{} ms", self.took_ms)),
+        ]
+    }
+}
+
+impl Percentiles {
+    fn of(mut values: Vec<u64>) -> Self {
+        values.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (values.len() * percent).div_ceil(100).max(1) - 1;
+            values.get(rank).copied().unwrap_or(0)
+        };
+        Self { p50: at(50), p99: at(99), max: values.last().copied().unwrap_or(0) }
+    }
+}
+
+impl Bound {
+    fn of(heads: &[CheckpointView], took: Duration) -> Self {
+        let first = heads.first().map_or(0, |head| head.taken_unix_ms);
+        let last = heads.last().map_or(0, |head| head.taken_unix_ms);
+        let recording_ms = last.saturating_sub(first).max(1);
+        let started_before = crate::clock::unix_ms().saturating_sub(first);
+        let makespan_ms = started_before.min(millis(took));
+        Self { recording_ms, makespan_ms, ratio_permille: makespan_ms * 1000 / recording_ms }
+    }
+}
+
+fn set_of(view: &BirthsView) -> BirthSet {
+    let ranges: Vec<BirthRange> =
+        view.ranges.iter().map(|(first, length)| BirthRange { first: Birth(*first), length: *length }).collect();
+    births::from_ranges(&ranges)
+}
+
+fn ratio(of: u64, to: u64) -> String {
+    let permille = of.saturating_mul(1000) / to.max(1);
+    format!("{}.{:03}", permille / 1000, permille % 1000)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,106 @@
+//! `pageswarm node run`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pageswarm_checkpoint::membership::Ticket;
+
+use super::{print, values};
+use crate::api::error::code_of;
+use crate::api::server;
+use crate::config::{Mdns, MembershipStart, NodeConfig};
+use crate::exit::Failure;
+use crate::node::Node;
+use crate::report::chain;
+
+/// Runs a node until SIGTERM, SIGINT or an order through its API.
+#[derive(Debug, clap::Args)]
+pub struct NodeRunArgs {
+    /// Directory of its keys, store and API socket; made if it does not exist.
+    #[arg(long, env = "PAGESWARM_DIR", default_value = "pageswarm-node")]
+    pub dir: PathBuf,
+    /// UDP address of the data plane; other nodes must reach it.
+    #[arg(long, default_value = "0.0.0.0:7420")]
+    pub listen: SocketAddr,
+    /// TCP address of gossip; other nodes must reach it.
+    #[arg(long, default_value = "0.0.0.0:7421")]
+    pub gossip_listen: SocketAddr,
+    /// TCP address of dashboard, metrics and what of the API only reads. Off if not given.
+    #[arg(long)]
+    pub http: Option<SocketAddr>,
+    /// Make a new swarm with this node as its admin, unless the directory has one.
+    #[arg(long, conflicts_with = "join")]
+    pub create_swarm: bool,
+    /// Join a swarm with this ticket, unless the directory has one.
+    #[arg(long)]
+    pub join: Option<Ticket>,
+    /// Data plane of another member to connect with; may be given several times.
+    #[arg(long = "peer")]
+    pub peers: Vec<SocketAddr>,
+    /// Bytes that the store may take, such as 20GiB. No limit if not given.
+    #[arg(long, value_parser = values::size)]
+    pub quota: Option<u64>,
+    /// Differences between clocks that certificates tolerate.
+    #[arg(long, value_parser = values::duration, default_value = "5m")]
+    pub clock_skew: Duration,
+    /// Find members in the local network by multicast.
+    #[arg(long)]
+    pub mdns: bool,
+}
+
+/// Runs the node.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
+    let membership = match args.join {
+        Some(ticket) => MembershipStart::Join(ticket),
+        None if args.create_swarm => MembershipStart::Create,
+        None => MembershipStart::Kept,
+    };
+    let config = NodeConfig {
+        directory: args.dir,
+        listen: args.listen,
+        gossip_listen: args.gossip_listen,
+        http_listen: args.http,
+        membership,
+        peers: args.peers,
+        clock_skew: args.clock_skew,
+        quota_bytes: args.quota,
+        mdns: if args.mdns { Mdns::On } else { Mdns::Off },
+    };
+    let node = Node::start(config).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;
+    let http = server::start(&node).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;
+    let certificate = node.members.certificate();
+    print::line(&format!(
+        "node {} of swarm {} ({}) listens on udp {}, gossip tcp {}{}",
+        node.id.short(),
+        node.members.swarm().short(),
+        certificate.role,
+        node.data_address,
+        node.gossip_port,
+        http.map_or_else(String::new, |address| format!(", dashboard http://{address}/")),
+    ))?;
+    tokio::select! {
+        () = node.ended() => {}
+        () = signalled() => {}
+    }
+    node.close().await;
+    Ok(())
+}
+
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => {
+            if let Err(error) = interrupted {
+                tracing::warn!(%error, "cannot wait for SIGINT");
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

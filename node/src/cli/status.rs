@@ -1,0 +1,90 @@
+//! `pageswarm status`.
+
+use super::{NodeArgs, print};
+use crate::api::client::Client;
+use crate::api::views::{LineageView, PeerView, StatusView};
+use crate::exit::Failure;
+
+/// Shows a running node.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Shows it.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub async fn run(args: StatusArgs) -> Result<(), Failure> {
+    let status: StatusView = Client::new(&args.node.dir).get("/api/v1/status").await?;
+    if args.node.json {
+        return print::json(&status);
+    }
+    let (store, transfer) = (&status.store, &status.transfer);
+    print::line(&format!(
+        "node {} ({}) of swarm {}, up {} s, data plane udp {}",
+        short(&status.node),
+        status.role,
+        short(&status.swarm),
+        status.uptime_ms / 1000,
+        status.data_address
+    ))?;
+    print::line(&format!(
+        "store: {} chunks, {} decoded, {} in packs, {} found bad",
+        store.chunks,
+        print::bytes(store.decoded_bytes),
+        print::bytes(store.pack_bytes),
+        store.bad_chunks
+    ))?;
+    print::line(&format!(
+        "chunks: {} from writers, {} from other members, {} sent, {} received twice",
+        print::bytes(transfer.from_writer_bytes),
+        print::bytes(transfer.from_peers_bytes),
+        print::bytes(transfer.served_bytes),
+        print::bytes(transfer.duplicate_bytes)
+    ))?;
+    print::line("")?;
+    print::line(&print::table(&peer_rows(&status.peers)))?;
+    print::line(&print::table(&lineage_rows(&status.lineages)))
+}
+
+/// The first ten digits of a name.
+#[must_use]
+pub fn short(name: &str) -> String {
+    name.chars().take(10).collect()
+}
+
+fn peer_rows(peers: &[PeerView]) -> Vec<Vec<String>> {
+    let heading = ["member", "role", "address", "rtt", "received", "sent"].map(str::to_owned).to_vec();
+    let rows = peers.iter().map(|peer| {
+        vec![
+            short(&peer.node),
+            peer.role.clone(),
+            peer.address.clone(),
+            print::milliseconds(peer.rtt_us),
+            print::bytes(peer.chunks_down_bytes + peer.objects_down_bytes),
+            print::bytes(peer.chunks_up_bytes + peer.objects_up_bytes),
+        ]
+    });
+    std::iter::once(heading).chain(rows).collect()
+}
+
+fn lineage_rows(lineages: &[LineageView]) -> Vec<Vec<String>> {
+    let heading = ["lineage", "writer", "latest", "held", "births", "branch of"].map(str::to_owned).to_vec();
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let rows = lineages.iter().map(|lineage| {
+        let parent = lineage.parent.as_ref();
+        vec![
+            short(&lineage.lineage),
+            if lineage.own { "this node".to_owned() } else { short(&lineage.writer) },
+            number(lineage.latest),
+            number(lineage.held),
+            lineage.births.to_string(),
+            parent.map_or_else(String::new, |parent| format!("{} {}", short(&parent.lineage), parent.index)),
+        ]
+    });
+    std::iter::once(heading).chain(rows).collect()
+}

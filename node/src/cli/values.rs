@@ -1,0 +1,49 @@
+//! Values people write on a command line: durations and sizes with units.
+
+use std::time::Duration;
+
+/// Reads `500ms`, `2s`, `5m`, `1h` or `30d`.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let milliseconds = with_unit(text, &units, "a number with ms, s, m, h or d, such as 500ms")?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// Reads `4096`, `512KiB`, `256MiB` or `2GiB` as bytes.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("", 1)];
+    with_unit(text, &units, "a number of bytes, or with KiB, MiB or GiB, such as 256MiB")
+}
+
+fn with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
+    let error = || format!("expected {expected}");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| error())?;
+    let unit = units.iter().find(|(unit, _)| *unit == &text[digits..]).ok_or_else(error)?;
+    number.checked_mul(unit.1).ok_or_else(|| "the number is too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_need_their_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("5").is_err());
+        assert!(duration("-1s").is_err());
+        assert_eq!(size("256MiB"), Ok(256 << 20));
+        assert_eq!(size("4096"), Ok(4096));
+        assert!(size("1GB").is_err());
+        assert!(size("99999999999999GiB").is_err());
+    }
+}

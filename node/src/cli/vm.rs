@@ -1,0 +1,167 @@
+//! `pageswarm vm` and `pageswarm restore`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use pageswarm_machine::Workload;
+
+use super::checkpoint::{self, CheckpointName};
+use super::{NodeArgs, print, status::short, values};
+use crate::api::client::Client;
+use crate::api::views::{CheckpointRequest, RunRequest, VmView};
+use crate::exit::Failure;
+
+/// `pageswarm vm`.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Boot a workload guest; its checkpoints become a new lineage.
+    Run(RunArgs),
+    /// List the VMs of a node.
+    Ls(VmListArgs),
+    /// Show one VM and its latest checkpoints.
+    Show(VmArgs),
+    /// End a VM.
+    Stop(VmArgs),
+}
+
+/// How a VM runs.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// kernel-build (22,000 dirty pages/s in runs) or specjbb (53,000, scattered).
+    #[arg(long, default_value = "specjbb")]
+    pub workload: Workload,
+    /// RAM, such as 256MiB.
+    #[arg(long, value_parser = values::size, default_value = "256MiB")]
+    pub memory: u64,
+    /// From checkpoint to checkpoint.
+    #[arg(long, value_parser = values::duration, default_value = "500ms")]
+    pub interval: Duration,
+    /// End after so many checkpoints; never if not given.
+    #[arg(long)]
+    pub checkpoints: Option<u64>,
+    /// pre-copy, incremental-stop-and-copy or stop-and-copy.
+    #[arg(long, default_value = "pre-copy")]
+    pub strategy: String,
+    /// Seeds all that the guest does.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Which checkpoint to resume, and how it goes on.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// The checkpoint.
+    #[command(flatten)]
+    pub name: CheckpointName,
+    /// How the branch is run; its memory is the checkpoint's.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Which node.
+#[derive(Debug, clap::Args)]
+pub struct VmListArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Which VM.
+#[derive(Debug, clap::Args)]
+pub struct VmArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Its number, as `vm ls` lists it.
+    pub vm: u64,
+}
+
+/// Carries out the command.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub async fn run(command: VmCommand) -> Result<(), Failure> {
+    match command {
+        VmCommand::Run(args) => start(&args, None).await,
+        VmCommand::Ls(args) => {
+            let views: Vec<VmView> = Client::new(&args.node.dir).get("/api/v1/vms").await?;
+            if args.node.json { print::json(&views) } else { print::line(&print::table(&rows(&views))) }
+        }
+        VmCommand::Show(args) => {
+            let view: VmView = Client::new(&args.node.dir).get(&format!("/api/v1/vms/{}", args.vm)).await?;
+            if args.node.json { print::json(&view) } else { show(&view) }
+        }
+        VmCommand::Stop(args) => {
+            let path = format!("/api/v1/vms/{}/stop", args.vm);
+            Client::new(&args.node.dir).post_only(&path).await?;
+            print::line(&format!("vm {} was stopped", args.vm))
+        }
+    }
+}
+
+/// Resumes a checkpoint as a branch.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub async fn restore(args: RestoreArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.run.node.dir);
+    let lineage = checkpoint::resolve(&client, &args.name.lineage).await?;
+    let resume = CheckpointRequest { lineage, index: args.name.index, patience_ms: None, output: None };
+    start(&args.run, Some(resume)).await
+}
+
+async fn start(args: &RunArgs, resume: Option<CheckpointRequest>) -> Result<(), Failure> {
+    let request = RunRequest {
+        workload: args.workload.name().to_owned(),
+        ram_bytes: args.memory,
+        interval_ms: u64::try_from(args.interval.as_millis()).unwrap_or(u64::MAX),
+        strategy: args.strategy.clone(),
+        checkpoints: args.checkpoints,
+        seed: args.seed,
+        witness: Vec::new(),
+        witness_directory: None,
+        resume,
+    };
+    let view: VmView = Client::new(&args.node.dir).post("/api/v1/vms", &request).await?;
+    if args.node.json {
+        return print::json(&view);
+    }
+    print::line(&format!("vm {} writes lineage {}", view.vm, view.lineage.unwrap_or_default()))
+}
+
+fn rows(views: &[VmView]) -> Vec<Vec<String>> {
+    let heading = ["vm", "lineage", "pages dirtied", "self-checks", "state"].map(str::to_owned).to_vec();
+    let rows = views.iter().map(|view| {
+        vec![
+            view.vm.to_string(),
+            view.lineage.as_deref().map_or_else(String::new, short),
+            view.counter.to_string(),
+            view.passes.to_string(),
+            view.ended.clone().unwrap_or_else(|| "runs".to_owned()),
+        ]
+    });
+    std::iter::once(heading).chain(rows).collect()
+}
+
+fn show(view: &VmView) -> Result<(), Failure> {
+    print::line(&print::table(&rows(std::slice::from_ref(view))))?;
+    let heading = ["checkpoint", "downtime", "dirty", "new", "duplicate", "zero", "new bytes"];
+    let mut table = vec![heading.map(str::to_owned).to_vec()];
+    for figures in view.checkpoints.iter().rev().take(20).rev() {
+        table.push(vec![
+            figures.index.to_string(),
+            print::milliseconds(figures.downtime_us),
+            figures.dirty_pages.to_string(),
+            figures.new_pages.to_string(),
+            figures.duplicate_pages.to_string(),
+            figures.zero_pages.to_string(),
+            print::bytes(figures.new_bytes),
+        ]);
+    }
+    print::line(&print::table(&table))
+}

@@ -1,0 +1,58 @@
+//! What a node is told at start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pageswarm_checkpoint::membership::Ticket;
+
+/// How to start a node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where its keys, certificates, store and sockets are.
+    pub directory: PathBuf,
+    /// UDP address of the data plane; port 0 takes any.
+    pub listen: SocketAddr,
+    /// TCP address of gossip; port 0 takes any.
+    pub gossip_listen: SocketAddr,
+    /// TCP address of metrics and dashboard, if they are to be reachable besides the API socket.
+    pub http_listen: Option<SocketAddr>,
+    /// How it becomes a member.
+    pub membership: MembershipStart,
+    /// Data planes of members to connect with at start.
+    pub peers: Vec<SocketAddr>,
+    /// Clock differences tolerated in certificates.
+    pub clock_skew: Duration,
+    /// Bytes that the store's packs may have.
+    pub quota_bytes: Option<u64>,
+    /// Whether the node offers itself in the local network by mDNS.
+    pub mdns: Mdns,
+}
+
+/// How a node becomes a member of its swarm.
+#[derive(Clone, Debug)]
+pub enum MembershipStart {
+    /// It is one: its directory has a certificate.
+    Kept,
+    /// It makes a new swarm, unless its directory has one.
+    Create,
+    /// It exchanges a ticket for a certificate, unless its directory has one.
+    Join(Ticket),
+}
+
+/// Discovery in the local network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mdns {
+    /// Only tickets and known members lead to other nodes.
+    Off,
+    /// Members also find each other by multicast.
+    On,
+}
+
+impl NodeConfig {
+    /// The unix socket of the node's API.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.directory.join("api.sock")
+    }
+}

@@ -1,0 +1,78 @@
+//! What happened on this node, numbered, for the API's event stream and the dashboard.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::clock;
+use crate::limits::EVENTS_KEPT;
+
+/// One thing that happened. Numbers ascend by one, so a listener notices what it missed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Counts up from 1 since the node started.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "field names are the documentation of docs/api.md")]
+pub enum What {
+    Connected { peer: String },
+    Disconnected { peer: String, why: String },
+    ConnectionRefused { why: String },
+    RecordRefused { why: String },
+    PeerBanned { peer: String, why: String },
+    ChunkCorrupt { peer: String, lineage: String, birth: u64 },
+    ChunkBad { hash: String, why: String },
+    CheckpointLearnt { lineage: String, index: u64 },
+    CheckpointTaken { lineage: String, index: u64, downtime_us: u64 },
+    CheckpointHeld { lineage: String, index: u64, took_ms: u64 },
+    VmStarted { vm: u64, lineage: Option<String> },
+    VmReport { vm: u64, passes: u64, counter: u64 },
+    VmEnded { vm: u64, why: String },
+    StoreTrouble { why: String },
+}
+
+/// The latest events, and a way to hear the next.
+#[derive(Debug)]
+pub struct Events {
+    kept: Mutex<(u64, VecDeque<Event>)>,
+    sender: broadcast::Sender<Event>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), sender: broadcast::channel(EVENTS_KEPT).0 }
+    }
+}
+
+impl Events {
+    /// Adds an event.
+    pub fn add(&self, what: What) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0 += 1;
+        let event = Event { number: kept.0, unix_ms: clock::unix_ms(), what };
+        if kept.1.len() >= EVENTS_KEPT {
+            kept.1.pop_front();
+        }
+        kept.1.push_back(event.clone());
+        // Nobody may be listening.
+        let _nobody = self.sender.send(event);
+    }
+
+    /// The events kept, oldest first, and a receiver of those after.
+    #[must_use]
+    pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.1.iter().cloned().collect(), self.sender.subscribe())
+    }
+}

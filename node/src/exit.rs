@@ -1,0 +1,72 @@
+//! The exit codes of the `pageswarm` program; docs/exit-codes.md lists them for scripts.
+
+/// Why the program ended. Codes are stable; new ones are added at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything asked for was done, and every check held.
+    Done = 0,
+    /// Something failed that has no code of its own; the message says what.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A check did not hold: a checkpoint differs from what its head promises, or a demo found a difference.
+    CheckFailed = 3,
+    /// There is no usable /dev/kvm: absent, or this user may not open it.
+    NoKvm = 10,
+    /// There is no usable userfaultfd.
+    NoUserfaultfd = 11,
+    /// The store was written by a newer version.
+    StoreTooNew = 12,
+    /// The store is in use by another process.
+    StoreLocked = 13,
+    /// The store is damaged beyond what it repairs by itself.
+    StoreDamaged = 14,
+    /// The disk or the store's quota is full.
+    DiskFull = 15,
+    /// An address or port cannot be used.
+    Address = 16,
+    /// No node answers on the API socket.
+    NoNode = 17,
+    /// Not a member: the ticket or the certificate was refused.
+    NotMember = 18,
+    /// What was asked for does not exist.
+    NotFound = 19,
+}
+
+impl ExitCode {
+    /// All of them, ascending.
+    pub const ALL: [Self; 14] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::CheckFailed,
+        Self::NoKvm,
+        Self::NoUserfaultfd,
+        Self::StoreTooNew,
+        Self::StoreLocked,
+        Self::StoreDamaged,
+        Self::DiskFull,
+        Self::Address,
+        Self::NoNode,
+        Self::NotMember,
+        Self::NotFound,
+    ];
+}
+
+/// An error that decides the exit code by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The code to exit with.
+    pub code: ExitCode,
+    /// What was wrong and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its code and message.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}

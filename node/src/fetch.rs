@@ -1,0 +1,123 @@
+//! Fetching a checkpoint: what of it is missing here, from whom it came, and how long it took.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pageswarm_checkpoint::{CheckpointIndex, LineageId};
+use pageswarm_store::IndexError;
+use pageswarm_swarm::BirthSet;
+
+use crate::events::What;
+use crate::hub::WantError;
+use crate::lineages::MapError;
+use crate::node::Node;
+
+/// Why a checkpoint was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Its map.
+    #[error("map")]
+    Map(#[from] MapError),
+    /// The engine.
+    #[error("chunks")]
+    Want(#[from] WantError),
+    /// The store's index.
+    #[error("store index")]
+    Index(#[from] IndexError),
+    /// Nobody announced it in time.
+    #[error("checkpoint {index} of lineage {} was not announced within {} s", lineage.short(), waited.as_secs())]
+    NotAnnounced {
+        /// Whose.
+        lineage: LineageId,
+        /// Which.
+        index: CheckpointIndex,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The node could not finish its own work.
+    #[error("node is ending")]
+    Ending,
+}
+
+/// A fetched checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    /// Chunks that were not here before.
+    pub lacked_chunks: u64,
+    /// Chunks of the checkpoint that were.
+    pub held_chunks: u64,
+    /// From the wish to the last chunk.
+    pub took: Duration,
+}
+
+/// Waits until the checkpoint's delta is known here.
+///
+/// # Errors
+///
+/// [`FetchError::NotAnnounced`].
+pub async fn wait_announced(
+    node: &Node,
+    lineage: LineageId,
+    index: CheckpointIndex,
+    patience: Duration,
+) -> Result<(), FetchError> {
+    let known = async {
+        loop {
+            let changed = node.lineages.changed();
+            let applied = node.lineages.get(&lineage).and_then(|lineage| lineage.applied);
+            if applied.is_some_and(|(head, _)| head.index >= index) {
+                return;
+            }
+            changed.await;
+        }
+    };
+    let waited = tokio::time::timeout(patience, known).await;
+    waited.map_err(|_| FetchError::NotAnnounced { lineage, index, waited: patience })
+}
+
+/// Fetches what of a checkpoint is not RAM: CPU, devices, attachments.
+///
+/// # Errors
+///
+/// [`FetchError`].
+pub async fn fetch_state(node: &Arc<Node>, id: LineageId, index: CheckpointIndex) -> Result<(), FetchError> {
+    let planning = Arc::clone(node);
+    let wanted = tokio::task::spawn_blocking(move || planning.lineages.blob_births(&id, index));
+    for (lineage, births) in wanted.await.map_err(|_| FetchError::Ending)?? {
+        node.hub.want(lineage, births).await?;
+    }
+    Ok(())
+}
+
+/// Fetches everything of a checkpoint that is not here.
+///
+/// # Errors
+///
+/// [`FetchError`].
+pub async fn fetch(node: &Arc<Node>, id: LineageId, index: CheckpointIndex) -> Result<Fetched, FetchError> {
+    let start = Instant::now();
+    let planning = Arc::clone(node);
+    let plan = tokio::task::spawn_blocking(move || {
+        planning.lineages.prepare_bases(&id, index)?;
+        let demand = planning.lineages.demand(&id, index)?;
+        let mut plan: Vec<(LineageId, BirthSet, u64)> = Vec::new();
+        for (lineage, births) in demand {
+            let lacked = planning.lineages.lacked(lineage, &births)?;
+            planning.lineages.note_lacked(lineage, &lacked);
+            plan.push((lineage, births, lacked.len()));
+        }
+        Ok::<_, FetchError>(plan)
+    });
+    let plan = plan.await.map_err(|_| FetchError::Ending)??;
+    let lacked_chunks = plan.iter().map(|(_, _, lacked)| lacked).sum();
+    let wanted: u64 = plan.iter().map(|(_, births, _)| births.len()).sum();
+    for (lineage, births, _) in plan {
+        node.hub.want(lineage, births).await?;
+    }
+    node.lineages.note_held(&id, index);
+    node.counters.checkpoints_fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let took = start.elapsed();
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    node.events.add(What::CheckpointHeld { lineage: id.to_string(), index: index.0, took_ms });
+    Ok(Fetched { lacked_chunks, held_chunks: wanted - lacked_chunks, took })
+}

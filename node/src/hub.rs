@@ -1,0 +1,300 @@
+//! The one task that owns the swarm engine: takes an input, lets the engine think, carries out what it asks for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::time::Instant;
+
+use pageswarm_checkpoint::wire::Control;
+use pageswarm_checkpoint::{Birth, LineageId, NodeId};
+use pageswarm_swarm::{BirthSet, Config, Ended, Engine, Input, Output, PeerStats, RequestId, Stats, Time, WantId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::limits::ENGINE_QUEUE;
+use crate::node::Node;
+use crate::uploads::ServeCommand;
+use crate::{births, runs};
+
+/// Why a want ended without everything being here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WantError {
+    /// The engine takes no more wants.
+    #[error("too many checkpoints are being fetched: wait for some")]
+    Refused,
+    /// The node ends.
+    #[error("node is ending")]
+    Ending,
+}
+
+/// The answer to a page fault.
+pub type FaultReply = std_mpsc::SyncSender<bool>;
+
+enum Message {
+    Engine(Input),
+    Want { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Result<(), WantError>> },
+    Fault { lineage: LineageId, birth: Birth, done: FaultReply },
+}
+
+/// A handle on the engine's task.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    messages: mpsc::Sender<Message>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What the engine counted, as of its last turn.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Its counters.
+    pub stats: Stats,
+    /// Of each peer.
+    pub peers: BTreeMap<NodeId, PeerStats>,
+    /// Wants that are open.
+    pub wants: usize,
+}
+
+/// The receiving side of [`Hub`], until the task starts.
+#[derive(Debug)]
+pub struct HubQueue {
+    messages: mpsc::Receiver<Message>,
+    view: Arc<Mutex<View>>,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+/// A hub and the queue to start its task with.
+#[must_use]
+pub fn channel() -> (Hub, HubQueue) {
+    let (sender, messages) = mpsc::channel(ENGINE_QUEUE);
+    let view = Arc::default();
+    (Hub { messages: sender, view: Arc::clone(&view) }, HubQueue { messages, view })
+}
+
+impl Hub {
+    /// Tells the engine something.
+    pub async fn input(&self, input: Input) {
+        if self.messages.send(Message::Engine(input)).await.is_err() {
+            tracing::debug!("engine has ended");
+        }
+    }
+
+    /// Tells the engine something, from a thread that may block.
+    pub fn input_blocking(&self, input: Input) {
+        if self.messages.blocking_send(Message::Engine(input)).is_err() {
+            tracing::debug!("engine has ended");
+        }
+    }
+
+    /// Completes when all the births are held.
+    ///
+    /// # Errors
+    ///
+    /// [`WantError`].
+    pub async fn want(&self, lineage: LineageId, births: BirthSet) -> Result<(), WantError> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.messages.send(Message::Want { lineage, births, done }).await;
+        sent.map_err(|_| WantError::Ending)?;
+        outcome.await.map_err(|_| WantError::Ending)?
+    }
+
+    /// Asks for a chunk that a guest waits for; the receiver gets `true` when it is held, `false` if it will not
+    /// be. From a thread that may block.
+    #[must_use]
+    pub fn fault(&self, lineage: LineageId, birth: Birth) -> std_mpsc::Receiver<bool> {
+        let (done, outcome) = std_mpsc::sync_channel(1);
+        if self.messages.blocking_send(Message::Fault { lineage, birth, done }).is_err() {
+            tracing::debug!("engine has ended");
+        }
+        outcome
+    }
+
+    /// What the engine counted.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Task {
+    node: Arc<Node>,
+    engine: Engine,
+    /// Inputs that follow from carrying out outputs.
+    own: VecDeque<Input>,
+    wants: BTreeMap<WantId, oneshot::Sender<Result<(), WantError>>>,
+    next_want: u64,
+    faults: BTreeMap<(LineageId, Birth), Vec<FaultReply>>,
+    requests: BTreeMap<RequestId, AbortHandle>,
+    view: Arc<Mutex<View>>,
+    viewed: Instant,
+}
+
+/// Runs the engine until the node drops its hubs.
+pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
+    let HubQueue { mut messages, view } = queue;
+    let engine = Engine::new(Config::default(), node.id, seed);
+    let mut task = Task {
+        node,
+        engine,
+        own: VecDeque::new(),
+        wants: BTreeMap::new(),
+        next_want: 0,
+        faults: BTreeMap::new(),
+        requests: BTreeMap::new(),
+        view,
+        viewed: Instant::now(),
+    };
+    let mut wake = task.drain();
+    loop {
+        let sleep = async {
+            match wake {
+                Some(until) => tokio::time::sleep_until(task.node.clock.instant(until).into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let message = tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => message,
+                None => return,
+            },
+            () = sleep => Message::Engine(Input::Tick),
+        };
+        task.take(message);
+        wake = task.drain();
+        task.show();
+    }
+}
+
+impl Task {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Engine(input) => {
+                if let Input::RequestEnded { request, .. } = &input {
+                    self.requests.remove(request);
+                }
+                self.own.push_back(input);
+            }
+            Message::Want { lineage, births, done } => {
+                let want = WantId(self.next_want);
+                self.next_want += 1;
+                self.wants.insert(want, done);
+                self.own.push_back(Input::Want { want, lineage, births, deadline: None });
+            }
+            Message::Fault { lineage, birth, done } => {
+                self.faults.entry((lineage, birth)).or_default().push(done);
+                self.own.push_back(Input::Fault { lineage, birth });
+            }
+        }
+    }
+
+    /// Feeds the engine until nothing is left to do; returns when it wants to be called again.
+    fn drain(&mut self) -> Option<Time> {
+        loop {
+            let input = self.own.pop_front().unwrap_or(Input::Tick);
+            self.engine.handle(self.node.clock.now(), input);
+            let until = loop {
+                match self.engine.poll() {
+                    Output::Wait { until, .. } => break until,
+                    output => self.carry_out(output),
+                }
+            };
+            if self.own.is_empty() {
+                return until;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Request { peer, request, lineage, births, urgency, patience } => {
+                let Some(peer) = self.node.peers.get(&peer) else {
+                    self.own.push_back(Input::RequestEnded { peer, request, how: Ended::Failed });
+                    return;
+                };
+                let run = runs::Run { request, lineage, births, urgency, patience };
+                let task = tokio::spawn(runs::ask(Arc::clone(&self.node), peer, run));
+                self.requests.insert(request, task.abort_handle());
+            }
+            Output::CancelRequest { request, .. } => {
+                if let Some(task) = self.requests.remove(&request) {
+                    task.abort();
+                }
+            }
+            Output::AnnounceHave { to, lineage, births } => {
+                self.tell_births(to, &births, |births| Control::Have { lineage, births });
+            }
+            Output::AnnounceLack { to, lineage, births } => {
+                self.tell_births(to, &births, |births| Control::Lack { lineage, births });
+            }
+            Output::Ban { peer, why, until } => {
+                tracing::warn!(peer = %peer.short(), ?why, "banned");
+                self.node.note_ban(peer, self.node.clock.instant(until), why);
+            }
+            Output::Event(event) => self.node.note_engine_event(&event),
+            Output::WantComplete { want } => self.end_want(want, Ok(())),
+            Output::WantRefused { want } => self.end_want(want, Err(WantError::Refused)),
+            Output::FaultDone { lineage, birth } => self.end_fault((lineage, birth), true),
+            Output::FaultRefused { lineage, birth } => self.end_fault((lineage, birth), false),
+            Output::Serve { peer, request, births, .. } => {
+                self.serve(peer, request, ServeCommand::Serve(births));
+            }
+            Output::Defer { peer, request, births, holder, .. } => {
+                self.serve(peer, request, ServeCommand::Defer { births, holder });
+            }
+            Output::NotHeld { peer, request, births, .. } => {
+                self.serve(peer, request, ServeCommand::NotHeld(births));
+            }
+            Output::Refuse { peer, request, why } => self.serve(peer, request, ServeCommand::Refuse(why)),
+            Output::AbandonServe { peer, request } => self.serve(peer, request, ServeCommand::Abandon),
+            Output::Wait { .. } => unreachable!("the caller keeps waits for itself"),
+        }
+    }
+
+    fn serve(&mut self, peer: NodeId, request: RequestId, command: ServeCommand) {
+        let serving = matches!(command, ServeCommand::Serve(_));
+        // Whoever asked may be gone; the engine must hear that its serve is over.
+        if !self.node.uploads.tell(peer, request, command) && serving {
+            self.own.push_back(Input::Served { peer, request, bytes: 0 });
+        }
+    }
+
+    fn tell_births(
+        &self,
+        to: NodeId,
+        births: &BirthSet,
+        message: impl Fn(Vec<pageswarm_checkpoint::wire::BirthRange>) -> Control,
+    ) {
+        if let Some(peer) = self.node.peers.get(&to) {
+            births::to_messages(births).into_iter().for_each(|part| peer.tell(message(part)));
+        }
+    }
+
+    fn end_want(&mut self, want: WantId, outcome: Result<(), WantError>) {
+        // Nobody may wait any more.
+        let _gone = self.wants.remove(&want).map(|done| done.send(outcome));
+    }
+
+    fn end_fault(&mut self, fault: (LineageId, Birth), held: bool) {
+        for done in self.faults.remove(&fault).unwrap_or_default() {
+            // The guest may be gone; the channel has room for the one answer.
+            let _gone = done.try_send(held);
+        }
+    }
+
+    /// Publishes counters, a few times a second.
+    fn show(&mut self) {
+        if self.viewed.elapsed().as_millis() < 100 {
+            return;
+        }
+        self.viewed = Instant::now();
+        let view = View {
+            stats: self.engine.stats(),
+            peers: self.engine.peer_stats().collect(),
+            wants: self.wants.len(),
+        };
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}

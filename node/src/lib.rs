@@ -1,0 +1,32 @@
+//! The node: what the `pageswarm` program is made of.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod authority;
+pub mod births;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod exit;
+pub mod fetch;
+pub mod follow;
+pub mod gossip;
+pub mod hub;
+pub mod identity;
+pub mod limits;
+pub mod lineages;
+pub mod machines;
+pub mod members;
+pub mod node;
+pub mod objects;
+pub mod page_source;
+pub mod peers;
+pub mod publish;
+pub mod rebuild;
+pub mod report;
+pub mod runs;
+pub mod session;
+pub mod transport;
+pub mod uploads;

@@ -1,0 +1,44 @@
+//! Every limit of the node in one place: what a peer, a disk or a user can make it hold or wait for.
+
+use std::time::Duration;
+
+use pageswarm_checkpoint::wire;
+
+/// Inputs that may wait for the engine.
+pub const ENGINE_QUEUE: usize = 4096;
+/// Control messages that may wait for one peer; a peer that reads slower is disconnected.
+pub const CONTROL_QUEUE: usize = 1024;
+/// Members one node is connected with.
+pub const PEERS_MAX: usize = 256;
+/// Connections that have not said hello yet.
+pub const STRANGERS_MAX: usize = 64;
+/// Streams a peer may have open at a time.
+pub const STREAMS_PER_PEER_MAX: u32 = 256;
+/// How long a connection may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a metadata object may take to arrive.
+pub const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a node that expects an object soon lets a request for it wait.
+pub const OBJECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// The longest metadata object: a keyframe of 16 GiB of RAM takes about half of it.
+pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
+/// The longest answer to one run, all frames together.
+pub const RUN_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// How long one run may take from request to last byte before the stream is given up.
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Runs decoded or encoded at a time.
+pub const CODING_THREADS: usize = 2;
+/// Checkpoint maps kept for one lineage besides the latest.
+pub const MAPS_CACHED: usize = 12;
+/// Lineages a node follows.
+pub const LINEAGES_MAX: usize = 1024;
+/// How long a page fault of a guest may take before its VM is stopped.
+pub const FAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A keyframe is published with every checkpoint whose index divides by this.
+pub const KEYFRAME_EVERY: u64 = 32;
+/// Invitations that may be open at a time.
+pub const INVITATIONS_MAX: usize = 10_000;
+/// Events kept for those who connect to the API's event stream late.
+pub const EVENTS_KEPT: usize = 256;
+
+const _: () = assert!(RUN_ANSWER_BYTES_MAX > wire::FRAME_BYTES_MAX, "an answer has room for its largest frame");

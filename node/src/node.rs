@@ -1,0 +1,448 @@
+//! One running node: its parts, how they start, and what they tell each other.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ed25519_dalek::SigningKey;
+use pageswarm_checkpoint::membership::Role;
+use pageswarm_checkpoint::wire::{Hello, PeerAddress};
+use pageswarm_checkpoint::{Head, NodeId, node_id};
+use pageswarm_store::{OpenError, Store, StoreOptions};
+use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::authority::{Authority, AuthorityError};
+use crate::clock::EngineClock;
+use crate::config::{MembershipStart, NodeConfig};
+use crate::events::{Events, What};
+use crate::gossip::{Gossip, GossipCommand, GossipError, GossipEvent};
+use crate::hub::{self, Hub};
+use crate::identity::{self, KeyError};
+use crate::limits::CODING_THREADS;
+use crate::lineages::{LineageError, Lineages};
+use crate::machines::Machines;
+use crate::members::{Members, MembersError};
+use crate::peers::{Peers, close};
+use crate::session::{self, SessionError};
+use crate::transport::endpoint::{self, EndpointError};
+use crate::uploads::Uploads;
+use crate::{follow, report};
+
+/// How long a swarm's first member certifies itself for.
+const ADMIN_MEMBER_FOR: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory.
+    #[error("node directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its key.
+    #[error("node key")]
+    Key(#[from] KeyError),
+    /// Its store.
+    #[error("store")]
+    Store(#[from] OpenError),
+    /// Its data plane.
+    #[error("data plane")]
+    Endpoint(#[from] EndpointError),
+    /// Its gossip.
+    #[error("gossip")]
+    Gossip(#[from] GossipError),
+    /// Its membership.
+    #[error("membership")]
+    Members(#[from] MembersError),
+    /// The swarm's authority.
+    #[error("swarm authority")]
+    Authority(#[from] AuthorityError),
+    /// The ticket.
+    #[error("cannot join the swarm")]
+    Join(#[from] SessionError),
+    /// The ticket names no address that is one.
+    #[error("ticket has no usable address: ask for one with a numeric address and a port")]
+    TicketAddress,
+    /// What the store says about lineages.
+    #[error("lineages in the store")]
+    Lineages(#[from] LineageError),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// Its key.
+    pub key: SigningKey,
+    /// How it was started.
+    pub config: NodeConfig,
+    /// Its clock.
+    pub clock: EngineClock,
+    /// Its store.
+    pub store: Arc<Store>,
+    /// Membership.
+    pub members: Members,
+    /// The swarm's authority, if this node holds its key.
+    pub authority: Option<Authority>,
+    /// The data plane.
+    pub endpoint: quinn::Endpoint,
+    /// The data plane's receive buffer, as the kernel granted it.
+    pub receive_buffer_bytes: usize,
+    /// Where the data plane listens.
+    pub data_address: SocketAddr,
+    /// Where gossip listens.
+    pub gossip_port: u16,
+    /// Connected members.
+    pub peers: Peers,
+    /// The engine.
+    pub hub: Hub,
+    /// What is known of lineages.
+    pub lineages: Lineages,
+    /// Answers under way.
+    pub uploads: Uploads,
+    /// Virtual machines.
+    pub machines: Machines,
+    /// What happened.
+    pub events: Events,
+    /// Counts that nothing else keeps.
+    pub counters: Counters,
+    /// Places for decoding and encoding.
+    pub coding: Arc<Semaphore>,
+    /// Held while an unknown lineage is learnt.
+    pub learning: tokio::sync::Mutex<()>,
+    gossip: mpsc::Sender<GossipCommand>,
+    ending: watch::Sender<bool>,
+}
+
+/// Counts that nothing else keeps.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Heads and other records refused.
+    pub records_refused: AtomicU64,
+    /// Connections refused.
+    pub connections_refused: AtomicU64,
+    /// Chunks found bad in the store.
+    pub chunks_bad: AtomicU64,
+    /// Chunks that arrived with wrong bytes.
+    pub chunks_corrupt: AtomicU64,
+    /// Checkpoints fetched whole.
+    pub checkpoints_fetched: AtomicU64,
+}
+
+impl Node {
+    /// Starts a node and its tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn start(config: NodeConfig) -> Result<Arc<Self>, StartError> {
+        let directory = config.directory.clone();
+        let io = |source| StartError::Directory { path: directory.clone(), source };
+        std::fs::create_dir_all(&directory).map_err(io)?;
+        let store = Store::open(&directory.join("store"), StoreOptions { quota_bytes: config.quota_bytes })?;
+        let store = Arc::new(store);
+        let key = identity::load_or_create(&directory.join("node.key"))?;
+        let id = node_id(&key);
+        let data = endpoint::open(config.listen, &key)?;
+        let (members, authority) = membership(&config, id, &data.endpoint).await?;
+        let data_address = data.endpoint.local_addr().map_err(io)?;
+        let (gossip, gossip_port) = Gossip::open(&key, members.swarm(), config.gossip_listen).await?;
+        let lineages = Lineages::load(Arc::clone(&store))?;
+        let (hub, queue) = hub::channel();
+        let (commands, command_queue) = mpsc::channel(1024);
+        let node = Arc::new(Self {
+            id,
+            key,
+            config,
+            clock: EngineClock::start(),
+            store,
+            members,
+            authority,
+            endpoint: data.endpoint,
+            receive_buffer_bytes: data.receive_buffer_bytes,
+            data_address,
+            gossip_port,
+            peers: Peers::default(),
+            hub,
+            lineages,
+            uploads: Uploads::default(),
+            machines: Machines::default(),
+            events: Events::default(),
+            counters: Counters::default(),
+            coding: Arc::new(Semaphore::new(CODING_THREADS)),
+            learning: tokio::sync::Mutex::default(),
+            gossip: commands,
+            ending: watch::channel(false).0,
+        });
+        let seed = u64::from_le_bytes(identity::random()?);
+        tokio::spawn(hub::run(Arc::clone(&node), queue, seed));
+        let (heard, hearing) = mpsc::channel(1024);
+        tokio::spawn(gossip.run(command_queue, heard));
+        tokio::spawn(listen_to_gossip(Arc::clone(&node), hearing));
+        tokio::spawn(session::accept(Arc::clone(&node)));
+        for lineage in node.lineages.all() {
+            follow::start(&node, &lineage).await;
+        }
+        tokio::spawn(keep_connected(Arc::clone(&node)));
+        tokio::spawn(keep_house(Arc::clone(&node)));
+        Ok(node)
+    }
+
+    /// What this node says first on every connection.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        Hello {
+            certificate: self.members.certificate_record(),
+            data_port: self.data_address.port(),
+            gossip_port: self.gossip_port,
+        }
+    }
+
+    /// Hears of members and dials those that are not connected.
+    pub fn hear_of(self: &Arc<Self>, peers: &[PeerAddress]) {
+        for peer in peers.iter().filter(|peer| peer.node != self.id) {
+            let Ok(address) = peer.address.parse() else { continue };
+            if self.peers.hear_of(peer.node, address) {
+                tokio::spawn(dial_once(Arc::clone(self), address));
+            }
+        }
+    }
+
+    /// Takes in a head from wherever it came.
+    pub async fn offer_head(self: &Arc<Self>, record: Vec<u8>) {
+        follow::offer_head(self, record).await;
+    }
+
+    /// Takes in a revocation list from wherever it came, and closes connections that it ends.
+    pub fn offer_revocations(&self, record: Vec<u8>) {
+        match self.members.install_revocations(record.clone()) {
+            Ok(true) => {
+                self.gossip_try(GossipCommand::Revocations(record));
+                self.close_ended_memberships();
+            }
+            Ok(false) => {}
+            Err(error) => self.note_refused_record(&report::chain(&error)),
+        }
+    }
+
+    /// Closes connections with members that are none any more.
+    pub fn close_ended_memberships(&self) {
+        for peer in self.peers.all() {
+            if let Err(error) = self.members.still_holds(&peer.certificate) {
+                peer.connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
+                self.gossip_try(GossipCommand::Forbid(peer.id));
+            }
+        }
+    }
+
+    /// Passes a command to gossip; dropped with a warning if gossip is far behind.
+    pub fn gossip_try(&self, command: GossipCommand) {
+        if let Err(error) = self.gossip.try_send(command) {
+            tracing::warn!(%error, "gossip command dropped");
+        }
+    }
+
+    /// Notes a connection that did not come to a session.
+    pub fn report_refusal(&self, error: &SessionError) {
+        let why = report::chain(error);
+        tracing::info!(why, "connection refused");
+        self.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        self.events.add(What::ConnectionRefused { why });
+    }
+
+    /// Notes a record that was not taken.
+    pub fn note_refused_record(&self, why: &str) {
+        tracing::warn!(why, "record refused");
+        self.counters.records_refused.fetch_add(1, Ordering::Relaxed);
+        self.events.add(What::RecordRefused { why: why.to_owned() });
+    }
+
+    /// Notes that the store could not do something.
+    pub fn note_store_trouble(&self, error: &(dyn std::error::Error + 'static)) {
+        let why = report::chain(error);
+        tracing::error!(why, "store");
+        self.events.add(What::StoreTrouble { why });
+    }
+
+    /// Carries out a ban.
+    pub fn note_ban(&self, peer: NodeId, until: Instant, why: BanReason) {
+        let why = format!("{why:?}");
+        self.peers.ban(peer, until, &why);
+        self.events.add(What::PeerBanned { peer: peer.to_string(), why });
+    }
+
+    /// Notes what the engine noticed.
+    pub fn note_engine_event(&self, event: &EngineEvent) {
+        tracing::debug!(?event, "engine");
+        if let EngineEvent::ChunkCorrupt { peer, lineage, birth } = event {
+            self.counters.chunks_corrupt.fetch_add(1, Ordering::Relaxed);
+            let (peer, lineage) = (peer.to_string(), lineage.to_string());
+            self.events.add(What::ChunkCorrupt { peer, lineage, birth: birth.0 });
+        }
+    }
+
+    /// Notes that a checkpoint's delta was applied.
+    pub fn note_learnt(&self, head: &Head) {
+        self.events.add(What::CheckpointLearnt { lineage: head.lineage.to_string(), index: head.index.0 });
+    }
+
+    /// Asks the node to end.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Completes when the node was asked to end.
+    pub async fn ended(&self) {
+        let mut ending = self.ending.subscribe();
+        // The sender lives as long as the node.
+        let _node_gone = ending.wait_for(|ending| *ending).await;
+    }
+
+    /// Ends everything: virtual machines first, then connections, then the store's unsynced tail.
+    pub async fn close(self: &Arc<Self>) {
+        self.machines.end_all();
+        self.endpoint.close(close::DONE, b"node ends");
+        let idle = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle());
+        if idle.await.is_err() {
+            tracing::debug!("peers did not confirm the end");
+        }
+        if let Err(error) = self.store.sync() {
+            self.note_store_trouble(&error);
+        }
+    }
+}
+
+async fn membership(
+    config: &NodeConfig,
+    id: NodeId,
+    endpoint: &quinn::Endpoint,
+) -> Result<(Members, Option<Authority>), StartError> {
+    let directory = &config.directory;
+    let skew_s = config.clock_skew.as_secs();
+    match &config.membership {
+        _ if Members::exist(directory) => {}
+        MembershipStart::Kept => {}
+        MembershipStart::Create => {
+            let authority = Authority::load_or_create(directory)?;
+            let record = authority.certify(id, Role::Admin, ADMIN_MEMBER_FOR);
+            Members::install(directory, id, authority.swarm(), &record, skew_s)?;
+        }
+        MembershipStart::Join(ticket) => {
+            let mut outcome = Err(StartError::TicketAddress);
+            for address in ticket.addresses.iter().filter_map(|address| address.parse().ok()) {
+                match session::join(endpoint, ticket, address).await {
+                    Ok(record) => {
+                        Members::install(directory, id, ticket.swarm, &record, skew_s)?;
+                        outcome = Ok(());
+                        break;
+                    }
+                    Err(error) => outcome = Err(error.into()),
+                }
+            }
+            outcome?;
+        }
+    }
+    Ok((Members::load(directory, id, skew_s)?, Authority::load(directory)?))
+}
+
+async fn listen_to_gossip(node: Arc<Node>, mut heard: mpsc::Receiver<GossipEvent>) {
+    while let Some(event) = heard.recv().await {
+        match event {
+            GossipEvent::Head(record) => node.offer_head(record).await,
+            GossipEvent::Revocations(record) => node.offer_revocations(record),
+        }
+    }
+}
+
+async fn dial_once(node: Arc<Node>, address: SocketAddr) {
+    if !node.peers.start_dial(address) {
+        return;
+    }
+    if let Err(error) = session::dial(&node, address).await {
+        tracing::debug!(%address, error = report::chain(&error), "dial");
+    }
+    node.peers.end_dial(&address);
+}
+
+/// Dials configured and known members until they are connected.
+async fn keep_connected(node: Arc<Node>) {
+    let configured: Vec<SocketAddr> = match &node.config.membership {
+        MembershipStart::Join(ticket) => {
+            let from_ticket = ticket.addresses.iter().filter_map(|address| address.parse().ok());
+            node.config.peers.iter().copied().chain(from_ticket).collect()
+        }
+        _ => node.config.peers.clone(),
+    };
+    loop {
+        let connected: Vec<SocketAddr> = node.peers.all().iter().map(|peer| peer.address).collect();
+        let known = node.peers.to_dial().into_iter().map(|(_, address)| address);
+        let missing = configured.iter().copied().filter(|address| !connected.contains(address));
+        for address in missing.chain(known).filter(|address| *address != node.data_address) {
+            tokio::spawn(dial_once(Arc::clone(&node), address));
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// What has to be looked after from time to time: bad chunks, memberships, renewal.
+async fn keep_house(node: Arc<Node>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut turns = 0_u64;
+    loop {
+        tick.tick().await;
+        turns += 1;
+        report_bad_chunks(&node).await;
+        if turns % 2 == 0 {
+            node.close_ended_memberships();
+        }
+        if turns % 20 == 0 {
+            renew_membership(&node).await;
+        }
+    }
+}
+
+/// Chunks that the store found bad are missing now: the engine fetches again what is wanted.
+async fn report_bad_chunks(node: &Arc<Node>) {
+    for bad in node.store.take_bad_chunks() {
+        node.counters.chunks_bad.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%bad, "bad chunk");
+        node.events.add(What::ChunkBad { hash: bad.hash.to_string(), why: bad.to_string() });
+        for lineage in node.lineages.ids() {
+            let Ok(births) = node.store.births_of(lineage, &[bad.hash]) else { continue };
+            if let Some(Some(birth)) = births.first() {
+                let mut lost = BirthSet::new();
+                lost.insert(*birth);
+                node.hub.input(Input::LocalLost { lineage, births: lost }).await;
+            }
+        }
+    }
+}
+
+/// At half of its life a certificate is renewed, by this node if it is the authority, else by a connected admin.
+async fn renew_membership(node: &Arc<Node>) {
+    let certificate = node.members.certificate();
+    let middle = certificate.not_before_unix_s.midpoint(certificate.not_after_unix_s);
+    if crate::clock::unix_s() < middle {
+        return;
+    }
+    let mut renewed = node.authority.as_ref().map(|authority| authority.renew(&certificate));
+    if renewed.is_none() {
+        for peer in node.peers.all().into_iter().filter(|peer| peer.certificate.role == Role::Admin) {
+            if let Ok(record) = session::ask_renewal(&peer).await {
+                renewed = Some(record);
+                break;
+            }
+        }
+    }
+    if let Some(Err(error)) = renewed.map(|record| node.members.renew(record)) {
+        node.note_refused_record(&report::chain(&error));
+    }
+}

@@ -1,0 +1,259 @@
+//! The members this node is connected with, and the addresses of those it heard of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pageswarm_checkpoint::membership::Certificate;
+use pageswarm_checkpoint::wire::{Control, PeerAddress};
+use pageswarm_checkpoint::{LineageId, NodeId};
+use tokio::sync::mpsc;
+
+use crate::limits::{LINEAGES_MAX, PEERS_MAX};
+
+/// One connected member.
+#[derive(Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub id: NodeId,
+    /// Its data plane, as others can reach it.
+    pub address: SocketAddr,
+    /// What makes it a member.
+    pub certificate: Certificate,
+    /// The connection.
+    pub connection: quinn::Connection,
+    /// Whether this node opened the connection.
+    pub direction: Direction,
+    /// Control messages on their way.
+    control: mpsc::Sender<Control>,
+    follows: Mutex<BTreeSet<LineageId>>,
+    /// Bytes exchanged.
+    pub traffic: Traffic,
+}
+
+/// Which side opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// This node.
+    Dialed,
+    /// The peer.
+    Accepted,
+}
+
+/// Encoded bytes of chunks and metadata exchanged with one peer.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Encoded chunk bytes received.
+    pub chunks_down: AtomicU64,
+    /// Encoded chunk bytes sent.
+    pub chunks_up: AtomicU64,
+    /// Metadata bytes received.
+    pub objects_down: AtomicU64,
+    /// Metadata bytes sent.
+    pub objects_up: AtomicU64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Peers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connected: BTreeMap<NodeId, Arc<Peer>>,
+    known: BTreeMap<NodeId, SocketAddr>,
+    dialing: BTreeSet<SocketAddr>,
+    banned: BTreeMap<NodeId, Instant>,
+}
+
+/// Why a connection is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    /// There is one already, and it is the one that both sides keep.
+    #[error("connected already")]
+    Duplicate,
+    /// As many as a node may have.
+    #[error("this node is connected with {PEERS_MAX} members, as many as it may")]
+    Full,
+    /// The peer misbehaved.
+    #[error("banned for another {for_s} s")]
+    Banned {
+        /// Seconds left.
+        for_s: u64,
+    },
+}
+
+impl Peer {
+    /// A peer whose hello was accepted; `control` carries what is sent to it.
+    #[must_use]
+    pub fn new(
+        certificate: Certificate,
+        connection: quinn::Connection,
+        data_port: u16,
+        direction: Direction,
+        control: mpsc::Sender<Control>,
+    ) -> Self {
+        let address = SocketAddr::new(connection.remote_address().ip(), data_port);
+        Self {
+            id: certificate.node,
+            address,
+            certificate,
+            connection,
+            direction,
+            control,
+            follows: Mutex::default(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Queues a control message; a peer that does not read its messages is disconnected.
+    pub fn tell(&self, message: Control) {
+        if self.control.try_send(message).is_err() {
+            self.connection.close(close::SLOW, b"control messages are not read");
+        }
+    }
+
+    /// Notes that the peer follows a lineage.
+    pub fn note_follow(&self, lineage: LineageId) {
+        let mut follows = lock(&self.follows);
+        if follows.len() < LINEAGES_MAX {
+            follows.insert(lineage);
+        }
+    }
+
+    /// Whether the peer follows a lineage.
+    #[must_use]
+    pub fn follows(&self, lineage: &LineageId) -> bool {
+        lock(&self.follows).contains(lineage)
+    }
+}
+
+/// Codes with which connections are closed.
+pub mod close {
+    use quinn::VarInt;
+
+    /// The other side is not a member, or not any more.
+    pub const NOT_MEMBER: VarInt = VarInt::from_u32(1);
+    /// The other side broke the protocol.
+    pub const PROTOCOL: VarInt = VarInt::from_u32(2);
+    /// There is another connection between the two.
+    pub const DUPLICATE: VarInt = VarInt::from_u32(3);
+    /// The other side does not read.
+    pub const SLOW: VarInt = VarInt::from_u32(4);
+    /// The other side misbehaved.
+    pub const BANNED: VarInt = VarInt::from_u32(5);
+    /// This node ends.
+    pub const DONE: VarInt = VarInt::from_u32(6);
+}
+
+impl Peers {
+    /// Keeps a peer. If both sides dialed, both keep the connection that the smaller name opened.
+    ///
+    /// # Errors
+    ///
+    /// [`NotKept`].
+    pub fn keep(&self, me: NodeId, peer: &Arc<Peer>) -> Result<(), NotKept> {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state.banned.retain(|_, until| *until > now);
+        if let Some(until) = state.banned.get(&peer.id) {
+            return Err(NotKept::Banned { for_s: until.duration_since(now).as_secs() + 1 });
+        }
+        if let Some(old) = state.connected.get(&peer.id) {
+            let preferred = if me < peer.id { Direction::Dialed } else { Direction::Accepted };
+            let old_lives = old.connection.close_reason().is_none();
+            if old_lives && (old.direction == preferred || peer.direction != preferred) {
+                return Err(NotKept::Duplicate);
+            }
+            old.connection.close(close::DUPLICATE, b"another connection is kept");
+        } else if state.connected.len() >= PEERS_MAX {
+            return Err(NotKept::Full);
+        }
+        state.connected.insert(peer.id, Arc::clone(peer));
+        state.known.insert(peer.id, peer.address);
+        Ok(())
+    }
+
+    /// Forgets a peer if `peer` is still the connection that is kept; true if it was.
+    pub fn drop_peer(&self, peer: &Arc<Peer>) -> bool {
+        let mut state = lock(&self.state);
+        let current = state.connected.get(&peer.id).is_some_and(|kept| Arc::ptr_eq(kept, peer));
+        if current {
+            state.connected.remove(&peer.id);
+        }
+        current
+    }
+
+    /// The connected peer of that name.
+    #[must_use]
+    pub fn get(&self, id: &NodeId) -> Option<Arc<Peer>> {
+        lock(&self.state).connected.get(id).cloned()
+    }
+
+    /// All connected peers, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Peer>> {
+        lock(&self.state).connected.values().cloned().collect()
+    }
+
+    /// Addresses of all members heard of.
+    #[must_use]
+    pub fn known(&self) -> Vec<PeerAddress> {
+        let state = lock(&self.state);
+        let known = state.known.iter().take(pageswarm_checkpoint::wire::LIST_MAX);
+        known.map(|(node, address)| PeerAddress { node: *node, address: address.to_string() }).collect()
+    }
+
+    /// Members heard of that are not connected.
+    #[must_use]
+    pub fn to_dial(&self) -> Vec<(NodeId, SocketAddr)> {
+        let state = lock(&self.state);
+        let missing = state.known.iter().filter(|(node, _)| !state.connected.contains_key(*node));
+        missing.map(|(node, address)| (*node, *address)).collect()
+    }
+
+    /// Notes where a member is; true if it is worth a dial now.
+    pub fn hear_of(&self, node: NodeId, address: SocketAddr) -> bool {
+        let mut state = lock(&self.state);
+        if state.known.len() >= PEERS_MAX * 4 && !state.known.contains_key(&node) {
+            return false;
+        }
+        state.known.entry(node).or_insert(address);
+        !state.connected.contains_key(&node)
+    }
+
+    /// Claims an address for dialing; false if a dial is under way.
+    pub fn start_dial(&self, address: SocketAddr) -> bool {
+        lock(&self.state).dialing.insert(address)
+    }
+
+    /// Ends the claim.
+    pub fn end_dial(&self, address: &SocketAddr) {
+        lock(&self.state).dialing.remove(address);
+    }
+
+    /// Closes the connection and refuses the peer until then.
+    pub fn ban(&self, id: NodeId, until: Instant, why: &str) {
+        let mut state = lock(&self.state);
+        if state.banned.len() < PEERS_MAX * 4 {
+            state.banned.insert(id, until);
+        }
+        if let Some(peer) = state.connected.get(&id) {
+            peer.connection.close(close::BANNED, why.as_bytes());
+        }
+    }
+}
+
+impl Traffic {
+    /// Adds to one of the counts.
+    pub fn add(count: &AtomicU64, bytes: u64) {
+        count.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,140 @@
+//! Rebuilding a checkpoint from the store: every byte read back, hashed, and compared with what the head promises.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use pageswarm_checkpoint::{
+    BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap, PageNumber, Slot,
+    StateRoot, state_root,
+};
+use pageswarm_store::{ChunkRead, ReadError, Store};
+use pageswarm_vmm::SavedState;
+
+use crate::lineages::{LineageError, MapError};
+use crate::node::Node;
+
+/// Why a checkpoint cannot be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Its map.
+    #[error("map")]
+    Map(#[from] MapError),
+    /// Its head.
+    #[error("head")]
+    Lineage(#[from] LineageError),
+    /// The store.
+    #[error("store")]
+    Read(#[from] ReadError),
+    /// Chunks are not here: fetch the checkpoint first.
+    #[error("{missing} chunks of checkpoint {index} are not in the store: fetch it first")]
+    Missing {
+        /// Which checkpoint.
+        index: CheckpointIndex,
+        /// How many chunks.
+        missing: u64,
+    },
+    /// What was read back is not what the head promises.
+    #[error("checkpoint {index} has state root {found}, its head promises {promised}")]
+    WrongRoot {
+        /// Which checkpoint.
+        index: CheckpointIndex,
+        /// Computed from the bytes read back.
+        found: StateRoot,
+        /// In the head.
+        promised: StateRoot,
+    },
+    /// The image cannot be written.
+    #[error("image file")]
+    Image(#[from] std::io::Error),
+}
+
+/// A checkpoint whose bytes were read back and found right.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// Its root, computed from the bytes read back.
+    pub state_root: StateRoot,
+    /// Everything but RAM.
+    pub state: SavedState,
+    /// Pages that are not zero.
+    pub pages: u64,
+}
+
+/// Reads all of a checkpoint back and checks its state root; writes RAM to `image` on the way, if given.
+///
+/// # Errors
+///
+/// [`RebuildError`].
+pub fn rebuild(
+    node: &Node,
+    id: &LineageId,
+    index: CheckpointIndex,
+    image: Option<&Path>,
+) -> Result<Rebuilt, RebuildError> {
+    let map = node.lineages.map_at(id, index)?;
+    let head = node.lineages.head(id, index)?.ok_or(MapError::UnknownCheckpoint { lineage: *id, index })?;
+    let image = image.map(|path| create_image(path, &map)).transpose()?;
+    let chunks: Vec<(PageNumber, ChunkRef, ChunkHash)> = map.ram.chunks().collect();
+    let names: Vec<ChunkHash> = chunks.iter().map(|(_, _, hash)| *hash).collect();
+    let mut slots: Vec<(PageNumber, Slot)> = Vec::with_capacity(chunks.len());
+    let mut missing = 0;
+    let mut written = Ok(());
+    node.store.read_chunks(&names, |at, read| match read {
+        ChunkRead::Held(bytes) => {
+            let (page, source, _) = chunks[at];
+            slots.push((page, Slot::Chunk { source, hash: bytes.hash() }));
+            if let (Some(file), Ok(())) = (&image, &written) {
+                written = file.write_all_at(bytes.bytes(), u64::from(page.0) * PAGE_BYTES as u64);
+            }
+        }
+        ChunkRead::NotHeld | ChunkRead::Bad(_) => missing += 1,
+    })?;
+    written?;
+    if missing > 0 {
+        return Err(RebuildError::Missing { index, missing });
+    }
+    slots.sort_unstable_by_key(|(page, _)| *page);
+    let ram = PageMap::zero(map.ram.pages()).with(&slots);
+    let state = read_state(&node.store, &map, index)?;
+    let found = state_root(&ram, [&state.cpu, &state.devices], None);
+    if found != head.state_root {
+        return Err(RebuildError::WrongRoot { index, found, promised: head.state_root });
+    }
+    Ok(Rebuilt { state_root: found, state, pages: names.len() as u64 })
+}
+
+/// Everything but RAM, read back.
+///
+/// # Errors
+///
+/// [`RebuildError`].
+pub fn read_state(store: &Store, map: &CheckpointMap, index: CheckpointIndex) -> Result<SavedState, RebuildError> {
+    let blob = |kind| read_blob(store, map, kind, index);
+    Ok(SavedState {
+        cpu: blob(BlobKind::Cpu)?,
+        devices: blob(BlobKind::Devices)?,
+        attachment: blob(BlobKind::KvmAttachment)?,
+    })
+}
+
+fn read_blob(
+    store: &Store,
+    map: &CheckpointMap,
+    kind: BlobKind,
+    index: CheckpointIndex,
+) -> Result<Vec<u8>, RebuildError> {
+    let mut bytes = Vec::new();
+    for (_, hash, _) in map.blobs.get(&kind).into_iter().flat_map(|blob| &blob.chunks) {
+        match store.read_chunk(*hash)? {
+            Some(chunk) => bytes.extend_from_slice(&chunk),
+            None => return Err(RebuildError::Missing { index, missing: 1 }),
+        }
+    }
+    Ok(bytes)
+}
+
+fn create_image(path: &Path, map: &CheckpointMap) -> std::io::Result<File> {
+    let file = File::create(path)?;
+    file.set_len(u64::from(map.ram.pages()) * PAGE_BYTES as u64)?;
+    Ok(file)
+}

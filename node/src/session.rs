@@ -1,0 +1,328 @@
+//! One connection with a member: hello, control messages, and the streams it opens.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pageswarm_checkpoint::membership::{MembershipError, Ticket};
+use pageswarm_checkpoint::wire::{Control, Hello, Opening};
+use pageswarm_checkpoint::NodeId;
+use pageswarm_swarm::Input;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::gossip::GossipCommand;
+use crate::limits;
+use crate::node::Node;
+use crate::peers::{Direction, NotKept, Peer, close};
+use crate::transport::frames::{self, FrameError};
+use crate::transport::tls;
+use crate::{births, objects, uploads};
+
+/// Why there is no session with a node.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The connection cannot be opened.
+    #[error("cannot connect")]
+    Connect(#[from] quinn::ConnectError),
+    /// The connection ended. What the other side said is in the source.
+    #[error("connection ended")]
+    Connection(#[from] quinn::ConnectionError),
+    /// A stream.
+    #[error("control stream")]
+    Frame(#[from] FrameError),
+    /// The other side took too long.
+    #[error("no hello within {} s", limits::HELLO_TIMEOUT.as_secs())]
+    Slow,
+    /// It is not a member.
+    #[error("not a member of this swarm")]
+    Member(#[from] MembershipError),
+    /// It is a member that this node does not keep.
+    #[error("connection is not kept")]
+    NotKept(#[from] NotKept),
+    /// It speaks another language.
+    #[error("expected a hello")]
+    NoHello,
+    /// The node at the address is another one than expected.
+    #[error("the node at {address} is not the one that was expected")]
+    OtherNode {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The admin node refused the ticket.
+    #[error("ticket refused: {why}")]
+    TicketRefused {
+        /// In the admin node's words.
+        why: String,
+    },
+}
+
+/// Connects with the node at `address` and says hello. The session then runs by itself.
+///
+/// # Errors
+///
+/// [`SessionError`].
+pub async fn dial(node: &Arc<Node>, address: SocketAddr) -> Result<NodeId, SessionError> {
+    let connection = node.endpoint.connect(address, tls::SERVER_NAME)?.await?;
+    let greeted = timeout(limits::HELLO_TIMEOUT, async {
+        let (mut send, mut receive) = connection.open_bi().await?;
+        frames::write(&mut send, &Opening::Control.encode()).await?;
+        frames::write(&mut send, &Control::Hello(node.hello()).encode()).await?;
+        let hello = read_hello(&connection, &mut receive).await?;
+        Ok::<_, SessionError>((send, receive, hello))
+    });
+    let (send, receive, hello) = greeted.await.map_err(|_| SessionError::Slow)??;
+    let peer = establish(node, connection, Control::Hello(hello), Direction::Dialed, (send, receive))?;
+    Ok(peer)
+}
+
+/// Exchanges the ticket's invitation for a certificate.
+///
+/// # Errors
+///
+/// [`SessionError`].
+pub async fn join(endpoint: &quinn::Endpoint, ticket: &Ticket, address: SocketAddr) -> Result<Vec<u8>, SessionError> {
+    let connection = timeout(limits::HELLO_TIMEOUT, endpoint.connect(address, tls::SERVER_NAME)?);
+    let connection = connection.await.map_err(|_| SessionError::Slow)??;
+    if tls::peer_id(&connection) != Some(ticket.admin) {
+        connection.close(close::NOT_MEMBER, b"not the admin named in the ticket");
+        return Err(SessionError::OtherNode { address });
+    }
+    let (mut send, mut receive) = connection.open_bi().await?;
+    frames::write(&mut send, &Opening::Join { invitation: ticket.invitation }.encode()).await?;
+    let answer = timeout(limits::HELLO_TIMEOUT, objects::read_answer(&mut receive, limits::OBJECT_BYTES_MAX));
+    let answer = answer.await.map_err(|_| SessionError::Slow)?;
+    connection.close(close::DONE, b"joined");
+    match answer? {
+        Ok(record) => Ok(record),
+        Err(why) => Err(SessionError::TicketRefused { why }),
+    }
+}
+
+/// Accepts connections until the endpoint closes.
+pub async fn accept(node: Arc<Node>) {
+    let strangers = Arc::new(tokio::sync::Semaphore::new(limits::STRANGERS_MAX));
+    while let Some(incoming) = node.endpoint.accept().await {
+        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            let outcome = timeout(limits::HELLO_TIMEOUT, greet(&node, incoming)).await;
+            drop(place);
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => node.report_refusal(&error),
+                Err(_) => node.report_refusal(&SessionError::Slow),
+            }
+        });
+    }
+}
+
+/// The acceptor's side of a hello, or a join.
+async fn greet(node: &Arc<Node>, incoming: quinn::Incoming) -> Result<(), SessionError> {
+    let connection = incoming.await?;
+    loop {
+        let (mut send, mut receive) = match connection.accept_bi().await {
+            Ok(streams) => streams,
+            // Whoever only came to join is gone now.
+            Err(quinn::ConnectionError::ApplicationClosed(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let opening = frames::read(&mut receive).await?.ok_or(SessionError::NoHello)?;
+        match Opening::decode(&opening).map_err(FrameError::from)? {
+            Opening::Join { invitation } => admit_joiner(node, &connection, &mut send, invitation).await?,
+            Opening::Control => {
+                let hello = read_hello(&connection, &mut receive).await?;
+                let reply = Control::Hello(node.hello()).encode();
+                let peer = tls::peer_id(&connection).ok_or(SessionError::NoHello)?;
+                if let Err(error) = node.members.admit(&peer, &hello.certificate) {
+                    connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
+                    return Err(error.into());
+                }
+                frames::write(&mut send, &reply).await?;
+                establish(node, connection, Control::Hello(hello), Direction::Accepted, (send, receive))?;
+                return Ok(());
+            }
+            _ => {
+                connection.close(close::NOT_MEMBER, b"say hello first");
+                return Err(SessionError::NoHello);
+            }
+        }
+    }
+}
+
+async fn admit_joiner(
+    node: &Arc<Node>,
+    connection: &Connection,
+    send: &mut SendStream,
+    invitation: [u8; 16],
+) -> Result<(), SessionError> {
+    let joiner = tls::peer_id(connection).ok_or(SessionError::NoHello)?;
+    let certificate = match &node.authority {
+        Some(authority) => authority.redeem(&invitation, joiner).map_err(|error| error.to_string()),
+        None => Err("this node is not an admin of the swarm".to_owned()),
+    };
+    objects::write_answer(send, certificate).await?;
+    Ok(())
+}
+
+async fn read_hello(connection: &Connection, receive: &mut RecvStream) -> Result<Hello, SessionError> {
+    let frame = match frames::read(receive).await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(SessionError::NoHello),
+        // What the other side said when it closed is worth more than that a stream ended.
+        Err(error) => return Err(connection.close_reason().map_or(SessionError::Frame(error), SessionError::Connection)),
+    };
+    match Control::decode(&frame).map_err(FrameError::from)? {
+        Control::Hello(hello) => Ok(hello),
+        _ => Err(SessionError::NoHello),
+    }
+}
+
+/// Checks the hello and starts the session's tasks.
+fn establish(
+    node: &Arc<Node>,
+    connection: Connection,
+    hello: Control,
+    direction: Direction,
+    (send, receive): (SendStream, RecvStream),
+) -> Result<NodeId, SessionError> {
+    let Control::Hello(hello) = hello else { return Err(SessionError::NoHello) };
+    let id = tls::peer_id(&connection).ok_or(SessionError::NoHello)?;
+    let certificate = node.members.admit(&id, &hello.certificate).inspect_err(|error| {
+        connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
+    })?;
+    let (control, queue) = mpsc::channel(limits::CONTROL_QUEUE);
+    let peer = Arc::new(Peer::new(certificate, connection, hello.data_port, direction, control));
+    node.peers.keep(node.id, &peer).inspect_err(|error| {
+        peer.connection.close(close::DUPLICATE, error.to_string().as_bytes());
+    })?;
+    let gossip_address = SocketAddr::new(peer.address.ip(), hello.gossip_port);
+    node.gossip_try(GossipCommand::Allow(id, gossip_address));
+    tokio::spawn(converse(Arc::clone(node), peer, (send, receive), queue));
+    Ok(id)
+}
+
+/// Runs the session to its end.
+async fn converse(
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+    (send, receive): (SendStream, RecvStream),
+    queue: mpsc::Receiver<Control>,
+) {
+    tracing::info!(peer = %peer.id.short(), address = %peer.address, role = %peer.certificate.role, "connected");
+    node.hub.input(Input::PeerUp { peer: peer.id }).await;
+    introduce(&node, &peer);
+    let ended = tokio::select! {
+        ended = read_control(&node, &peer, receive) => ended,
+        ended = write_control(send, queue) => ended,
+        ended = accept_streams(&node, &peer) => ended,
+    };
+    let why = ended.err().map_or_else(|| "ended".to_owned(), |error| crate::report::chain(&error));
+    peer.connection.close(close::PROTOCOL, why.as_bytes());
+    if node.peers.drop_peer(&peer) {
+        node.hub.input(Input::PeerDown { peer: peer.id }).await;
+    }
+    tracing::info!(peer = %peer.id.short(), why, "disconnected");
+}
+
+/// What a new peer should know: other members, heads, lineages, who was thrown out.
+fn introduce(node: &Arc<Node>, peer: &Peer) {
+    peer.tell(Control::Peers(node.peers.known()));
+    if let Some(record) = node.members.revocations_record() {
+        peer.tell(Control::Revocations(record));
+    }
+    for lineage in node.lineages.ids() {
+        peer.tell(Control::Follow(lineage));
+    }
+    let heads = node.lineages.latest_heads();
+    for part in heads.chunks(pageswarm_checkpoint::wire::LIST_MAX) {
+        peer.tell(Control::Heads(part.to_vec()));
+    }
+}
+
+async fn write_control(mut send: SendStream, mut queue: mpsc::Receiver<Control>) -> Result<(), SessionError> {
+    // Control messages are few and everything waits for them.
+    if send.set_priority(3).is_err() {
+        return Ok(());
+    }
+    while let Some(message) = queue.recv().await {
+        frames::write(&mut send, &message.encode()).await?;
+    }
+    Ok(())
+}
+
+async fn read_control(node: &Arc<Node>, peer: &Arc<Peer>, mut receive: RecvStream) -> Result<(), SessionError> {
+    while let Some(frame) = frames::read(&mut receive).await? {
+        match Control::decode(&frame).map_err(FrameError::from)? {
+            Control::Hello(_) => return Err(SessionError::NoHello),
+            Control::Peers(peers) => node.hear_of(&peers),
+            Control::Heads(heads) => {
+                for record in heads {
+                    node.offer_head(record).await;
+                }
+            }
+            Control::Follow(lineage) => {
+                peer.note_follow(lineage);
+                node.hub.input(Input::PeerFollows { peer: peer.id, lineage }).await;
+            }
+            Control::Have { lineage, births } => {
+                let births = births::from_ranges(&births);
+                node.hub.input(Input::PeerHas { peer: peer.id, lineage, births }).await;
+            }
+            Control::Lack { lineage, births } => {
+                let births = births::from_ranges(&births);
+                node.hub.input(Input::PeerLacks { peer: peer.id, lineage, births }).await;
+            }
+            Control::Revocations(record) => node.offer_revocations(record),
+        }
+    }
+    Ok(())
+}
+
+async fn accept_streams(node: &Arc<Node>, peer: &Arc<Peer>) -> Result<(), SessionError> {
+    loop {
+        let (send, mut receive) = peer.connection.accept_bi().await?;
+        let (node, peer) = (Arc::clone(node), Arc::clone(peer));
+        tokio::spawn(async move {
+            let opening = match timeout(limits::HELLO_TIMEOUT, frames::read(&mut receive)).await {
+                Ok(Ok(Some(frame))) => Opening::decode(&frame),
+                _ => return,
+            };
+            match opening {
+                Ok(Opening::Run(run)) => uploads::answer(&node, &peer, run, send).await,
+                Ok(Opening::Object(request)) => objects::answer(&node, &peer, request, send).await,
+                Ok(Opening::Renew) => renew(&node, &peer, send).await,
+                Ok(Opening::Control | Opening::Join { .. }) | Err(_) => {
+                    peer.connection.close(close::PROTOCOL, b"malformed request");
+                }
+            }
+        });
+    }
+}
+
+async fn renew(node: &Node, peer: &Peer, mut send: SendStream) {
+    let certificate = match &node.authority {
+        Some(authority) => Ok(authority.renew(&peer.certificate)),
+        None => Err("this node is not an admin of the swarm".to_owned()),
+    };
+    if let Err(error) = objects::write_answer(&mut send, certificate).await {
+        tracing::debug!(%error, "renewal not sent");
+    }
+}
+
+/// Asks a connected admin for a fresh certificate.
+///
+/// # Errors
+///
+/// [`SessionError`].
+pub async fn ask_renewal(peer: &Peer) -> Result<Vec<u8>, SessionError> {
+    let (mut send, mut receive) = peer.connection.open_bi().await?;
+    frames::write(&mut send, &Opening::Renew.encode()).await?;
+    let answer = timeout(limits::HELLO_TIMEOUT, objects::read_answer(&mut receive, limits::OBJECT_BYTES_MAX));
+    let answer = answer.await.map_err(|_| SessionError::Slow)?;
+    answer?.map_err(|why| SessionError::TicketRefused { why })
+}
+

@@ -1,0 +1,205 @@
+//! The index: RocksDB, behind a map of entries that wait for their pack's sync.
+//!
+//! A look-up asks the waiting entries first, then RocksDB. [`Index::settle`] moves the former into the latter,
+//! after its caller has synced the packs they name.
+
+mod location;
+mod schema;
+mod tuning;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+
+pub(crate) use location::{Form, Location};
+pub(crate) use schema::{Key, Table, lineage_of};
+
+use crate::fault::IndexError;
+
+/// Keys asked of RocksDB in one call.
+const LOOKUP_KEYS_MAX: usize = 4096;
+
+/// An entry: a key, and its value or its removal.
+pub(crate) type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+/// A key and its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// Whether an index write must be on the disk before it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Before it returns: something is about to be acknowledged.
+    Now,
+    /// Some time: packs say it too.
+    Later,
+}
+
+/// Names to places, lineages and notes.
+#[derive(Debug)]
+pub(crate) struct Index {
+    db: DB,
+    waiting: RwLock<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+}
+
+impl Index {
+    pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
+        Ok(Self {
+            db: tuning::open(dir)?,
+            waiting: RwLock::new(BTreeMap::new()),
+        })
+    }
+
+    /// What `decode` makes of each key's value, in order; `None` where there is none.
+    pub(crate) fn look_up<K: AsRef<[u8]>, V>(
+        &self,
+        keys: &[K],
+        decode: impl Fn(&[u8]) -> V,
+    ) -> Result<Vec<Option<V>>, IndexError> {
+        let mut found: Vec<Option<V>> = Vec::with_capacity(keys.len());
+        let mut asked = vec![];
+        {
+            let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
+            for (position, key) in keys.iter().enumerate() {
+                let entry = if waiting.is_empty() {
+                    None
+                } else {
+                    waiting.get(key.as_ref())
+                };
+                if entry.is_none() {
+                    asked.push(position);
+                }
+                found.push(entry.and_then(Option::as_deref).map(&decode));
+            }
+        }
+        // In key order neighbours share a block of a table, also across calls.
+        asked.sort_unstable_by_key(|&position| keys[position].as_ref());
+        for positions in asked.chunks(LOOKUP_KEYS_MAX) {
+            let batch = positions.iter().map(|&position| keys[position].as_ref());
+            let values = self.db.batched_multi_get_cf(self.family(), batch, true);
+            for (&position, value) in positions.iter().zip(values) {
+                found[position] = value?.map(|value| decode(&value));
+            }
+        }
+        Ok(found)
+    }
+
+    /// One key's value.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        Ok(self.look_up(&[key], <[u8]>::to_vec)?.pop().flatten())
+    }
+
+    /// Adds entries that readers see at once and that RocksDB gets with the next [`Self::settle`].
+    pub(crate) fn stage(&self, entries: Vec<Entry>) {
+        self.waiting
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(entries);
+    }
+
+    /// Entries staged since the last [`Self::settle`].
+    pub(crate) fn staged_entries(&self) -> usize {
+        self.waiting
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Writes all staged entries and `more` as one atomic batch. The caller has synced what they name, and stages
+    /// nothing meanwhile.
+    pub(crate) fn settle(
+        &self,
+        more: Vec<Entry>,
+        durability: Durability,
+    ) -> Result<(), IndexError> {
+        let mut batch = WriteBatch::default();
+        {
+            let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
+            for (key, value) in waiting.iter() {
+                add(&mut batch, key, value.as_deref());
+            }
+        }
+        for (key, value) in &more {
+            add(&mut batch, key, value.as_deref());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Now);
+        self.db.write_opt(batch, &options)?;
+        self.waiting
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        Ok(())
+    }
+
+    /// Removes entries, waiting or not.
+    pub(crate) fn remove(&self, keys: &[Vec<u8>]) -> Result<(), IndexError> {
+        let mut batch = WriteBatch::default();
+        for key in keys {
+            add(&mut batch, key, None);
+        }
+        self.db.write(batch)?;
+        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            waiting.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Visits settled entries in key order from `from`, within one table, until `visit` says to stop.
+    pub(crate) fn walk(
+        &self,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Walk,
+    ) -> Result<(), IndexError> {
+        let table = from.first().copied();
+        for entry in self
+            .db
+            .iterator(IteratorMode::From(from, Direction::Forward))
+        {
+            let (key, value) = entry?;
+            if key.first().copied() != table || visit(&key, &value) == Walk::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last settled entry at or before `from`.
+    pub(crate) fn last_before(&self, from: &[u8]) -> Result<Option<Pair>, IndexError> {
+        let mut entries = self
+            .db
+            .iterator(IteratorMode::From(from, Direction::Reverse));
+        let entry = entries.next().transpose()?;
+        Ok(entry.map(|(key, value)| (key.into_vec(), value.into_vec())))
+    }
+
+    /// Bytes of the index's table files.
+    pub(crate) fn bytes(&self) -> Result<u64, IndexError> {
+        Ok(self
+            .db
+            .property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE)?
+            .unwrap_or(0))
+    }
+
+    fn family(&self) -> &ColumnFamily {
+        self.db
+            .cf_handle("default")
+            .expect("the default family was opened by name")
+    }
+}
+
+/// Whether a walk goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    On,
+    Stop,
+}
+
+fn add(batch: &mut WriteBatch, key: &[u8], value: Option<&[u8]>) {
+    match value {
+        Some(value) => batch.put(key, value),
+        None => batch.delete(key),
+    }
+}

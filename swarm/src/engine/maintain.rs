@@ -1,0 +1,145 @@
+//! What happens after every input: expire, ask, answer, announce; and when the next of these is due.
+
+use pageswarm_checkpoint::{LineageId, NodeId};
+
+use super::Engine;
+use crate::input::Urgency;
+use crate::output::{Event, Output, Wake};
+use crate::timers::Timers;
+
+impl Engine {
+    /// Restores the standing invariants; every step is cheap when it has nothing to do.
+    pub(super) fn maintain(&mut self) {
+        self.expire();
+        self.issue_faults();
+        self.issue_runs();
+        self.steal();
+        self.start_uploads();
+        self.announce();
+    }
+
+    fn expire(&mut self) {
+        self.sent.age(self.now, self.config.sent_memory);
+        let mut woke = false;
+        for peer in self.peers.values_mut() {
+            if peer.resting_until.is_some_and(|until| until <= self.now) {
+                peer.resting_until = None;
+                woke = true;
+            }
+            for (id, part) in &mut peer.lineages {
+                if part.end_deferrals(self.now, None) {
+                    woke = true;
+                    if let Some(lineage) = self.lineages.get(id) {
+                        part.insist.keep(lineage.wanted());
+                    }
+                }
+            }
+        }
+        self.supply += u64::from(woke);
+        let silent = |(id, peer): (&NodeId, &crate::peers::Peer)| {
+            peer.silent_at(&self.config)
+                .is_some_and(|at| at <= self.now)
+                .then_some(*id)
+        };
+        let silent: Vec<NodeId> = self.peers.iter().filter_map(silent).collect();
+        for id in silent {
+            self.peer_silent(id);
+        }
+        self.give_up_requests();
+    }
+
+    /// Requests that a peer does not answer while it answers others.
+    fn give_up_requests(&mut self) {
+        let now = self.now;
+        for id in self.requests.select(|request| request.gives_up <= now) {
+            let Some(request) = self.requests.get(id) else {
+                continue;
+            };
+            let (peer_id, lineage, births) =
+                (request.peer, request.lineage, request.births.clone());
+            self.stats.requests_timed_out += 1;
+            self.cancel_request(id);
+            self.doubt(peer_id, lineage, &births);
+            if let Some(peer) = self.peers.get_mut(&peer_id) {
+                peer.broke_promise();
+            }
+            self.ban_if_guilty(peer_id);
+        }
+    }
+
+    /// Everything asked of a silent peer goes elsewhere.
+    fn peer_silent(&mut self, id: NodeId) {
+        for request in self.requests.select(|request| request.peer == id) {
+            self.stats.requests_timed_out += 1;
+            self.cancel_request(request);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.pace.idle();
+        let until = peer.fell_silent(self.now, &self.config);
+        self.event(Event::PeerSilent { peer: id, until });
+        self.recount_all_of(id);
+        self.ban_if_guilty(id);
+    }
+
+    /// Tells followers what was gained, together for a short while.
+    fn announce(&mut self) {
+        let is_due = |at: crate::Time| at <= self.now;
+        let due: Vec<LineageId> = self
+            .lineages
+            .iter()
+            .filter(|(_, lineage)| lineage.announce_at(&self.config).is_some_and(is_due))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(lineage) = self.lineages.get_mut(&id) else {
+                continue;
+            };
+            let births = lineage.take_fresh(self.now);
+            for (to, peer) in &self.peers {
+                if peer.lineages.get(&id).is_some_and(|part| part.follows) {
+                    let births = births.clone();
+                    self.stats.announcements += 1;
+                    self.outputs.push_back(Output::AnnounceHave {
+                        to: *to,
+                        lineage: id,
+                        births,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Everything that is due at some time.
+    pub(super) fn next_wake(&self) -> Timers {
+        let mut timers = Timers::new();
+        timers.offer(self.wants.next_hedge(), Wake::FaultHedge);
+        for peer in self.peers.values() {
+            timers.offer(peer.silent_at(&self.config), Wake::RequestTimeout);
+            timers.offer(peer.resting_until, Wake::PeerRetry);
+            for part in peer.lineages.values() {
+                timers.offer(part.next_deferral(), Wake::Deferral);
+            }
+        }
+        for lineage in self.lineages.values() {
+            timers.offer(lineage.announce_at(&self.config), Wake::Announce);
+        }
+        let bulk = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.urgency != Urgency::Fault);
+        timers.offer(bulk.map(|(_, request)| request.expected).min(), Wake::Steal);
+        timers.offer(
+            self.uploads.next_start(self.now, &self.config),
+            Wake::UploadRate,
+        );
+        timers.offer(self.uploads.next_overdue(&self.config), Wake::ServeTimeout);
+        timers.offer(self.sent.ages_at(), Wake::SentAges);
+        let horizon = self.now.after(self.config.deadline_horizon);
+        let near = self.wants.next_deadline(horizon);
+        let near = near.map(|at| self.now.after(at.since(horizon)));
+        timers.offer(near, Wake::DeadlineNear);
+        timers
+    }
+}

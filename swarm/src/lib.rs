@@ -1,0 +1,56 @@
+//! Which chunk to ask of whom, and when: the sans-IO distribution engine, one per node for all lineages.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`engine`](Engine) | the order of things: one input, then maintenance, then effects |
+//! | `lineages` | what is held, wanted and asked for, and how rare each chunk is |
+//! | `wants` | open wants by deadline; page faults |
+//! | `peers`, `pace` | what each peer holds, how it behaves, how fast it answers |
+//! | `picker` | which run to ask of a peer with room |
+//! | `requests`, `budget` | what is outstanding, and how much may be |
+//! | `uploads`, `sent` | answers to peers; whom the writer sent each chunk |
+//! | `timers` | when something is due next |
+//! | [`births`](BirthSet), `run` | sets of births and their gap coding |
+//!
+//! It knows lineages, births and encoded lengths, never bytes or hashes. It has no clock, no threads and no
+//! ambient chance: the same inputs give the same outputs. Disk and network are inputs and outputs: chunks are
+//! decoded, verified and stored outside and come back as [`Input::ChunksArrived`].
+//!
+//! The chunks of a lineage spread like this. Everyone announces what it holds. A node asks the writer only for
+//! chunks that no other connected peer offers, walking on from a random place; the writer answers a request for a
+//! chunk that it has sent already by naming the holder ([`Output::Defer`]). The asker waits a bounded time
+//! for the holder's announcement, then insists and is served. From other peers, the rarest chunks are asked first.
+
+#![forbid(unsafe_code)]
+
+mod births;
+mod budget;
+mod config;
+mod engine;
+mod input;
+mod lengths;
+pub mod limits;
+mod lineages;
+mod output;
+mod pace;
+mod peers;
+mod picker;
+mod requests;
+mod rng;
+mod run;
+mod sent;
+mod stats;
+mod time;
+mod timers;
+mod uploads;
+mod wants;
+
+pub use births::BirthSet;
+pub use config::Config;
+pub use engine::Engine;
+pub use input::{Ended, Input, Patience, RequestId, Urgency, WantId};
+pub use output::{BanReason, Event, Output, Refusal, Wake};
+pub use rng::Rng;
+pub use run::{DecodeSetError, SetLimits, decode_set, encode_set, encoded_set_bytes};
+pub use stats::{PeerStats, Stats};
+pub use time::Time;

@@ -1,0 +1,200 @@
+//! Memory shared between the node process and a VM's process: guest RAM and the staging area, both memfds.
+
+use pageswarm_machine::{PAGE_BYTES, PageNumber};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use vm_memory::{FileOffset, MmapRegion};
+
+/// A page's bytes.
+pub type PageBytes = [u8; PAGE_BYTES];
+
+/// A memfd and this process's mapping of all of it.
+///
+/// Other processes may write the same memory at any time, so reads and writes copy; only the owner of a page by
+/// protocol (a staging slot between capture and release) may be borrowed, see [`SharedMemory::page`].
+#[derive(Debug)]
+pub struct SharedMemory {
+    file: File,
+    region: MmapRegion<()>,
+    pages: usize,
+}
+
+impl SharedMemory {
+    /// Makes a new memfd of `pages` zero pages and maps it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(pages: usize) -> io::Result<Self> {
+        // SAFETY: the name is a terminated string and the call takes no other memory.
+        let fd = unsafe { libc::memfd_create(c"pageswarm".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let file = File::from(fd);
+        file.set_len((pages as u64).saturating_mul(PAGE_BYTES as u64))?;
+        Self::map(file, pages)
+    }
+
+    /// Maps all of a memfd that another process made.
+    ///
+    /// # Errors
+    /// When it has not `pages` pages or cannot be mapped.
+    pub fn from_fd(fd: OwnedFd, pages: usize) -> io::Result<Self> {
+        let file = File::from(fd);
+        if file.metadata()?.len() != (pages as u64).saturating_mul(PAGE_BYTES as u64) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Self::map(file, pages)
+    }
+
+    fn map(file: File, pages: usize) -> io::Result<Self> {
+        let offset = FileOffset::new(file.try_clone()?, 0);
+        let region = MmapRegion::from_file(offset, pages * PAGE_BYTES).map_err(io::Error::other)?;
+        Ok(Self {
+            file,
+            region,
+            pages,
+        })
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The memfd.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Where this process has page 0.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.region.as_ptr()
+    }
+
+    fn pointer(&self, index: usize) -> *mut u8 {
+        assert!(index < self.pages, "page {index} of {}", self.pages);
+        self.region.as_ptr().wrapping_add(index * PAGE_BYTES)
+    }
+
+    /// Copies a page out.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn read(&self, page: PageNumber, out: &mut PageBytes) {
+        let from = self.pointer(page.0 as usize);
+        // SAFETY: the page lies in the mapping, and a private buffer does not overlap it.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), PAGE_BYTES) };
+    }
+
+    /// Copies a page in.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn write(&self, page: PageNumber, bytes: &PageBytes) {
+        let to = self.pointer(page.0 as usize);
+        // SAFETY: the page lies in the mapping, which is writable, and a private buffer does not overlap it.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), PAGE_BYTES) };
+    }
+
+    /// Copies page `index` into page `slot` of `to`.
+    pub(crate) fn copy_page(&self, index: usize, to: &Self, slot: usize) {
+        let (from, to) = (self.pointer(index), to.pointer(slot));
+        // SAFETY: both pages lie in their mappings, which are different memfds. The guest may write the source
+        // meanwhile; the copy is then torn, and the dirty log names the page again before the checkpoint is complete.
+        unsafe { from.copy_to_nonoverlapping(to, PAGE_BYTES) };
+    }
+
+    /// Borrows a page that nobody writes now: a staging slot that was announced and not yet released.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    #[must_use]
+    pub fn page(&self, slot: usize) -> &PageBytes {
+        let pointer = self.pointer(slot).cast::<PageBytes>();
+        // SAFETY: the page lies in the mapping, any bytes are a valid array, and by the capture protocol the child
+        // does not touch an announced slot before it is released.
+        unsafe { &*pointer }
+    }
+
+    /// All bytes, for filling RAM before any other process has the memfd.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let pointer = self.region.as_ptr();
+        // SAFETY: the mapping has this length and lives as long as the borrow, which is exclusive in this process;
+        // the callers have not yet given the memfd away.
+        unsafe { std::slice::from_raw_parts_mut(pointer, self.pages * PAGE_BYTES) }
+    }
+
+    /// Makes every page present and writable in this process, so that no later write faults.
+    ///
+    /// # Errors
+    /// What the system says; an old kernel does not know the advice.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        let (base, bytes) = (self.region.as_ptr().cast(), self.pages * PAGE_BYTES);
+        // SAFETY: the range is exactly the mapping; the advice changes no content.
+        match unsafe { libc::madvise(base, bytes, libc::MADV_POPULATE_WRITE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Calls `each` with the first page and the page after the last of every stretch that may hold other than zeros.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn for_each_extent(&self, mut each: impl FnMut(usize, usize)) -> io::Result<()> {
+        let mut place = 0;
+        while let Some(start) = self.seek(place, libc::SEEK_DATA)? {
+            let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(self.pages);
+            each(start, end);
+            place = end;
+        }
+        Ok(())
+    }
+
+    fn seek(&self, page: usize, whence: i32) -> io::Result<Option<usize>> {
+        let offset = i64::try_from(page * PAGE_BYTES).map_err(io::Error::other)?;
+        // SAFETY: the call takes no memory; nobody else uses this descriptor's position.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), offset, whence) };
+        match usize::try_from(found) {
+            Ok(found) => Ok(Some(found / PAGE_BYTES)),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_mappings_of_one_memfd_share_pages_and_extents_skip_holes() {
+        let first = SharedMemory::create(64).unwrap();
+        let second = SharedMemory::from_fd(first.fd().try_clone_to_owned().unwrap(), 64).unwrap();
+        first.write(PageNumber(5), &[7; PAGE_BYTES]);
+        second.write(PageNumber(40), &[9; PAGE_BYTES]);
+        assert_eq!(second.page(5), &[7; PAGE_BYTES]);
+        let mut found = [0; PAGE_BYTES];
+        first.read(PageNumber(40), &mut found);
+        assert_eq!(found, [9; PAGE_BYTES]);
+        let mut pages = Vec::new();
+        first
+            .for_each_extent(|start, end| pages.extend(start..end))
+            .unwrap();
+        assert_eq!(pages, [5, 40]);
+    }
+
+    #[test]
+    fn a_memfd_of_another_size_is_refused() {
+        let memory = SharedMemory::create(2).unwrap();
+        assert!(SharedMemory::from_fd(memory.fd().try_clone_to_owned().unwrap(), 3).is_err());
+    }
+}

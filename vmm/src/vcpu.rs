@@ -1,0 +1,232 @@
+//! The vCPU thread: runs the guest, answers its ports, logs its inputs, and does the work of a pause inline.
+
+use crate::capture::{Capture, CollectError};
+use crate::failure::{Call, GuestExit, VmFailure};
+use crate::gate::{Gate, PauseOrder, Stopped};
+use crate::kvm::Machine;
+use crate::limits::EVENT_MARGIN;
+use crate::memory::SharedMemory;
+use crate::pace::Pace;
+use crate::report::Reports;
+use kvm_ioctls::VcpuExit;
+use pageswarm_machine::devices::{Effect, Input, Phase};
+use pageswarm_machine::event::{EVENTS_MAX, Event, EventSize};
+use pageswarm_machine::{Devices, EventLog, PAGE_BYTES};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Port reads that a log has room for before its memory must grow.
+const EVENTS_USUAL: usize = 16 << 10;
+/// Bytes of one write of a witness image.
+const WITNESS_WRITE_BYTES: usize = 4 << 20;
+
+/// The guest and everything that its thread alone uses.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) machine: Machine,
+    pub(crate) outside: Outside,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) ram: Arc<SharedMemory>,
+}
+
+/// The port devices and what answers them.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    devices: Devices,
+    log: EventLog,
+    /// The log that takes over at the next boundary.
+    spare: EventLog,
+    pace: Pace,
+    clock_start_ns: u64,
+    started: Instant,
+    reports: Arc<Reports>,
+}
+
+impl Outside {
+    pub(crate) fn new(devices: Devices, pace: Pace, reports: Arc<Reports>) -> Self {
+        let clock_start_ns = devices.clock_ns;
+        Self {
+            devices,
+            log: EventLog::with_capacity(EVENTS_USUAL),
+            spare: EventLog::with_capacity(EVENTS_USUAL),
+            pace,
+            clock_start_ns,
+            started: Instant::now(),
+            reports,
+        }
+    }
+
+    /// Answers an in.
+    fn input(&mut self, port: u16, bytes: &mut [u8], gate: &Gate) -> Result<(), VmFailure> {
+        let failure = VmFailure::Port { port };
+        let input = self.devices.input(port, bytes.len()).map_err(|_| failure)?;
+        let value = match input {
+            Input::Pace => self.pace.answer(self.devices.phase, gate),
+            Input::ClockLow => low_half(self.clock_ns()),
+            Input::ClockHigh => low_half(self.clock_ns() >> 32),
+        };
+        bytes.copy_from_slice(&value.to_le_bytes());
+        self.devices.answered(input, value);
+        let event = Event {
+            port,
+            size: EventSize::Long,
+            value,
+        };
+        self.log.push(event).map_err(|_| failure)
+    }
+
+    fn clock_ns(&self) -> u64 {
+        let since = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.clock_start_ns.wrapping_add(since)
+    }
+
+    /// Takes an out.
+    fn output(&mut self, port: u16, bytes: &[u8], gate: &Gate) -> Result<(), VmFailure> {
+        let before = self.devices.phase;
+        match self
+            .devices
+            .output(port, bytes)
+            .map_err(|_| VmFailure::Port { port })?
+        {
+            Effect::Quiet => {}
+            Effect::Console(byte) => self.reports.console(byte),
+            Effect::Reported => self.reports.changed(&self.devices),
+        }
+        if before == Phase::Filling && self.devices.phase == Phase::Running {
+            // The base image is complete: a good moment for the first checkpoint.
+            gate.want_boundary();
+        }
+        Ok(())
+    }
+}
+
+fn low_half(value: u64) -> u32 {
+    u32::try_from(value & 0xffff_ffff).expect("32 bits")
+}
+
+impl Vcpu {
+    /// Runs until something fails.
+    pub(crate) fn run(mut self) -> VmFailure {
+        let failure = loop {
+            if let Err(failure) = self.between_runs().and_then(|()| self.step()) {
+                break failure;
+            }
+        };
+        self.gate.leave();
+        failure
+    }
+
+    fn between_runs(&mut self) -> Result<(), VmFailure> {
+        if self.outside.log.events().len() >= EVENTS_MAX - EVENT_MARGIN {
+            self.gate.wait_for_request();
+        }
+        self.gate.wait_while_held();
+        if self.gate.is_requested()
+            && let Some(order) = self.gate.take_request()
+        {
+            self.pause(order)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), VmFailure> {
+        let gate = &self.gate;
+        let exit = match self.machine.vcpu.run() {
+            Ok(VcpuExit::IoIn(port, bytes)) => return self.outside.input(port, bytes, gate),
+            Ok(VcpuExit::IoOut(port, bytes)) => return self.outside.output(port, bytes, gate),
+            Ok(VcpuExit::Intr) => return self.kicked(),
+            Ok(VcpuExit::Shutdown) => GuestExit::TripleFault,
+            Ok(VcpuExit::InternalError) => GuestExit::Internal,
+            Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) | VcpuExit::MemoryFault { .. }) => {
+                GuestExit::OutsideRam
+            }
+            Ok(_) => GuestExit::Other,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                return self.kicked();
+            }
+            Err(error) => {
+                return Err(VmFailure::System {
+                    call: Call::Run,
+                    errno: error.errno(),
+                });
+            }
+        };
+        Err(self.machine.guest_failure(exit))
+    }
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "one arm of step, where every arm has this type"
+    )]
+    fn kicked(&mut self) -> Result<(), VmFailure> {
+        self.machine.vcpu.set_kvm_immediate_exit(0);
+        Ok(())
+    }
+
+    /// Carries out a pause order. A residual that does not fit leaves the order without a `stopped` machine.
+    fn pause(&mut self, mut order: Box<PauseOrder>) -> Result<(), VmFailure> {
+        order.stopped_at = Instant::now();
+        let cpu = self.machine.save()?;
+        let saved_at = Instant::now();
+        match order.strategy.while_stopped(&mut order.collector) {
+            Ok(residual) => {
+                order.figures.residual_pages = residual;
+                self.outside.spare.clear();
+                let log = std::mem::replace(
+                    &mut self.outside.log,
+                    std::mem::take(&mut self.outside.spare),
+                );
+                let devices = self.outside.devices.clone();
+                order.stopped = Some(Stopped {
+                    cpu: Box::new(cpu),
+                    devices,
+                    log,
+                });
+            }
+            Err(CollectError::OutOfSlots) => order.stopped = None,
+            Err(CollectError::System(error)) => {
+                return Err(VmFailure::system(Call::DirtyLog, &error));
+            }
+        }
+        let copied_at = Instant::now();
+        order.figures.state_ns = nanoseconds(order.stopped_at, saved_at);
+        order.figures.pause_ns = nanoseconds(order.stopped_at, copied_at);
+        if let (Some(path), Some(_)) = (&order.witness, &order.stopped) {
+            write_witness(path, &self.ram)
+                .map_err(|error| VmFailure::system(Call::Witness, &error))?;
+            order.figures.witness_ns = nanoseconds(copied_at, Instant::now());
+        }
+        let took_log = order.stopped.is_some();
+        self.gate.give_back(order);
+        if took_log {
+            // Outside the pause clock by a few microseconds; the guest itself waits for nothing but this allocation.
+            self.outside.spare = EventLog::with_capacity(EVENTS_USUAL);
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds from `from` to `to`.
+pub(crate) fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Writes all of RAM to a new file: independent evidence of what the checkpoint must equal. On lazily filled RAM this
+/// faults in every page, so it takes as long as filling takes.
+fn write_witness(path: &Path, ram: &SharedMemory) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let bytes = ram.pages() * PAGE_BYTES;
+    let mut written = 0;
+    while written < bytes {
+        let from = ram.base().wrapping_add(written);
+        let length = WITNESS_WRITE_BYTES.min(bytes - written);
+        // SAFETY: the range lies in the mapping, and the guest, its only writer, stands still in this thread.
+        let part = unsafe { std::slice::from_raw_parts(from, length) };
+        file.write_all(part)?;
+        written += length;
+    }
+    file.sync_all()
+}

@@ -9,46 +9,46 @@ const CHECKPOINTS_LISTED = 10;
 const SAMPLES_KEPT = 300;
 const EVENTS_SHOWN = 50;
 const BOUND_LINEAGES_MAX = 64;
+const RANGES_PER_QUESTION = 50_000; // The node takes questions of up to 2 MB.
 
 const state = {
-  status: null, vms: [], source: null, chosen: false, kept: [], samples: [], counted: null,
-  events: [], failures: new Map(), stream: "connecting", boundAt: 0, polledAt: 0, timer: 0, polling: false,
+  status: null, vms: [], source: null, chosen: false, kept: [], samples: [], events: [], failures: new Map(),
+  stream: "connecting", boundAt: 0, polledAt: 0, timer: 0, polling: false,
 };
-const shown = new Map(); // What each part shows, to touch the document only where something changed.
-const plots = new Map();
+const shown = new Map(); // What each part shows, so that the document is touched only where something changed.
+const charts = new Map();
 
-// ---- numbers as text -------------------------------------------------------------------------------------------
+// Numbers as text.
 
-const plain = new Intl.NumberFormat("en");
-const count = (n) => (n == null ? "–" : plain.format(n));
-const digits = (n) => (n >= 100 ? n.toFixed(0) : n >= 10 ? n.toFixed(1) : n.toFixed(2));
+const english = new Intl.NumberFormat("en");
+const count = (n) => (n == null ? "–" : english.format(n));
+const digits = (n) => n.toFixed(n >= 100 ? 0 : n >= 10 ? 1 : 2);
 function bytes(n) {
   if (n == null) return "–";
-  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-  let power = 0;
-  while (n >= 1024 && power < units.length - 1) { n /= 1024; power += 1; }
-  return `${power === 0 ? Math.round(n) : digits(n)} ${units[power]}`;
+  const power = n < 1024 ? 0 : Math.min(Math.floor(Math.log2(n) / 10), 5);
+  return power === 0 ? `${Math.round(n)} B` : `${digits(n / 1024 ** power)} ${"KMGTP"[power - 1]}iB`;
 }
 function micros(us) {
   if (us == null) return "–";
-  if (us < 1000) return `${Math.round(us)} µs`;
-  return us < 1e6 ? `${digits(us / 1000)} ms` : `${digits(us / 1e6)} s`;
+  return us < 1000 ? `${Math.round(us)} µs` : us < 1e6 ? `${digits(us / 1000)} ms` : `${digits(us / 1e6)} s`;
 }
 function duration(ms) {
-  const s = Math.floor(ms / 1000), pad = (n) => String(n).padStart(2, "0");
-  const days = s >= 86400 ? `${Math.floor(s / 86400)} d ` : "";
-  return `${days}${pad(Math.floor(s / 3600) % 24)}:${pad(Math.floor(s / 60) % 60)}:${pad(s % 60)}`;
+  const s = Math.floor(ms / 1000), pair = (n) => String(n).padStart(2, "0");
+  const clock = [Math.floor(s / 3600) % 24, Math.floor(s / 60) % 60, s % 60].map(pair).join(":");
+  return s < 86400 ? clock : `${Math.floor(s / 86400)} d ${clock}`;
 }
 const rate = (n) => (n == null ? "–" : `${bytes(n)}/s`);
-const ratio = (part, whole) => (whole > 0 ? `${(part / whole).toFixed(2)}×` : "–");
+const ratio = (part, all) => (all > 0 ? `${(part / all).toFixed(2)}×` : "–");
 const short = (name) => (name ?? "").slice(0, 10);
 const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
-function median(numbers) {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  return sorted.length ? sorted[Math.floor((sorted.length - 1) / 2)] : null;
-}
+const SAY = {
+  count, bytes, micros, rate, short, clock, text: String, millis: (n) => micros(n * 1000), pages: (n) => bytes(n * 4096), root: (hash) => hash.slice(0, 16),
+  day: (s) => new Date(s * 1000).toISOString().slice(0, 10), duration, limit: (n) => (n == null ? "none" : bytes(n)),
+  own: (own) => (own ? "this node" : "another node"), branch: (parent) => (parent ? `${short(parent.lineage)} at ${parent.index}` : "–"),
+};
+const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor((numbers.length - 1) / 2)] ?? null;
 
-// ---- the document ----------------------------------------------------------------------------------------------
+// The document.
 
 const $ = (id) => document.getElementById(id);
 function make(tag, attributes = {}, ...children) {
@@ -57,158 +57,131 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children);
   return element;
 }
-/** Shows `text` in every element of that field; `value` is the number behind it. */
-function put(field, text, value, alarm = null) {
-  for (const element of document.querySelectorAll(`[data-field="${field}"]`)) {
-    if (element.textContent !== text) element.textContent = text;
-    if (value != null) element.dataset.value = value; else delete element.dataset.value;
-    if (alarm != null) element.dataset.alarm = alarm ? "yes" : "no";
-  }
+/** Shows `text` in the element of that field; `value` is the number behind it. */
+function put(field, text, value) {
+  const element = document.querySelector(`[data-field="${field}"]`);
+  if (!element) return;
+  if (element.textContent !== text) element.textContent = text;
+  if (value == null) delete element.dataset.value; else element.dataset.value = value;
 }
 /** Whether `value` differs from what the part shows; notes it. */
 function changed(part, value) {
-  const text = JSON.stringify(value);
-  if (shown.get(part) === text) return false;
+  const text = JSON.stringify(value), differs = shown.get(part) !== text;
   shown.set(part, text);
-  return true;
+  return differs;
 }
-/** Fills a table. A column is {head, field, text, value, title, name}; only numbers have a `value`. */
-function table(id, columns, rows, key) {
-  if (!changed(id, [columns.map((column) => column.head), rows])) return;
-  const heads = columns.map((column) => make("th", { scope: "col", class: column.value && "number" }, column.head));
-  $(id).tHead.replaceChildren(make("tr", {}, ...heads));
-  $(id).tBodies[0].replaceChildren(...rows.map((row) => make("tr", { "data-key": key(row) },
-    ...columns.map((column, at) => make(at === 0 ? "th" : "td", {
-      scope: at === 0 ? "row" : null, "data-field": column.field, "data-value": column.value?.(row), title: column.title?.(row),
-      class: [column.value && "number", column.name && "name"].filter(Boolean).join(" ") || null,
-    }, column.text(row))))));
+/** The page itself says which number stands where, and in which unit: `data-from` is a path, `data-say` is in SAY. */
+const lookUp = (whole, path) => path.split(".").reduce((value, step) => value?.[step], whole);
+function fill(whole) {
+  for (const { dataset } of document.querySelectorAll("[data-field][data-from]")) {
+    const value = lookUp(whole, dataset.from);
+    put(dataset.field, SAY[dataset.say](value), value);
+  }
+}
+/** Fills a table, whose headings say the same of its columns. */
+function table(id, rows, key) {
   $(id).hidden = rows.length === 0;
+  if (!changed(id, rows)) return;
+  const heads = [...$(id).tHead.rows[0].cells];
+  const cell = (row) => ({ dataset: { cell, from, say }, className }, at) => {
+    const value = lookUp(row, from), raw = value != null && typeof value === "object" ? JSON.stringify(value) : value;
+    const title = say === "short" || say === "root" ? value : null;
+    return make(at ? "td" : "th", { scope: at ? null : "row", "data-cell": cell, "data-value": raw, title, class: className || null }, SAY[say](value));
+  };
+  $(id).tBodies[0].replaceChildren(...rows.map((row) => make("tr", { "data-key": row[key] }, ...heads.map(cell(row)))));
 }
-function showFailures() {
+function showTrouble() {
   const lines = [...state.failures].map(([what, why]) => `${what}: ${why}`);
-  if (!changed("failures", lines)) return;
   $("failures").hidden = lines.length === 0;
-  $("failures").replaceChildren(...lines.map((line) => make("div", {}, line)));
-}
-function showConnection() {
-  const lost = state.failures.has("status");
-  const [name, text] = lost ? ["lost", "node does not answer"]
+  if (changed("failures", lines)) $("failures").replaceChildren(...lines.map((line) => make("div", {}, line)));
+  const [kind, words] = state.failures.has("status") ? ["lost", "node does not answer"]
     : !state.status ? ["connecting", "connecting"]
     : state.stream === "open" ? ["live", "live"] : ["partial", "no event stream, polling"];
-  if (!changed("connection", name)) return;
-  $("connection").dataset.state = name;
-  $("connection").textContent = text;
+  if (!changed("connection", kind)) return;
+  $("connection").dataset.state = kind;
+  $("connection").textContent = words;
 }
 
-// ---- charts ----------------------------------------------------------------------------------------------------
+// Charts. Bars are stacked by drawing the highest sum first, so their order is reversed.
 
-const bar = (label, colour, of, field) => ({ label, colour, of, field });
-const VM_CHARTS = [
-  { id: "downtime", title: "Downtime", text: micros, wide: true, bars: [bar("guest stood still", "blue", (f) => f.downtime_us, "downtime")] },
-  { id: "bytes", title: "Published bytes, by cause", text: bytes, binary: true, bars: [
-    bar("new, raw or zstd", "blue", (f) => f.new_bytes - f.patched_bytes, "plain"),
-    bar("new, as patches", "teal", (f) => f.patched_bytes, "patched"),
-    bar("delta", "amber", (f) => f.delta_bytes, "delta")] },
-  { id: "pages", title: "Pages named by the tracker", text: count, bars: [
-    bar("new", "blue", (f) => f.new_pages - f.patched_pages, "plain"),
-    bar("patched", "teal", (f) => f.patched_pages, "patched"),
-    bar("duplicate", "violet", (f) => f.duplicate_pages, "duplicate"),
-    bar("zero", "grey", (f) => f.zero_pages, "zero"),
-    bar("unchanged", "pale", (f) => f.unchanged_pages, "unchanged")] },
-];
-const LEARNT_CHARTS = [
-  { id: "births", title: "Chunks born", text: count, bars: [bar("chunks", "blue", (f) => f.born, "born")] },
-  { id: "deltas", title: "Delta", text: bytes, binary: true, bars: [bar("bytes", "amber", (f) => f.delta_bytes, "delta")] },
-];
-const RATE_CHART = { id: "rates", title: "Rate of chunks", text: rate, binary: true, time: true, bars: [
-  bar("from writers", "blue", (s) => s.writer, "writer"), bar("from other nodes", "teal", (s) => s.peers, "peers"),
-  bar("received twice", "red", (s) => s.twice, "twice"), bar("sent", "violet", (s) => s.sent, "sent")] };
 const BINARY_STEPS = Array.from({ length: 51 }, (_, power) => 2 ** power);
-const WHOLE_STEPS = [1, 2, 5].flatMap((n) => Array.from({ length: 13 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
+const WHOLE_STEPS = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
+const SECONDS_STEPS = [1, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
+const colour = (variable) => getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim();
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-/** Columns for uPlot. Bars are stacked by drawing the highest sum first, so the order is reversed. */
-function columns(chart, rows) {
-  const xs = rows.map((row) => (chart.time ? row.at : row.index));
-  if (chart.time) return [xs, ...chart.bars.map((series) => rows.map(series.of))];
+function columnsOf({ kind, parts, rows }) {
+  const xs = rows.map((row) => row.at ?? row.index), floor = kind === "dots" ? 1 : 0; // A logarithmic axis has no zero.
+  if (kind !== "bars") return [xs, ...parts.map(({ of }) => rows.map((row) => Math.max(row[of], floor)))];
   let sums = rows.map(() => 0);
-  const stacked = chart.bars.map((series) => (sums = sums.map((sum, at) => sum + (series.of(rows[at]) ?? 0))));
-  return [xs, ...stacked.reverse()];
+  return [xs, ...parts.map(({ of }) => (sums = sums.map((sum, at) => sum + (rows[at][of] ?? 0)))).reverse()];
 }
-function seriesOf(chart) {
-  const line = (series) => ({ stroke: colour(series.colour), width: 1.75, points: { show: false } });
-  const block = (series) => ({
-    fill: colour(series.colour), width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.76, 26] }),
-  });
-  return [{}, ...(chart.time ? chart.bars.map(line) : chart.bars.map(block).reverse())];
+function seriesOf({ kind, parts }) {
+  const look = {
+    lines: (ink) => ({ stroke: ink, width: 1.75, points: { show: false } }),
+    dots: (ink) => ({ stroke: `${ink}55`, width: 1, points: { show: true, size: 6, width: 0, fill: ink } }),
+    bars: (ink) => ({ fill: ink, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.76, 26] }) }),
+  }[kind];
+  const all = parts.map((part) => look(colour(part.colour)));
+  return [{}, ...(kind === "bars" ? all.reverse() : all)];
 }
-function axesOf(chart) {
+function axesOf({ kind, say, steps }) {
   const look = { stroke: colour("soft"), font: "11px system-ui, sans-serif", ticks: { show: false } };
-  const x = chart.time ? { values: (_, marks) => marks.map((mark) => clock(mark * 1000)), space: 90 } : { incrs: WHOLE_STEPS };
+  const time = { incrs: SECONDS_STEPS, space: 90, values: (_, marks) => marks.map((mark) => clock(mark * 1000)) };
+  const decades = { filter: (_, marks) => marks.map((n) => (Number.isInteger(Math.log10(n)) ? n : null)) };
+  const values = (_, marks) => marks.map((n) => (n === 0 ? "0" : n == null ? "" : say(n).replace(/\.0+(?= )/, "")));
   return [
-    { ...look, ...x, grid: { show: false }, size: 26 },
-    { ...look, grid: { stroke: colour("grid"), width: 1 }, size: 68, space: 34,
-      incrs: chart.binary ? BINARY_STEPS : WHOLE_STEPS, values: (_, marks) => marks.map((mark) => (mark === 0 ? "0" : chart.text(mark))) },
+    { ...look, ...(kind === "lines" ? time : { incrs: WHOLE_STEPS }), grid: { show: false }, size: 26 },
+    { ...look, ...(kind === "dots" ? decades : { incrs: steps }), grid: { stroke: colour("grid"), width: 1 }, size: 64, space: 30, values },
   ];
 }
-function plot(chart, box) {
-  const pad = chart.time ? 0 : 0.6;
-  const options = {
-    width: Math.max(box.clientWidth, 120), height: box.clientHeight, legend: { show: false }, axes: axesOf(chart), series: seriesOf(chart),
-    padding: [8, 6, 0, 0],
-    scales: { x: { time: false, range: (_, low, high) => [low - pad, high + pad] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.06 : 1] } },
-    cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: chart.time ? undefined : { key: "checkpoints" } },
-    hooks: { setCursor: [() => readOut(chart)], draw: [(drawn) => { box.dataset.points = drawn.data[0].length; }] },
-  };
-  return new uPlot(options, columns(chart, []), box);
+function scalesOf({ kind }) {
+  const pad = kind === "lines" ? 0 : 0.6, decade = (n, round) => 10 ** round(Math.log10(Math.max(n ?? 1, 1)));
+  const y = kind !== "dots" ? { range: (_, low, high) => [0, high > 0 ? high * 1.06 : 1] }
+    : { distr: 3, range: (_, low, high) => [decade(low, Math.floor), Math.max(decade(high, Math.ceil), decade(low, Math.floor) * 10)] };
+  return { x: { time: false, range: (_, low, high) => [low - pad, high + pad] }, y };
 }
-function addChart(chart, parent) {
-  const keys = chart.bars.map((series) => make("li", { class: `c-${series.colour}` }, `${series.label} `, make("b", { "data-field": `${chart.id}-${series.field}` }, "–")));
-  const box = make("div", { class: "plot", id: `plot-${chart.id}`, role: "img", "aria-label": `${chart.title}; the figures are in the tables` });
-  const caption = make("figcaption", {}, make("h3", {}, chart.title), make("span", { class: "at", "data-field": `${chart.id}-at` }), make("ul", { class: "key" }, ...keys));
-  parent.append(make("figure", { class: chart.wide && "wide" }, caption, box));
-  plots.set(chart.id, { chart, box, rows: [], plot: plot(chart, box) });
-  watcher.observe(box);
+/** The page says what a chart shows: its kind, its unit, and per part the colour and the name of the number. */
+function addChart(figure) {
+  const { kind, say, steps } = figure.dataset, box = figure.querySelector(".plot");
+  const parts = [...figure.querySelectorAll("[data-of]")].map((item) => ({ ...item.dataset, field: item.querySelector("b").dataset.field }));
+  const chart = { id: figure.id, kind, say: SAY[say], steps: steps === "binary" ? BINARY_STEPS : WHOLE_STEPS, parts, box, rows: [] };
+  charts.set(figure.id, Object.assign(chart, { plot: plot(chart) }));
+  new ResizeObserver(() => fit(chart)).observe(box);
 }
-function removeChart(id) {
-  const entry = plots.get(id);
-  watcher.unobserve(entry.box);
-  entry.plot.destroy();
-  plots.delete(id);
+function plot(chart) {
+  const cursor = { y: false, drag: { x: false, y: false }, points: { show: false }, sync: chart.kind === "lines" ? {} : { key: "checkpoints" } };
+  const hooks = { setCursor: [() => readOut(chart)], draw: [(drawn) => { chart.box.dataset.points = drawn.data[0].length; }] };
+  const look = { axes: axesOf(chart), series: seriesOf(chart), scales: scalesOf(chart), padding: [8, chart.kind === "lines" ? 28 : 6, 0, 0], legend: { show: false } };
+  return new uPlot({ width: 300, height: 150, cursor, hooks, ...look }, columnsOf(chart), chart.box);
+}
+/** A hidden chart has no size and keeps the one it had. */
+function fit({ plot, box }) {
+  if (box.clientWidth > 0) plot.setSize({ width: box.clientWidth, height: box.clientHeight });
 }
 function draw(id, rows) {
-  const entry = plots.get(id);
-  entry.rows = rows;
-  entry.plot.setData(columns(entry.chart, rows));
-  readOut(entry.chart);
+  const chart = Object.assign(charts.get(id), { rows });
+  chart.plot.setData(columnsOf(chart));
+  readOut(chart);
 }
 /** Numbers above a chart: of what is pointed at, else of the latest. */
-function readOut(chart) {
-  const entry = plots.get(chart.id);
-  if (!entry) return;
-  const row = entry.rows[entry.plot.cursor.idx ?? entry.rows.length - 1];
-  put(`${chart.id}-at`, !row ? "" : chart.time ? clock(row.at * 1000) : `checkpoint ${count(row.index)}`, row && !chart.time ? row.index : null);
-  for (const series of chart.bars) put(`${chart.id}-${series.field}`, row ? chart.text(series.of(row)) : "–", row ? series.of(row) : null);
+function readOut({ id, plot, rows, parts, say }) {
+  const row = rows[plot?.cursor.idx ?? rows.length - 1];
+  if (!row) return;
+  put(`${id}-at`, row.at ? clock(row.at * 1000) : `checkpoint ${count(row.index)}`, row.at ?? row.index);
+  for (const { field, of } of parts) put(field, say(row[of]), row[of]);
 }
-const watcher = new ResizeObserver((entries) => {
-  for (const { target } of entries) {
-    const entry = [...plots.values()].find(({ box }) => box === target);
-    if (entry && target.clientWidth > 0) entry.plot.setSize({ width: target.clientWidth, height: target.clientHeight });
-  }
-});
 /** New colours need new plots. */
 function recolour() {
-  for (const entry of plots.values()) {
-    entry.plot.destroy();
-    entry.plot = plot(entry.chart, entry.box);
-    draw(entry.chart.id, entry.rows);
+  for (const chart of charts.values()) {
+    chart.plot.destroy();
+    chart.plot = plot(chart);
+    fit(chart);
   }
 }
 
-// ---- asking the node -------------------------------------------------------------------------------------------
+// Asking the node.
 
-/** The answer, or undefined; then the page says why under the name `what`. */
+/** The answer, or undefined; then the page says why under the heading `what`. */
 async function ask(what, path, body) {
   try {
     const init = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
@@ -226,19 +199,23 @@ async function poll() {
   if (state.polling) return;
   state.polling = true;
   clearTimeout(state.timer);
-  const status = await ask("status", "/api/v1/status");
-  if (status) {
-    takeStatus(status);
-    state.vms = (await ask("virtual machines", "/api/v1/vms")) ?? state.vms;
-    chooseSource();
-    await pollTimeline();
-    if (Date.now() - state.boundAt >= BOUND_EVERY_MS) await pollBound();
+  try {
+    await refresh();
+    state.failures.delete("page");
+  } catch (error) {
+    state.failures.set("page", error.message);
   }
-  showFailures();
-  showConnection();
-  state.polling = false;
-  state.polledAt = Date.now();
-  state.timer = setTimeout(poll, POLL_MS);
+  showTrouble();
+  Object.assign(state, { polling: false, polledAt: Date.now(), timer: setTimeout(poll, POLL_MS) });
+}
+async function refresh() {
+  const status = await ask("status", "/api/v1/status");
+  if (!status) return;
+  takeStatus(status);
+  state.vms = (await ask("virtual machines", "/api/v1/vms")) ?? state.vms;
+  chooseSource();
+  await pollTimeline();
+  if (Date.now() - state.boundAt >= BOUND_EVERY_MS) await pollBound();
 }
 function nudge() {
   if (state.polling) return;
@@ -246,138 +223,75 @@ function nudge() {
   state.timer = setTimeout(poll, Math.max(0, state.polledAt + NUDGE_MS - Date.now()));
 }
 function takeStatus(status) {
-  const restarted = state.status && (status.uptime_ms < state.status.uptime_ms || status.node !== state.status.node);
-  if (restarted) Object.assign(state, { samples: [], counted: null, kept: [], source: null, chosen: false, boundAt: 0 });
+  const before = state.status;
+  if (before && (status.uptime_ms < before.uptime_ms || status.node !== before.node)) {
+    Object.assign(state, { samples: [], kept: [], source: null, chosen: false, boundAt: 0 }); // The node was restarted.
+  } else if (before && status.uptime_ms > before.uptime_ms) {
+    sample(before, status);
+  }
   state.status = status;
-  sample(status);
   showStatus(status);
 }
-/** A rate is what was counted since the status before, by the node's own clock. */
-function sample({ uptime_ms, transfer }) {
-  const before = state.counted;
-  state.counted = { uptime_ms, transfer };
-  const seconds = before ? (uptime_ms - before.uptime_ms) / 1000 : 0;
-  if (seconds <= 0) return;
-  const per = (field) => (transfer[field] - before.transfer[field]) / seconds;
+/** A rate is what was counted between two answers, by the node's own clock. */
+function sample(before, after) {
+  const per = (field) => ((after.transfer[field] - before.transfer[field]) * 1000) / (after.uptime_ms - before.uptime_ms);
   state.samples.push({
-    at: Date.now() / 1000, writer: per("from_writer_bytes"), peers: per("from_peers_bytes"),
-    twice: per("duplicate_bytes"), sent: per("served_bytes"),
+    at: Date.now() / 1000, writer: per("from_writer_bytes"), peers: per("from_peers_bytes"), twice: per("duplicate_bytes"), sent: per("served_bytes"),
   });
   state.samples.splice(0, state.samples.length - SAMPLES_KEPT);
   draw("rates", state.samples);
 }
 
-// ---- status ----------------------------------------------------------------------------------------------------
+// Status.
 
-const PEER_COLUMNS = [
-  { head: "Node", field: "node", name: true, text: (p) => short(p.node), title: (p) => p.node },
-  { head: "Role", field: "role", text: (p) => p.role },
-  { head: "Address", field: "address", text: (p) => p.address },
-  { head: "Round trip", field: "rtt", text: (p) => micros(p.rtt_us), value: (p) => p.rtt_us },
-  { head: "Chunks from it", field: "chunks-down", text: (p) => bytes(p.chunks_down_bytes), value: (p) => p.chunks_down_bytes },
-  { head: "Chunks to it", field: "chunks-up", text: (p) => bytes(p.chunks_up_bytes), value: (p) => p.chunks_up_bytes },
-  { head: "Metadata from it", field: "objects-down", text: (p) => bytes(p.objects_down_bytes), value: (p) => p.objects_down_bytes },
-  { head: "Metadata to it", field: "objects-up", text: (p) => bytes(p.objects_up_bytes), value: (p) => p.objects_up_bytes },
-  { head: "Its rate, estimated", field: "rate", text: (p) => rate(p.rate_bytes_per_s), value: (p) => p.rate_bytes_per_s },
-];
-const LINEAGE_COLUMNS = [
-  { head: "Lineage", field: "lineage", name: true, text: (l) => short(l.lineage), title: (l) => l.lineage },
-  { head: "Writer", field: "writer", name: true, text: (l) => (l.own ? "this node" : short(l.writer)), title: (l) => l.writer },
-  { head: "Branches from", field: "parent", name: true, text: (l) => (l.parent ? `${short(l.parent.lineage)} at ${l.parent.index}` : "–"), title: (l) => l.parent?.lineage },
-  { head: "RAM", field: "ram", text: (l) => bytes(l.pages * 4096), value: (l) => l.pages * 4096 },
-  { head: "Interval", field: "interval", text: (l) => `${count(l.interval_ms)} ms`, value: (l) => l.interval_ms },
-  { head: "Latest", field: "latest", text: (l) => count(l.latest), value: (l) => l.latest },
-  { head: "Held whole", field: "held", text: (l) => count(l.held), value: (l) => l.held },
-  { head: "Chunks born", field: "births", text: (l) => count(l.births), value: (l) => l.births },
-];
 function showStatus(status) {
-  put("version", status.version);
-  put("node", short(status.node));
-  put("swarm", short(status.swarm));
-  put("role", status.role);
-  put("data-address", status.data_address);
-  put("member-until", new Date(status.member_until_unix_s * 1000).toISOString().slice(0, 10));
-  put("uptime", duration(status.uptime_ms), status.uptime_ms);
-  put("peers", count(status.peers.length), status.peers.length);
-  const roundTrips = status.peers.map((peer) => peer.rtt_us);
-  put("peers-note", roundTrips.length ? `round trip ${micros(median(roundTrips))}, median` : "none connected");
-  table("peers", PEER_COLUMNS, status.peers, (peer) => peer.node);
+  fill(status);
+  put("peers-note", status.peers.length ? `round trip ${micros(median(status.peers.map((peer) => peer.rtt_us)))}, median` : "none connected");
+  put("store-note", `${bytes(status.store.decoded_bytes)} in ${bytes(status.store.stored_bytes)}`);
+  table("peers", status.peers, "node");
+  table("lineages", status.lineages, "lineage");
   $("peers-empty").hidden = status.peers.length > 0;
-  table("lineages", LINEAGE_COLUMNS, status.lineages, (lineage) => lineage.lineage);
   $("lineages-empty").hidden = status.lineages.length > 0;
-  showStore(status.store);
-  showTransfer(status.transfer);
-}
-function showStore(store) {
-  put("store-chunks", count(store.chunks), store.chunks);
-  put("store-note", `${bytes(store.decoded_bytes)} in ${bytes(store.stored_bytes)}`);
-  put("store-decoded", bytes(store.decoded_bytes), store.decoded_bytes);
-  put("store-stored", `${bytes(store.stored_bytes)} (${ratio(store.stored_bytes, store.decoded_bytes)})`, store.stored_bytes);
-  put("store-packs", bytes(store.pack_bytes), store.pack_bytes);
-  put("store-quota", store.quota_bytes == null ? "none" : bytes(store.quota_bytes), store.quota_bytes);
-  put("store-duplicates", count(store.duplicates), store.duplicates);
-  put("store-bad", count(store.bad_chunks), store.bad_chunks, store.bad_chunks > 0);
-}
-function showTransfer(transfer) {
-  const sizes = ["from_writer", "from_peers", "duplicate", "served", "objects_down", "objects_up"];
-  for (const name of sizes) put(name.replace("_", "-"), bytes(transfer[`${name}_bytes`]), transfer[`${name}_bytes`]);
-  const counts = ["checkpoints_fetched", "deferred_chunks", "timed_out_requests"], alarms = ["corrupt_chunks", "refused_records"];
-  for (const name of counts) put(name.replaceAll("_", "-"), count(transfer[name]), transfer[name]);
-  for (const name of alarms) put(name.replaceAll("_", "-"), count(transfer[name]), transfer[name], transfer[name] > 0);
 }
 
-// ---- distance from the bound -----------------------------------------------------------------------------------
+// Distance from the bound.
 
-/** Bytes of the births of each lineage, summed, or null if the node did not answer for one. */
-async function total(lineages, rangesOf) {
+/** Encoded bytes of a lineage's births, or null if the node did not answer. */
+async function bytesOf(lineage, ranges) {
   let sum = 0;
-  for (const lineage of lineages) {
-    const ranges = await rangesOf(lineage);
-    if (!ranges) return null;
-    if (ranges.length === 0) continue;
-    const answer = await ask("bound", `/api/v1/lineages/${lineage.lineage}/bytes`, { ranges });
+  for (let first = 0; ranges && first < ranges.length; first += RANGES_PER_QUESTION) {
+    const answer = await ask("bound", `/api/v1/lineages/${lineage}/bytes`, { ranges: ranges.slice(first, first + RANGES_PER_QUESTION) });
     if (!answer) return null;
     sum += answer.bytes;
   }
-  return sum;
+  return ranges ? sum : null;
 }
 async function pollBound() {
   state.boundAt = Date.now();
   const { transfer, lineages } = state.status;
-  if (lineages.length > BOUND_LINEAGES_MAX) return; // Too many questions for a page.
-  const lacked = await total(lineages, async (l) => (await ask("bound", `/api/v1/lineages/${l.lineage}/lacked`))?.ranges);
-  const born = await total(lineages.filter((l) => l.own && l.births > 0), async (l) => [[0, l.births]]);
-  if (lacked == null || born == null) return;
-  const received = transfer.from_writer_bytes + transfer.from_peers_bytes;
-  put("received-ratio", ratio(received, lacked), lacked > 0 ? received / lacked : null);
-  put("received-bytes", bytes(received), received);
-  put("lacked-bytes", bytes(lacked), lacked);
-  put("sent-ratio", ratio(transfer.served_bytes, born), born > 0 ? transfer.served_bytes / born : null);
-  put("sent-bytes", bytes(transfer.served_bytes), transfer.served_bytes);
-  put("born-bytes", bytes(born), born);
-  $("bound-received").hidden = lacked === 0;
-  $("bound-sent").hidden = born === 0;
+  if (lineages.length > BOUND_LINEAGES_MAX || !changed("bound", [transfer, lineages])) return;
+  let lacked = 0, born = 0;
+  for (const { lineage, own, births } of lineages) {
+    const missing = await bytesOf(lineage, (await ask("bound", `/api/v1/lineages/${lineage}/lacked`))?.ranges);
+    const written = own && births > 0 ? await bytesOf(lineage, [[0, births]]) : 0;
+    if (missing == null || written == null) return void shown.delete("bound");
+    lacked += missing;
+    born += written;
+  }
+  showRatio("received", transfer.from_writer_bytes + transfer.from_peers_bytes, "lacked", lacked);
+  showRatio("sent", transfer.served_bytes, "born", born);
   $("bound-empty").hidden = lacked + born > 0;
 }
+function showRatio(field, moved, against, least) {
+  put(`${field}-ratio`, ratio(moved, least), least > 0 ? moved / least : null);
+  put(`${field}-bytes`, bytes(moved), moved);
+  put(`${against}-bytes`, bytes(least), least);
+  $(`bound-${field}`).hidden = least === 0;
+}
 
-// ---- the timeline ----------------------------------------------------------------------------------------------
+// The timeline: of a VM of this node, else of a lineage that it learnt.
 
-const number = (head, field, text, value) => ({ head, field, text: (f) => text(value(f)), value });
-const INDEX_COLUMN = number("Checkpoint", "index", count, (f) => f.index);
-const VM_COLUMNS = [
-  INDEX_COLUMN, number("Downtime", "downtime", micros, (f) => f.downtime_us), number("Interval", "interval", micros, (f) => f.interval_us),
-  number("Dirty pages", "dirty", count, (f) => f.dirty_pages), number("New", "new", count, (f) => f.new_pages),
-  number("Patched", "patched", count, (f) => f.patched_pages), number("Duplicate", "duplicate", count, (f) => f.duplicate_pages),
-  number("Zero", "zero", count, (f) => f.zero_pages), number("Unchanged", "unchanged", count, (f) => f.unchanged_pages),
-  number("Chunk bytes", "new-bytes", bytes, (f) => f.new_bytes), number("Delta", "delta", bytes, (f) => f.delta_bytes),
-  number("Published in", "publish", micros, (f) => f.publish_us),
-];
-const LEARNT_COLUMNS = [
-  INDEX_COLUMN, { head: "Taken", field: "taken", text: (c) => clock(c.taken_unix_ms) }, number("Chunks born", "born", count, (c) => c.born),
-  number("Delta", "delta", bytes, (c) => c.delta_bytes), number("Keyframe", "keyframe", count, (c) => c.keyframe),
-  { head: "State root", field: "state-root", name: true, text: (c) => c.state_root.slice(0, 16), title: (c) => c.state_root },
-];
-/** What a timeline can be of: this node's VMs, the running and latest first, then lineages of others. */
+/** The running and latest VM first, then lineages without one. */
 function sources() {
   const vms = [...state.vms].sort((a, b) => (a.ended != null) - (b.ended != null) || b.vm - a.vm);
   const written = new Set(vms.map((vm) => vm.lineage));
@@ -391,98 +305,88 @@ function chooseSource() {
   const all = sources(), same = (source) => source.id === state.source?.id;
   const source = (state.chosen && all.find(same)) || all[0];
   if (source && !same(source)) useSource(source);
-  if (source && changed("sources", [all, source.id])) {
-    $("source").replaceChildren(...all.map((s) => make("option", { value: s.id }, s.text)));
-    $("source").value = source.id;
-  }
+  if (!source || !changed("sources", [all, source.id])) return;
+  $("source").replaceChildren(...all.map(({ id, text }) => make("option", { value: id }, text)));
+  $("source").value = source.id;
 }
 function useSource(source) {
-  for (const { id } of [...VM_CHARTS, ...LEARNT_CHARTS]) if (plots.has(id)) removeChart(id);
-  $("timeline-charts").replaceChildren();
   Object.assign(state, { source, kept: [] });
-  for (const chart of source.vm == null ? LEARNT_CHARTS : VM_CHARTS) addChart(chart, $("timeline-charts"));
+  shown.delete("timeline");
 }
 async function pollTimeline() {
   const source = state.source;
   if (source) {
     const latest = state.status.lineages.find((l) => l.lineage === source.lineage)?.latest ?? 0;
     const from = state.kept.length ? state.kept.at(-1).index + 1 : Math.max(0, latest + 1 - CHECKPOINTS_KEPT);
-    const path = source.vm == null ? `/api/v1/lineages/${source.lineage}/checkpoints` : `/api/v1/vms/${source.vm}`;
-    const answer = await ask("checkpoints", `${path}?from=${from}`);
+    const path = source.vm == null ? `lineages/${source.lineage}/checkpoints` : `vms/${source.vm}`;
+    const answer = await ask("checkpoints", `/api/v1/${path}?from=${from}`);
     if (!answer || state.source !== source) return;
-    for (const row of answer.checkpoints ?? answer) keep(row);
+    (answer.checkpoints ?? answer).forEach(keep);
     state.kept.splice(0, state.kept.length - CHECKPOINTS_KEPT);
   }
   showTimeline();
 }
 function keep(row) {
   const before = state.kept.at(-1);
-  if (row.births != null) row.born = row.index === 0 ? row.births : before?.index === row.index - 1 ? row.births - before.births : null;
-  state.kept.push(row);
+  const born = row.index === 0 ? row.births : before?.index === row.index - 1 ? row.births - before.births : null;
+  state.kept.push({ ...row, born, plain_bytes: row.new_bytes - row.patched_bytes, plain_pages: row.new_pages - row.patched_pages });
 }
 function showTimeline() {
   const { source, kept } = state, rows = kept.slice(-Number($("range").value)), ofVm = source?.vm != null;
+  const latest = kept.slice(-CHECKPOINTS_LISTED).reverse();
+  table("taken", ofVm ? latest : [], "index");
+  table("learnt", ofVm ? [] : latest, "index");
   $("timeline-empty").hidden = rows.length > 0;
-  $("timeline-charts").hidden = rows.length === 0;
-  table("checkpoints", ofVm ? VM_COLUMNS : LEARNT_COLUMNS, kept.slice(-CHECKPOINTS_LISTED).reverse(), (row) => row.index);
-  if (!rows.length || !changed("timeline", [source.id, rows[0].index, rows.at(-1).index])) return;
-  for (const { id } of ofVm ? VM_CHARTS : LEARNT_CHARTS) draw(id, rows);
-  const last = rows.at(-1);
-  put("latest-checkpoint", count(last.index), last.index);
-  put("latest-note", `of lineage ${short(source.lineage)}, ${clock(last.taken_unix_ms)}`);
-  showTiles(rows.length > 1 ? rows.filter((row) => row.index > 0) : rows, ofVm);
+  $("taken-charts").hidden = !ofVm || rows.length === 0;
+  $("learnt-charts").hidden = ofVm || rows.length === 0;
+  if (!rows.length || !changed("timeline", [rows[0].index, rows.at(-1).index])) return;
+  for (const figure of $(ofVm ? "taken-charts" : "learnt-charts").children) draw(figure.id, rows);
+  put("latest-checkpoint", count(latest[0].index), latest[0].index);
+  put("latest-note", `of lineage ${short(source.lineage)}, ${clock(latest[0].taken_unix_ms)}`);
+  showTiles(rows.length > 1 ? rows.filter((row) => row.index > 0) : rows, ofVm); // Checkpoint 0 is all of RAM.
 }
-/** The first checkpoint holds all of RAM, so it is left out of medians. */
 function showTiles(rows, ofVm) {
-  const pace = rows.map((row, at) => (ofVm ? row.downtime_us : at && (row.taken_unix_ms - rows[at - 1].taken_unix_ms) * 1000)).slice(ofVm ? 0 : 1);
-  const cost = rows.map((row) => (ofVm ? row.new_bytes + row.delta_bytes : row.delta_bytes));
+  const gaps = rows.slice(1).map((row, at) => (row.taken_unix_ms - rows[at].taken_unix_ms) * 1000);
+  const pace = ofVm ? rows.map((row) => row.downtime_us) : gaps;
+  const cost = median(rows.map((row) => row.delta_bytes + (row.new_bytes ?? 0)));
   put("pace-label", ofVm ? "Downtime, median" : "Interval, median");
   put("pace", micros(median(pace)), median(pace));
   put("pace-note", pace.length ? `at most ${micros(Math.max(...pace))} in ${count(pace.length)}` : "");
   put("cost-label", ofVm ? "Published, median" : "Delta, median");
-  put("cost", bytes(median(cost)), median(cost));
-  put("cost-note", ofVm ? `a checkpoint, from ${count(median(rows.map((row) => row.dirty_pages)))} dirty pages` : "a checkpoint");
+  put("cost", bytes(cost), cost);
+  put("cost-note", ofVm ? `from ${count(median(rows.map((row) => row.dirty_pages)))} dirty pages` : "a checkpoint");
 }
 
-// ---- events ----------------------------------------------------------------------------------------------------
+// Events.
 
-const at = (e) => `${short(e.lineage)} at ${count(e.index)}`;
-const EVENTS = {
-  connected: ["connected", (e) => short(e.peer), "good"], disconnected: ["disconnected", (e) => `${short(e.peer)}: ${e.why}`],
-  connection_refused: ["connection refused", (e) => e.why, "bad"], record_refused: ["record refused", (e) => e.why, "bad"],
-  peer_banned: ["peer banned", (e) => `${short(e.peer)}: ${e.why}`, "bad"],
-  chunk_corrupt: ["corrupt chunk", (e) => `birth ${e.birth} of ${short(e.lineage)} from ${short(e.peer)}`, "bad"],
-  chunk_bad: ["bad chunk", (e) => `${short(e.hash)}: ${e.why}`, "bad"],
-  checkpoint_learnt: ["checkpoint learnt", at], checkpoint_taken: ["checkpoint taken", (e) => `${at(e)}, downtime ${micros(e.downtime_us)}`],
-  checkpoint_held: ["checkpoint held", (e) => `${at(e)}, in ${count(e.took_ms)} ms`, "good"],
-  vm_started: ["vm started", (e) => `vm ${e.vm}, lineage ${short(e.lineage)}`, "good"],
-  vm_report: ["guest reports", (e) => `vm ${e.vm}: ${count(e.counter)} pages dirtied, ${count(e.passes)} self-checks`],
-  vm_ended: ["vm ended", (e) => `vm ${e.vm}: ${e.why}`], store_trouble: ["store trouble", (e) => e.why, "bad"],
+/** What an event may carry, in the order in which it is told. */
+const ABOUT = {
+  vm: (n) => `vm ${n}`, peer: short, lineage: (id) => `lineage ${short(id)}`, index: (n) => `checkpoint ${count(n)}`, birth: (n) => `birth ${count(n)}`,
+  hash: short, downtime_us: (n) => `downtime ${micros(n)}`, took_ms: (n) => `in ${micros(n * 1000)}`, counter: (n) => `${count(n)} pages dirtied`,
+  passes: (n) => `${count(n)} self-checks`, why: String,
 };
-function takeEvent(message) {
-  const event = JSON.parse(message.data);
+function takeEvent({ data }) {
+  const event = JSON.parse(data), repeats = (e) => e.event === "vm_report" && e.vm === event.vm;
   // Guests report often: only the latest report of each is of interest.
-  if (event.event === "vm_report") state.events = state.events.filter((e) => e.event !== "vm_report" || e.vm !== event.vm);
+  if (event.event === "vm_report") state.events = state.events.filter((e) => !repeats(e)); else nudge();
   state.events.unshift(event);
   state.events.splice(EVENTS_SHOWN);
   requestAnimationFrame(showEvents);
-  if (event.event !== "vm_report") nudge();
 }
 function showEvents() {
   if (!changed("events", state.events.map((e) => e.number))) return;
   $("events-empty").hidden = state.events.length > 0;
   $("events").replaceChildren(...state.events.map((event) => {
-    const [what, about, tone] = EVENTS[event.event] ?? [event.event, () => ""];
-    return make("li", { "data-event": event.event, "data-number": event.number },
-      make("time", { datetime: new Date(event.unix_ms).toISOString() }, clock(event.unix_ms)),
-      make("span", { class: "what", "data-tone": tone }, what), make("span", { class: "about" }, about(event)));
+    const about = Object.keys(ABOUT).filter((field) => event[field] != null).map((field) => ABOUT[field](event[field])).join(", ");
+    const when = make("time", { datetime: new Date(event.unix_ms).toISOString() }, clock(event.unix_ms));
+    const what = make("span", { class: "what" }, event.event.replaceAll("_", " "));
+    return make("li", { "data-event": event.event, "data-number": event.number }, when, what, make("span", { class: "about" }, about));
   }));
 }
 function listen() {
   const stream = new EventSource("/api/v1/events");
-  const say = (name) => { state.stream = name; showConnection(); };
-  // The node tells what it kept to everyone who connects, so a new stream starts from nothing.
-  stream.onopen = () => { state.events = []; say("open"); };
+  const say = (name) => { state.stream = name; showTrouble(); };
+  stream.onopen = () => { state.events = []; say("open"); }; // The node tells everyone who connects what it kept.
   stream.onmessage = takeEvent;
   stream.onerror = () => {
     say("lost");
@@ -490,10 +394,10 @@ function listen() {
   };
 }
 
-addChart(RATE_CHART, $("rate-charts"));
+document.querySelectorAll("figure").forEach(addChart);
 $("source").addEventListener("change", (change) => {
   state.chosen = true;
-  useSource(sources().find((source) => source.id === change.target.value) ?? state.source);
+  useSource(sources().find(({ id }) => id === change.target.value) ?? state.source);
   nudge();
 });
 $("range").addEventListener("change", showTimeline);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId};
-use pageswarm_store::IndexError;
 use pageswarm_swarm::BirthSet;
 
 use crate::events::What;
@@ -21,9 +20,6 @@ pub enum FetchError {
     /// The engine.
     #[error("chunks")]
     Want(#[from] WantError),
-    /// The store's index.
-    #[error("store index")]
-    Index(#[from] IndexError),
     /// Nobody announced it in time.
     #[error("checkpoint {index} of lineage {} was not announced within {} s", lineage.short(), waited.as_secs())]
     NotAnnounced {

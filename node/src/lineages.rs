@@ -3,6 +3,7 @@
 //! Everything here was checked: signatures, the chain of heads, the hash of each delta. What is not here can be
 //! fetched again, so nothing but heads is forced to disk.
 
+mod births;
 mod maps;
 
 use std::collections::BTreeMap;
@@ -130,6 +131,7 @@ struct State {
     lineages: BTreeMap<LineageId, Lineage>,
     pending: BTreeMap<LineageId, BTreeMap<CheckpointIndex, Vec<u8>>>,
     maps: maps::Maps,
+    births: births::Births,
     bases: BTreeMap<LineageId, BTreeMap<Birth, Birth>>,
     lacked: BTreeMap<LineageId, BirthSet>,
 }
@@ -199,27 +201,26 @@ impl Lineages {
             births: 0,
             held: None,
         };
-        if let Some((index, hash)) = self.last_head(id)? {
-            if let Some((_, record)) = self.store.object(hash)? {
+        let mut from = CheckpointIndex(0);
+        'heads: loop {
+            let heads = self.store.heads(id, from, 4096)?;
+            let Some((last, _)) = heads.last() else { break };
+            let next = last.next();
+            for (index, hash) in heads {
+                // What follows a head that is damaged or out of order is learnt again.
+                let Some((_, record)) = self.store.object(hash)?.filter(|_| index == from) else { break 'heads };
                 let head = Head::open(&record, &lineage.genesis.writer)?;
+                self.lock().births.push(id, index, head.births, None);
                 lineage.births = head.births;
                 lineage.target = Some(index);
                 lineage.applied = Some((head, hash));
+                from = index.next();
             }
+            from = next;
         }
         self.lock().lineages.insert(id, lineage.clone());
         self.changed.notify_waiters();
         Ok(Some(lineage))
-    }
-
-    fn last_head(&self, id: LineageId) -> Result<Option<(CheckpointIndex, ObjectHash)>, LineageError> {
-        let (mut from, mut last) = (CheckpointIndex(0), None);
-        loop {
-            let heads = self.store.heads(id, from, 4096)?;
-            let Some(latest) = heads.last() else { return Ok(last) };
-            from = latest.0.next();
-            last = Some(*latest);
-        }
     }
 
     /// The lineage, if it is followed.
@@ -344,32 +345,30 @@ impl Lineages {
             return Err(wrong());
         }
         let fresh: Vec<(ChunkHash, u32)> = delta.new_chunks().collect();
-        let numbered: Vec<(Birth, ChunkHash)> =
-            (delta.births_before..).map(Birth).zip(fresh.iter().map(|(hash, _)| *hash)).collect();
         let hashes: Vec<ChunkHash> = fresh.iter().map(|(hash, _)| *hash).collect();
         let mut held = BirthSet::new();
-        for ((birth, _), here) in numbered.iter().zip(self.store.contains_many(&hashes)?) {
+        for (birth, here) in (delta.births_before..).zip(self.store.contains_many(&hashes)?) {
             if here {
-                held.insert(*birth);
+                held.insert(Birth(birth));
             }
         }
         self.store.put_object(kind::DELTA, delta_bytes)?;
-        self.store.put_births(*id, &numbered)?;
         let hash = self.store.put_object(kind::HEAD, head_record)?;
         self.store.record_head(*id, head.index, hash)?;
-        self.note_applied(&head, hash, map);
+        self.note_applied(&head, hash, map, hashes.into());
         let lengths = fresh.iter().map(|(_, length)| *length).collect();
         Ok(Applied { lineage: *id, head, first: Birth(delta.births_before), lengths, held })
     }
 
-    /// Moves the lineage on to a checkpoint whose head, delta and births are in the store.
-    pub fn note_applied(&self, head: &Head, hash: ObjectHash, map: CheckpointMap) {
+    /// Moves the lineage on to a checkpoint whose head and delta are in the store; `fresh` are its new chunks.
+    pub fn note_applied(&self, head: &Head, hash: ObjectHash, map: CheckpointMap, fresh: Arc<[ChunkHash]>) {
         let mut state = self.lock();
         let state = &mut *state;
         if let Some(pending) = state.pending.get_mut(&head.lineage) {
             pending.retain(|index, _| *index > head.index);
         }
         state.maps.insert_latest(head.lineage, head.index, map);
+        state.births.push(head.lineage, head.index, head.births, Some(fresh));
         if let Some(lineage) = state.lineages.get_mut(&head.lineage) {
             lineage.births = head.births;
             lineage.target = lineage.target.max(Some(head.index));
@@ -391,7 +390,7 @@ impl Lineages {
     #[must_use]
     pub fn hash_of(&self, lineage: &Lineage, chunk: ChunkRef) -> Option<ChunkHash> {
         let id = lineage_of(lineage, chunk)?;
-        self.store.births(id, &[chunk.birth]).ok()?.into_iter().next()?
+        self.hashes(id, &[chunk.birth]).ok()?.into_iter().next()?
     }
 
     /// A metadata object, if it is held.

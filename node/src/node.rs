@@ -415,13 +415,10 @@ async fn report_bad_chunks(node: &Arc<Node>) {
         node.counters.chunks_bad.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%bad, "bad chunk");
         node.events.add(What::ChunkBad { hash: bad.hash.to_string(), why: bad.to_string() });
-        for lineage in node.lineages.ids() {
-            let Ok(births) = node.store.births_of(lineage, &[bad.hash]) else { continue };
-            if let Some(Some(birth)) = births.first() {
-                let mut lost = BirthSet::new();
-                lost.insert(*birth);
-                node.hub.input(Input::LocalLost { lineage, births: lost }).await;
-            }
+        let (searching, hash) = (Arc::clone(node), bad.hash);
+        let found = tokio::task::spawn_blocking(move || searching.lineages.births_of(hash)).await;
+        for (lineage, birth) in found.ok().and_then(Result::ok).unwrap_or_default() {
+            node.hub.input(Input::LocalLost { lineage, births: BirthSet::range(birth, birth) }).await;
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::node::Node;
 /// Pages encoded before they are put into the store together.
 const BATCH_PAGES: usize = 512;
 
+/// Births kept to find duplicates: at most about 150 MB.
+const RECENT_BIRTHS: usize = 2 << 20;
+
 /// Why a checkpoint was not published. The lineage is as before.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -96,6 +99,7 @@ pub struct Publisher {
     parent: ObjectHash,
     keyframe: Option<(CheckpointIndex, ObjectName)>,
     next: CheckpointIndex,
+    recent: RecentBirths,
     /// Pages of the coming checkpoint that had to leave the staging area early.
     early: BTreeMap<PageNumber, Vec<u8>>,
 }
@@ -105,6 +109,14 @@ pub struct Publisher {
 struct Shadow {
     bytes: Vec<u8>,
     known: Vec<bool>,
+}
+
+/// The births of chunks of this lineage, the latest of them: what a page can turn out to be a duplicate of. A
+/// duplicate of something older is born again, which costs its delta entry; the chunk itself is stored once.
+#[derive(Debug, Default)]
+struct RecentBirths {
+    younger: HashMap<ChunkHash, Birth>,
+    older: HashMap<ChunkHash, Birth>,
 }
 
 #[derive(Default)]
@@ -129,6 +141,7 @@ impl Publisher {
             parent,
             keyframe: None,
             next: CheckpointIndex(0),
+            recent: RecentBirths::default(),
             early: BTreeMap::new(),
         }
     }
@@ -190,12 +203,12 @@ impl Publisher {
             }
         }
         let hashes: Vec<ChunkHash> = hashed.iter().map(|(_, hash)| *hash).collect();
-        let known = self.node.store.births_of(self.lineage.id, &hashes)?;
         let held = self.node.store.contains_many(&hashes)?;
         let mut fresh: HashMap<ChunkHash, Birth> = HashMap::new();
         let mut next = self.map.births;
-        for (((page, hash), birth), held) in hashed.into_iter().zip(known).zip(held) {
-            let before = birth.filter(|_| held).or_else(|| fresh.get(&hash).copied());
+        for ((page, hash), held) in hashed.into_iter().zip(held) {
+            let known = if held { self.recent.find(&hash) } else { None };
+            let before = known.or_else(|| fresh.get(&hash).copied());
             let source = match before {
                 Some(birth) => {
                     draft.figures.duplicate_pages += 1;
@@ -268,7 +281,7 @@ impl Publisher {
             for piece in blob::cut(bytes) {
                 let chunk = VerifiedChunk::encode(&mut encoder, piece.to_vec(), None);
                 let (hash, length) = (chunk.hash(), u32::try_from(piece.len()).expect("at most 64 KiB"));
-                let known = self.node.store.births_of(self.lineage.id, &[hash])?.into_iter().next().flatten();
+                let known = self.recent.find(&hash);
                 let again = fresh.iter().position(|other| *other == hash).map(|at| Birth(next + at as u64));
                 let source = match known.or(again) {
                     Some(birth) => ChunkSource::Same(ChunkRef::own(birth)),
@@ -301,9 +314,6 @@ impl Publisher {
         figures: &mut CheckpointFigures,
     ) -> Result<(), PublishError> {
         let (node, id, index) = (&self.node, self.lineage.id, self.next);
-        let first = Birth(delta.births_before);
-        let numbered: Vec<(Birth, ChunkHash)> = (first.0..).map(Birth).zip(chunks.iter().copied()).collect();
-        node.store.put_births(id, &numbered)?;
         let map = self.map.apply(delta, |chunk| node.lineages.hash_of(&self.lineage, chunk))?;
         let delta_bytes = delta.encode();
         figures.delta_bytes = delta_bytes.len() as u64;
@@ -332,17 +342,19 @@ impl Publisher {
         let hash = node.store.put_object(kind::HEAD, &record)?;
         let objects = [Some(delta_name.hash), self.keyframe.map(|(_, name)| name.hash)];
         let objects = objects.into_iter().flatten().collect();
+        let fresh: Arc<[ChunkHash]> = chunks.as_slice().into();
         node.store.commit_checkpoint(&NewCheckpoint { lineage: id, index, head: hash, objects, chunks })?;
-        self.announce(&head, hash, &record, map.clone(), delta);
+        node.lineages.note_applied(&head, hash, map.clone(), Arc::clone(&fresh));
+        self.announce(&head, &record, delta);
+        self.recent.add(delta.births_before, &fresh);
         self.map = map;
         self.parent = hash;
         self.next = index.next();
         Ok(())
     }
 
-    fn announce(&self, head: &Head, hash: ObjectHash, record: &[u8], map: CheckpointMap, delta: &Delta) {
+    fn announce(&self, head: &Head, record: &[u8], delta: &Delta) {
         let (node, lineage) = (&self.node, self.lineage.id);
-        node.lineages.note_applied(head, hash, map);
         node.lineages.note_held(&lineage, head.index);
         let lengths: Vec<u32> = delta.new_chunks().map(|(_, length)| length).collect();
         if let Some(last) = (lengths.len() as u64).checked_sub(1) {
@@ -360,6 +372,19 @@ impl Publisher {
             index: figures.index,
             downtime_us: figures.downtime_us,
         });
+    }
+}
+
+impl RecentBirths {
+    fn find(&self, hash: &ChunkHash) -> Option<Birth> {
+        self.younger.get(hash).or_else(|| self.older.get(hash)).copied()
+    }
+
+    fn add(&mut self, first: u64, hashes: &[ChunkHash]) {
+        if self.younger.len() + hashes.len() > RECENT_BIRTHS / 2 {
+            self.older = std::mem::take(&mut self.younger);
+        }
+        self.younger.extend(hashes.iter().copied().zip((first..).map(Birth)));
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use pageswarm_checkpoint::wire::{self, Opening, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, Decoder, EncodedChunk, Encoding, LineageId, NodeId};
-use pageswarm_store::{ChunkRead, IndexError, ReadError, VerifiedBytes, VerifiedChunk, WriteError};
+use pageswarm_store::{ChunkRead, ReadError, VerifiedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Ended, Input, Patience, RequestId, Urgency};
 use tokio::time::timeout;
 
-use crate::lineages::lineage_of;
+use crate::lineages::{MapError, lineage_of};
 use crate::limits::{RUN_ANSWER_BYTES_MAX, RUN_TIMEOUT};
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
@@ -33,8 +33,8 @@ pub struct Run {
 /// Why arrived chunks cannot be kept, through no fault of the peer.
 #[derive(Debug, thiserror::Error)]
 enum AbsorbError {
-    #[error("store index")]
-    Index(#[from] IndexError),
+    #[error("births")]
+    Map(#[from] MapError),
     #[error("store")]
     Read(#[from] ReadError),
     #[error("store")]

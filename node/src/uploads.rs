@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{self, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, Encoding, LineageId, NodeId};
-use pageswarm_store::{ChunkRead, EncodedRead, IndexError, ReadError};
+use pageswarm_store::{ChunkRead, EncodedRead, ReadError};
 use pageswarm_swarm::{BirthSet, Input, Patience, Refusal, RequestId, Urgency};
 use quinn::SendStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::lineages::MapError;
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
 use crate::transport::frames;
@@ -50,8 +51,8 @@ const COMMANDS: usize = 64;
 /// Why chunks cannot be sent.
 #[derive(Debug, thiserror::Error)]
 enum CollectError {
-    #[error("store index")]
-    Index(#[from] IndexError),
+    #[error("births")]
+    Map(#[from] MapError),
     #[error("store")]
     Read(#[from] ReadError),
 }

@@ -231,25 +231,16 @@ impl Lineages {
         births.iter().map(|birth| (birth, base(birth))).collect()
     }
 
-    /// Hashes of births, each `None` where it is not known.
-    ///
-    /// # Errors
-    ///
-    /// [`IndexError`].
-    pub fn hashes(&self, id: LineageId, births: &[Birth]) -> Result<Vec<Option<ChunkHash>>, IndexError> {
-        self.store.births(id, births)
-    }
-
     /// Those of the births whose chunks are not held.
     ///
     /// # Errors
     ///
-    /// [`IndexError`].
-    pub fn lacked(&self, id: LineageId, births: &BirthSet) -> Result<BirthSet, IndexError> {
+    /// [`MapError`].
+    pub fn lacked(&self, id: LineageId, births: &BirthSet) -> Result<BirthSet, MapError> {
         let numbers: Vec<Birth> = births.iter().collect();
         let mut lacked = BirthSet::new();
         for numbers in numbers.chunks(8192) {
-            let hashes = self.store.births(id, numbers)?;
+            let hashes = self.hashes(id, numbers)?;
             let names: Vec<ChunkHash> = hashes.iter().map(|hash| hash.unwrap_or(ChunkHash([0; 32]))).collect();
             for (birth, held) in numbers.iter().zip(self.store.contains_many(&names)?) {
                 if !held {
@@ -275,13 +266,13 @@ impl Lineages {
     ///
     /// # Errors
     ///
-    /// [`IndexError`].
-    pub fn held_births(&self, lineage: &Lineage) -> Result<BirthSet, IndexError> {
+    /// [`MapError`].
+    pub fn held_births(&self, lineage: &Lineage) -> Result<BirthSet, MapError> {
         let mut held = BirthSet::new();
         let mut first = 0;
         while first < lineage.births {
             let numbers: Vec<Birth> = (first..lineage.births.min(first + 8192)).map(Birth).collect();
-            let hashes = self.store.births(lineage.id, &numbers)?;
+            let hashes = self.hashes(lineage.id, &numbers)?;
             let known: Vec<(Birth, ChunkHash)> =
                 numbers.iter().zip(hashes).filter_map(|(birth, hash)| Some((*birth, hash?))).collect();
             let names: Vec<ChunkHash> = known.iter().map(|(_, hash)| *hash).collect();

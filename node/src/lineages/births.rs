@@ -1,0 +1,125 @@
+//! Which chunk each birth is: read from the deltas that bore it, with the latest of them kept in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use pageswarm_checkpoint::wire::ObjectRequest;
+use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, Delta, LineageId};
+
+use super::{Lineages, MapError};
+
+/// Hashes kept in memory over all lineages: 64 MiB of them.
+const HASHES_KEPT: usize = 2 << 20;
+
+/// Where each delta's births end, and the hashes of recently used ones.
+#[derive(Debug, Default)]
+pub(super) struct Births {
+    /// For each lineage, births up to and with checkpoint k, at position k.
+    ends: BTreeMap<LineageId, Vec<u64>>,
+    kept: HashMap<(LineageId, CheckpointIndex), (u64, Arc<[ChunkHash]>)>,
+    kept_hashes: usize,
+    uses: u64,
+}
+
+impl Births {
+    /// Notes the births of the lineage's next checkpoint.
+    pub(super) fn push(&mut self, id: LineageId, index: CheckpointIndex, end: u64, hashes: Option<Arc<[ChunkHash]>>) {
+        let ends = self.ends.entry(id).or_default();
+        if ends.len() as u64 == index.0 {
+            ends.push(end);
+        }
+        if let Some(hashes) = hashes {
+            self.keep(id, index, hashes);
+        }
+    }
+
+    fn keep(&mut self, id: LineageId, index: CheckpointIndex, hashes: Arc<[ChunkHash]>) {
+        self.uses += 1;
+        self.kept_hashes += hashes.len();
+        if let Some((_, old)) = self.kept.insert((id, index), (self.uses, hashes)) {
+            self.kept_hashes -= old.len();
+        }
+        while self.kept_hashes > HASHES_KEPT && self.kept.len() > 1 {
+            let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            let Some((_, dropped)) = oldest.and_then(|key| self.kept.remove(&key)) else { return };
+            self.kept_hashes -= dropped.len();
+        }
+    }
+
+    fn recall(&mut self, id: LineageId, index: CheckpointIndex) -> Option<Arc<[ChunkHash]>> {
+        self.uses += 1;
+        let (used, hashes) = self.kept.get_mut(&(id, index))?;
+        *used = self.uses;
+        Some(Arc::clone(hashes))
+    }
+
+    /// The checkpoint whose delta bore a chunk, and the first birth of that delta.
+    fn place(&self, id: &LineageId, birth: Birth) -> Option<(CheckpointIndex, u64)> {
+        let ends = self.ends.get(id)?;
+        let at = ends.partition_point(|end| *end <= birth.0);
+        (at < ends.len()).then(|| (CheckpointIndex(at as u64), at.checked_sub(1).map_or(0, |before| ends[before])))
+    }
+}
+
+impl Lineages {
+    /// Hashes of births, each `None` where the birth is not known here. Ascending births are quickest.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if a delta cannot be read.
+    pub fn hashes(&self, id: LineageId, births: &[Birth]) -> Result<Vec<Option<ChunkHash>>, MapError> {
+        let mut found = Vec::with_capacity(births.len());
+        let mut current: Option<(u64, Arc<[ChunkHash]>)> = None;
+        for birth in births {
+            let within = |(first, hashes): &(u64, Arc<[ChunkHash]>)| {
+                hashes.get(usize::try_from(birth.0.checked_sub(*first)?).ok()?).copied()
+            };
+            let mut hash = current.as_ref().and_then(within);
+            if hash.is_none() {
+                current = self.born_with(id, *birth)?;
+                hash = current.as_ref().and_then(within);
+            }
+            found.push(hash);
+        }
+        Ok(found)
+    }
+
+    /// The chunks that were born together with `birth`, and the first of their births.
+    fn born_with(&self, id: LineageId, birth: Birth) -> Result<Option<(u64, Arc<[ChunkHash]>)>, MapError> {
+        let (place, kept) = {
+            let mut state = self.lock();
+            let Some(place) = state.births.place(&id, birth) else { return Ok(None) };
+            (place, state.births.recall(id, place.0))
+        };
+        let (index, first) = place;
+        if let Some(hashes) = kept {
+            return Ok(Some((first, hashes)));
+        }
+        let Some(lineage) = self.get(&id) else { return Ok(None) };
+        let bytes = self.object(&ObjectRequest::Delta(id, index)).map_err(Box::new)?;
+        let bytes = bytes.ok_or(MapError::DeltaMissing { lineage: id, index })?;
+        let delta = Delta::decode(&bytes, lineage.genesis.pages)?;
+        let hashes: Arc<[ChunkHash]> = delta.new_chunks().map(|(hash, _)| hash).collect();
+        self.lock().births.keep(id, index, Arc::clone(&hashes));
+        Ok(Some((first, hashes)))
+    }
+
+    /// The births that are a chunk, in any lineage. Looks through all deltas: for rare questions only.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if a delta cannot be read.
+    pub fn births_of(&self, chunk: ChunkHash) -> Result<Vec<(LineageId, Birth)>, MapError> {
+        let mut found = Vec::new();
+        for lineage in self.all() {
+            let mut first = 0;
+            while let Some((start, hashes)) = self.born_with(lineage.id, Birth(first))? {
+                for (birth, _) in (start..).zip(hashes.iter()).filter(|(_, hash)| **hash == chunk) {
+                    found.push((lineage.id, Birth(birth)));
+                }
+                first = start + (hashes.len() as u64).max(1);
+            }
+        }
+        Ok(found)
+    }
+}

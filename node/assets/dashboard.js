@@ -19,7 +19,6 @@ const shown = new Map(); // What each part shows, so that the document is touche
 const charts = new Map();
 
 // Numbers as text.
-
 const english = new Intl.NumberFormat("en");
 const count = (n) => (n == null ? "–" : english.format(n));
 const digits = (n) => n.toFixed(n >= 100 ? 0 : n >= 10 ? 1 : 2);
@@ -49,7 +48,6 @@ const SAY = {
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor((numbers.length - 1) / 2)] ?? null;
 
 // The document.
-
 const $ = (id) => document.getElementById(id);
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -103,7 +101,6 @@ function showTrouble() {
 }
 
 // Charts. Bars are stacked by drawing the highest sum first, so their order is reversed.
-
 const BINARY_STEPS = Array.from({ length: 51 }, (_, power) => 2 ** power);
 const WHOLE_STEPS = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 const SECONDS_STEPS = [1, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
@@ -180,7 +177,6 @@ function recolour() {
 }
 
 // Asking the node.
-
 /** The answer, or undefined; then the page says why under the heading `what`. */
 async function ask(what, path, body) {
   try {
@@ -243,7 +239,6 @@ function sample(before, after) {
 }
 
 // Status.
-
 function showStatus(status) {
   fill(status);
   put("peers-note", status.peers.length ? `round trip ${micros(median(status.peers.map((peer) => peer.rtt_us)))}, median` : "none connected");
@@ -255,7 +250,6 @@ function showStatus(status) {
 }
 
 // Distance from the bound.
-
 /** Encoded bytes of a lineage's births, or null if the node did not answer. */
 async function bytesOf(lineage, ranges) {
   let sum = 0;
@@ -290,7 +284,6 @@ function showRatio(field, moved, against, least) {
 }
 
 // The timeline: of a VM of this node, else of a lineage that it learnt.
-
 /** The running and latest VM first, then lineages without one. */
 function sources() {
   const vms = [...state.vms].sort((a, b) => (a.ended != null) - (b.ended != null) || b.vm - a.vm);
@@ -358,7 +351,6 @@ function showTiles(rows, ofVm) {
 }
 
 // Events.
-
 /** What an event may carry, in the order in which it is told. */
 const ABOUT = {
   vm: (n) => `vm ${n}`, peer: short, lineage: (id) => `lineage ${short(id)}`, index: (n) => `checkpoint ${count(n)}`, birth: (n) => `birth ${count(n)}`,

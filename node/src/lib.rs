@@ -25,6 +25,7 @@ pub mod page_source;
 pub mod peers;
 pub mod publish;
 pub mod rebuild;
+pub mod recent;
 pub mod report;
 pub mod runs;
 pub mod session;

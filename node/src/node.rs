@@ -26,10 +26,11 @@ use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
 use crate::members::{Members, MembersError};
 use crate::peers::{Peers, close};
+use crate::recent::RecentChunks;
 use crate::session::{self, SessionError};
 use crate::transport::endpoint::{self, EndpointError};
 use crate::uploads::Uploads;
-use crate::{follow, report};
+use crate::{follow, recent, report};
 
 /// How long a swarm's first member certifies itself for.
 const ADMIN_MEMBER_FOR: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -106,6 +107,8 @@ pub struct Node {
     pub hub: Hub,
     /// What is known of lineages.
     pub lineages: Lineages,
+    /// Chunks that passed through lately.
+    pub recent: RecentChunks,
     /// Answers under way.
     pub uploads: Uploads,
     /// Virtual machines.
@@ -173,6 +176,7 @@ impl Node {
             peers: Peers::default(),
             hub,
             lineages,
+            recent: RecentChunks::new(recent::BYTES_DEFAULT),
             uploads: Uploads::default(),
             machines: Machines::default(),
             events: Events::default(),

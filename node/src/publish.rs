@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
     ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource, Delta,
-    Encoder, Encoding, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES, PageChange, PageNumber, blob,
-    chunk_hash, state_root,
+    Encoder, Encoding, Head, IntervalRecord, ObjectHash, ObjectName, PageChange, PageNumber, Slot, blob,
+    state_root,
 };
-use pageswarm_store::{CommitError, IndexError, NewCheckpoint, VerifiedBytes, VerifiedChunk, WriteError};
+use pageswarm_store::{CommitError, IndexError, NewCheckpoint, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Input};
 use pageswarm_vmm::{Captured, SharedMemory};
 use serde::{Deserialize, Serialize};
@@ -95,20 +95,14 @@ pub struct Publisher {
     node: Arc<Node>,
     lineage: Lineage,
     map: CheckpointMap,
-    shadow: Shadow,
+    /// What each page was in the last checkpoint, as far as it passed through here: bases of patches.
+    shadow: Vec<Option<SharedBytes>>,
     parent: ObjectHash,
     keyframe: Option<(CheckpointIndex, ObjectName)>,
     next: CheckpointIndex,
     recent: RecentBirths,
     /// Pages of the coming checkpoint that had to leave the staging area early.
     early: BTreeMap<PageNumber, Vec<u8>>,
-}
-
-/// The bytes that each page had in the last checkpoint, as far as they passed through here: bases of patches.
-#[derive(Debug)]
-struct Shadow {
-    bytes: Vec<u8>,
-    known: Vec<bool>,
 }
 
 /// The births of chunks of this lineage, the latest of them: what a page can turn out to be a duplicate of. A
@@ -122,7 +116,10 @@ struct RecentBirths {
 #[derive(Default)]
 struct Draft {
     changes: BTreeMap<PageNumber, PageChange>,
-    fresh: Vec<(PageNumber, ChunkHash)>,
+    fresh: Vec<PageNumber>,
+    /// Captured pages that differ and are not zero.
+    changed: BTreeMap<PageNumber, SharedBytes>,
+    zeroed: Vec<PageNumber>,
     figures: CheckpointFigures,
 }
 
@@ -131,7 +128,7 @@ impl Publisher {
     #[must_use]
     pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap) -> Self {
         let pages = usize::try_from(lineage.genesis.pages).expect("a u32 fits usize here");
-        let shadow = Shadow { bytes: vec![0; pages * PAGE_BYTES], known: vec![false; pages] };
+        let shadow = vec![None; pages];
         let parent = lineage.genesis_hash;
         Self {
             node,
@@ -170,10 +167,16 @@ impl Publisher {
         draft.figures.dirty_pages = pages.len() as u64;
         self.sort_out(&pages, &mut draft)?;
         let births_before = self.map.births;
-        let new = self.store_new(&pages, &mut draft)?;
+        let new = self.store_new(&mut draft)?;
         let (blobs, blob_chunks) = self.store_blobs(captured, &pages, births_before + new.len() as u64)?;
         let delta = Delta { births_before, pages: draft.changes.into_iter().collect(), blobs };
-        self.advance_shadow(&pages);
+        drop(pages);
+        for page in draft.zeroed {
+            self.shadow[slot_index(page.0)] = None;
+        }
+        for (page, bytes) in draft.changed {
+            self.shadow[slot_index(page.0)] = Some(bytes);
+        }
         let chunks: Vec<ChunkHash> = new.into_iter().chain(blob_chunks).collect();
         let mut figures = draft.figures;
         self.commit(&delta, chunks, captured, &mut figures)?;
@@ -185,21 +188,24 @@ impl Publisher {
     fn sort_out(&self, pages: &BTreeMap<PageNumber, &[u8]>, draft: &mut Draft) -> Result<(), PublishError> {
         let mut hashed = Vec::with_capacity(pages.len());
         for (page, bytes) in pages {
-            if self.shadow.get(*page).is_some_and(|old| old == *bytes) {
+            let before = self.shadow[slot_index(page.0)].as_ref();
+            if before.is_some_and(|old| old.verified().bytes() == *bytes) {
                 draft.figures.unchanged_pages += 1;
             } else if is_zero(bytes) {
-                if self.map.ram.get(*page) == Some(pageswarm_checkpoint::Slot::Zero) {
+                if self.map.ram.get(*page) == Some(Slot::Zero) {
                     draft.figures.unchanged_pages += 1;
                 } else {
                     draft.figures.zero_pages += 1;
                     draft.changes.insert(*page, PageChange::Zero);
+                    draft.zeroed.push(*page);
                 }
             } else {
-                let hash = chunk_hash(bytes);
+                let bytes = SharedBytes::hashed((*bytes).into());
                 match self.map.ram.get(*page) {
-                    Some(slot) if slot.hash() == hash => draft.figures.unchanged_pages += 1,
-                    _ => hashed.push((*page, hash)),
+                    Some(slot) if slot.hash() == bytes.hash() => draft.figures.unchanged_pages += 1,
+                    _ => hashed.push((*page, bytes.hash())),
                 }
+                draft.changed.insert(*page, bytes);
             }
         }
         let hashes: Vec<ChunkHash> = hashed.iter().map(|(_, hash)| *hash).collect();
@@ -218,7 +224,7 @@ impl Publisher {
                     draft.figures.new_pages += 1;
                     fresh.insert(hash, Birth(next));
                     next += 1;
-                    draft.fresh.push((page, hash));
+                    draft.fresh.push(page);
                     ChunkSource::New { hash, encoded_len: 0 }
                 }
             };
@@ -228,14 +234,14 @@ impl Publisher {
     }
 
     /// Encodes and stores the new pages; their hashes in the order of their births.
-    fn store_new(&self, pages: &BTreeMap<PageNumber, &[u8]>, draft: &mut Draft) -> Result<Vec<ChunkHash>, PublishError> {
-        let fresh = std::mem::take(&mut draft.fresh);
-        for batch in fresh.chunks(BATCH_PAGES) {
+    fn store_new(&self, draft: &mut Draft) -> Result<Vec<ChunkHash>, PublishError> {
+        let mut hashes = Vec::with_capacity(draft.fresh.len());
+        for batch in draft.fresh.chunks(BATCH_PAGES) {
             let mut encoder = Encoder::new();
             let mut chunks = Vec::with_capacity(batch.len());
-            for (page, hash) in batch {
-                let base = self.shadow.get(*page).map(VerifiedBytes::hashed);
-                let chunk = VerifiedChunk::encode(&mut encoder, pages[page].to_vec(), base);
+            for page in batch {
+                let base = self.shadow[slot_index(page.0)].as_ref().map(SharedBytes::verified);
+                let chunk = VerifiedChunk::encode(&mut encoder, draft.changed[page].clone(), base);
                 let length = chunk.encoded().bytes.len() as u64;
                 draft.figures.new_bytes += length;
                 if matches!(chunk.encoded().encoding, Encoding::Patch { .. }) {
@@ -243,13 +249,15 @@ impl Publisher {
                     draft.figures.patched_bytes += length;
                 }
                 let encoded_len = u32::try_from(length).expect("a chunk is at most 64 KiB");
-                let source = ChunkSource::New { hash: *hash, encoded_len };
+                let source = ChunkSource::New { hash: chunk.hash(), encoded_len };
                 draft.changes.insert(*page, PageChange::Chunk(source));
+                hashes.push(chunk.hash());
                 chunks.push(chunk);
             }
             self.node.store.put_chunks(&chunks)?;
+            self.node.recent.add(chunks.iter().map(|chunk| chunk.shared().clone()));
         }
-        Ok(fresh.into_iter().map(|(_, hash)| hash).collect())
+        Ok(hashes)
     }
 
     /// Cuts and stores the blobs; new chunks are born from `next` on.
@@ -279,7 +287,7 @@ impl Publisher {
         for (kind, bytes) in &blobs {
             let mut chunks = Vec::new();
             for piece in blob::cut(bytes) {
-                let chunk = VerifiedChunk::encode(&mut encoder, piece.to_vec(), None);
+                let chunk = VerifiedChunk::encode(&mut encoder, SharedBytes::hashed(piece.into()), None);
                 let (hash, length) = (chunk.hash(), u32::try_from(piece.len()).expect("at most 64 KiB"));
                 let known = self.recent.find(&hash);
                 let again = fresh.iter().position(|other| *other == hash).map(|at| Birth(next + at as u64));
@@ -297,12 +305,6 @@ impl Publisher {
             deltas.push(BlobDelta { kind: *kind, chunks });
         }
         Ok((deltas, fresh))
-    }
-
-    fn advance_shadow(&mut self, pages: &BTreeMap<PageNumber, &[u8]>) {
-        for (page, bytes) in pages {
-            self.shadow.set(*page, bytes);
-        }
     }
 
     /// Makes the checkpoint durable, then announces it. Durable first: no two heads ever share an index.
@@ -385,20 +387,6 @@ impl RecentBirths {
             self.older = std::mem::take(&mut self.younger);
         }
         self.younger.extend(hashes.iter().copied().zip((first..).map(Birth)));
-    }
-}
-
-impl Shadow {
-    fn get(&self, page: PageNumber) -> Option<&[u8]> {
-        let page = slot_index(page.0);
-        let known = self.known.get(page).copied().unwrap_or(false);
-        known.then(|| &self.bytes[page * PAGE_BYTES..(page + 1) * PAGE_BYTES])
-    }
-
-    fn set(&mut self, page: PageNumber, bytes: &[u8]) {
-        let page = slot_index(page.0);
-        self.bytes[page * PAGE_BYTES..(page + 1) * PAGE_BYTES].copy_from_slice(bytes);
-        self.known[page] = true;
     }
 }
 

@@ -1,11 +1,11 @@
 //! Runs that this node asks of others: one stream each, from request to verified chunks in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use pageswarm_checkpoint::wire::{self, Opening, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, Decoder, EncodedChunk, Encoding, LineageId, NodeId};
-use pageswarm_store::{ChunkRead, ReadError, VerifiedBytes, VerifiedChunk, WriteError};
+use pageswarm_store::{ReadError, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Ended, Input, Patience, RequestId, Urgency};
 use tokio::time::timeout;
 
@@ -186,7 +186,7 @@ fn absorb(
     for (birth, expected, chunk) in wanted {
         let bytes = chunk.bytes.len() as u64;
         let base = match chunk.encoding {
-            Encoding::Patch { base } => bases.get(&base).map(|bytes| VerifiedBytes::hashed(bytes)),
+            Encoding::Patch { base } => bases.get(&base).map(SharedBytes::verified),
             Encoding::Raw | Encoding::Zstd => None,
         };
         match VerifiedChunk::decode(&mut decoder, expected, chunk, base) {
@@ -202,6 +202,7 @@ fn absorb(
         }
     }
     node.store.put_chunks(&verified)?;
+    node.recent.add(verified.iter().map(|chunk| chunk.shared().clone()));
     arrived.sort_unstable();
     arrived.into_iter().for_each(|birth| {
         absorbed.arrived.insert(birth);
@@ -211,21 +212,10 @@ fn absorb(
 
 type Wanted = (Birth, ChunkHash, EncodedChunk<ChunkHash>);
 
-fn read_bases(node: &Node, wanted: &[Wanted]) -> Result<BTreeMap<ChunkHash, Vec<u8>>, ReadError> {
-    let mut names: Vec<ChunkHash> = wanted
-        .iter()
-        .filter_map(|(_, _, chunk)| match chunk.encoding {
-            Encoding::Patch { base } => Some(base),
-            Encoding::Raw | Encoding::Zstd => None,
-        })
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut bases = BTreeMap::new();
-    node.store.read_chunks(&names, |at, read| {
-        if let ChunkRead::Held(chunk) = read {
-            bases.insert(names[at], chunk.bytes().to_vec());
-        }
-    })?;
-    Ok(bases)
+fn read_bases(node: &Node, wanted: &[Wanted]) -> Result<HashMap<ChunkHash, SharedBytes>, ReadError> {
+    let base = |(_, _, chunk): &Wanted| match chunk.encoding {
+        Encoding::Patch { base } => Some(base),
+        Encoding::Raw | Encoding::Zstd => None,
+    };
+    node.recent.read(&node.store, wanted.iter().filter_map(base).collect())
 }

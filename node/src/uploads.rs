@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{self, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, Encoding, LineageId, NodeId};
-use pageswarm_store::{ChunkRead, EncodedRead, ReadError};
+use pageswarm_store::{EncodedRead, ReadError, SharedBytes};
 use pageswarm_swarm::{BirthSet, Input, Patience, Refusal, RequestId, Urgency};
 use quinn::SendStream;
 use tokio::sync::mpsc;
@@ -213,8 +213,13 @@ fn collect(
             None => answers.push(RunAnswer::NotHeld { birth }),
         }
     }
+    // What is in memory and will be asked for as a patch is encoded from there; the rest goes out as it is stored.
     let names: Vec<ChunkHash> = items.iter().map(|item| item.hash).collect();
-    let mut recode = Vec::new();
+    let (mut recode, items): (Vec<_>, Vec<_>) =
+        items.into_iter().zip(node.recent.has(&names)).partition(|(item, here)| *here && item.base.is_some());
+    let mut recode: Vec<Item> = recode.drain(..).map(|(item, _)| item).collect();
+    let items: Vec<Item> = items.into_iter().map(|(item, _)| item).collect();
+    let names: Vec<ChunkHash> = items.iter().map(|item| item.hash).collect();
     node.store.read_encoded(&names, |at, read| {
         let item = items[at];
         let EncodedRead::Held(chunk) = read else {
@@ -239,24 +244,16 @@ struct Item {
 
 /// Chunks stored as patches on a base that the asker does not have: decoded, and encoded for it.
 fn encode_again(node: &Node, items: &[Item], answers: &mut Vec<RunAnswer>) -> Result<(), ReadError> {
-    let mut names: Vec<ChunkHash> =
-        items.iter().flat_map(|item| [Some(item.hash), item.base.map(|(_, hash)| hash)]).flatten().collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut decoded: BTreeMap<ChunkHash, Vec<u8>> = BTreeMap::new();
-    node.store.read_chunks(&names, |at, read| {
-        if let ChunkRead::Held(chunk) = read {
-            decoded.insert(names[at], chunk.bytes().to_vec());
-        }
-    })?;
+    let names = items.iter().flat_map(|item| [Some(item.hash), item.base.map(|(_, hash)| hash)]).flatten();
+    let decoded = node.recent.read(&node.store, names.collect())?;
     let mut encoder = Encoder::new();
     for item in items {
-        let Some(bytes) = decoded.get(&item.hash) else {
+        let Some(bytes) = decoded.get(&item.hash).map(SharedBytes::verified) else {
             answers.push(RunAnswer::NotHeld { birth: item.birth });
             continue;
         };
-        let base = item.base.and_then(|(base, hash)| Some((base, decoded.get(&hash)?.as_slice())));
-        let chunk: EncodedChunk<ChunkRef> = encoder.encode(bytes, base);
+        let base = item.base.and_then(|(base, hash)| Some((base, decoded.get(&hash)?.verified().bytes())));
+        let chunk: EncodedChunk<ChunkRef> = encoder.encode(bytes.bytes(), base);
         debug_assert!(!matches!(chunk.encoding, Encoding::Patch { .. }) || base.is_some());
         answers.push(RunAnswer::Chunk { birth: item.birth, chunk });
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, Encoder, LineageId, PAGE_BYTES};
 use pageswarm_store::{
-    ChunkRead, EncodedRead, NewCheckpoint, ObjectKind, Store, StoreOptions, VerifiedBytes,
+    ChunkRead, EncodedRead, NewCheckpoint, ObjectKind, SharedBytes, Store, StoreOptions, VerifiedBytes,
     VerifiedChunk,
 };
 
@@ -137,13 +137,11 @@ fn chunk(seed: usize, form: Form) -> VerifiedChunk {
     let mut bytes = base.clone();
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     if version == 0 {
-        return VerifiedChunk::encode(&mut Encoder::new(), bytes, None);
+        return VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.into()), None);
     }
     let mut base = base;
     base[..8].copy_from_slice(&(seed - version).to_le_bytes());
-    VerifiedChunk::encode(
-        &mut Encoder::new(),
-        bytes,
+    VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.into()),
         Some(VerifiedBytes::hashed(&base)),
     )
 }

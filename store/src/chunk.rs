@@ -1,5 +1,7 @@
 //! Chunks whose hash was checked: the only kind that a store takes in or gives out.
 
+use std::sync::Arc;
+
 use pageswarm_checkpoint::{
     ChunkHash, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash,
 };
@@ -11,12 +13,18 @@ pub struct VerifiedBytes<'bytes> {
     bytes: &'bytes [u8],
 }
 
+/// Decoded bytes together with their hash, shared by whoever has use for them: a cache, a base, a chunk.
+#[derive(Clone, Debug)]
+pub struct SharedBytes {
+    hash: ChunkHash,
+    bytes: Arc<[u8]>,
+}
+
 /// A chunk whose encoded form was seen to decode to the bytes of its hash.
 #[derive(Clone, Debug)]
 pub struct VerifiedChunk {
-    hash: ChunkHash,
     encoded: EncodedChunk<ChunkHash>,
-    decoded: Vec<u8>,
+    decoded: SharedBytes,
 }
 
 /// Why received bytes are not the chunk.
@@ -58,6 +66,12 @@ impl<'bytes> VerifiedBytes<'bytes> {
         }
     }
 
+    /// A copy to be kept.
+    #[must_use]
+    pub fn to_shared(&self) -> SharedBytes {
+        SharedBytes { hash: self.hash, bytes: self.bytes.into() }
+    }
+
     /// `bytes` if they are the chunk `hash`.
     pub(crate) fn checked(hash: ChunkHash, bytes: &'bytes [u8]) -> Option<Self> {
         let found = Self::hashed(bytes);
@@ -77,8 +91,28 @@ impl<'bytes> VerifiedBytes<'bytes> {
     }
 }
 
+impl SharedBytes {
+    /// Hashes `bytes`.
+    #[must_use]
+    pub fn hashed(bytes: Arc<[u8]>) -> Self {
+        Self { hash: chunk_hash(&bytes), bytes }
+    }
+
+    /// The chunk's name.
+    #[must_use]
+    pub const fn hash(&self) -> ChunkHash {
+        self.hash
+    }
+
+    /// The bytes with their hash.
+    #[must_use]
+    pub fn verified(&self) -> VerifiedBytes<'_> {
+        VerifiedBytes { hash: self.hash, bytes: &self.bytes }
+    }
+}
+
 impl VerifiedChunk {
-    /// A chunk of this node's own: hashes and encodes it, as a patch on `base` where that is shortest.
+    /// A chunk of this node's own: encodes it, as a patch on `base` where that is shortest.
     ///
     /// # Panics
     ///
@@ -86,20 +120,13 @@ impl VerifiedChunk {
     #[must_use]
     pub fn encode<'base>(
         encoder: &mut Encoder<'base>,
-        decoded: Vec<u8>,
+        decoded: SharedBytes,
         base: Option<VerifiedBytes<'base>>,
     ) -> Self {
-        let hash = chunk_hash(&decoded);
         // A patch on itself would be the shortest, and could never be read.
-        let base = base
-            .filter(|base| base.hash != hash)
-            .map(|base| (base.hash, base.bytes));
-        let encoded = encoder.encode(&decoded, base);
-        Self {
-            hash,
-            encoded,
-            decoded,
-        }
+        let base = base.filter(|base| base.hash != decoded.hash).map(|base| (base.hash, base.bytes));
+        let encoded = encoder.encode(&decoded.bytes, base);
+        Self { encoded, decoded }
     }
 
     /// A chunk that came from elsewhere: decodes it and compares its hash with the one expected.
@@ -125,21 +152,17 @@ impl VerifiedChunk {
         decoder
             .decode(&encoded, base.map(|base| base.bytes), &mut decoded)
             .map_err(|source| VerifyError::Undecodable { expected, source })?;
-        let found = chunk_hash(&decoded);
-        if found != expected {
-            return Err(VerifyError::WrongHash { expected, found });
+        let decoded = SharedBytes::hashed(decoded.into());
+        if decoded.hash != expected {
+            return Err(VerifyError::WrongHash { expected, found: decoded.hash });
         }
-        Ok(Self {
-            hash: expected,
-            encoded,
-            decoded,
-        })
+        Ok(Self { encoded, decoded })
     }
 
     /// The chunk's name.
     #[must_use]
     pub const fn hash(&self) -> ChunkHash {
-        self.hash
+        self.decoded.hash
     }
 
     /// The form it came in or was given.
@@ -151,16 +174,13 @@ impl VerifiedChunk {
     /// The decoded bytes, which can be the base of another chunk.
     #[must_use]
     pub fn decoded(&self) -> VerifiedBytes<'_> {
-        VerifiedBytes {
-            hash: self.hash,
-            bytes: &self.decoded,
-        }
+        self.decoded.verified()
     }
 
-    /// The decoded bytes alone.
+    /// The decoded bytes, to be kept.
     #[must_use]
-    pub fn into_decoded(self) -> Vec<u8> {
-        self.decoded
+    pub const fn shared(&self) -> &SharedBytes {
+        &self.decoded
     }
 }
 
@@ -176,7 +196,7 @@ mod tests {
         let mut page = base.clone();
         page[9] = 9;
         let base = VerifiedBytes::hashed(&base);
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), page.clone(), Some(base));
+        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
         let mut decoder = Decoder::new();
         let good = VerifiedChunk::decode(
             &mut decoder,
@@ -185,7 +205,7 @@ mod tests {
             Some(base),
         )
         .unwrap();
-        assert_eq!(good.into_decoded(), page);
+        assert_eq!(good.decoded().bytes(), page);
         let other = ChunkHash([3; 32]);
         let wrong = VerifiedChunk::decode(&mut decoder, other, chunk.encoded().clone(), Some(base));
         assert_eq!(
@@ -215,7 +235,7 @@ mod tests {
             VerifiedBytes::hashed(&bases[0]),
             VerifiedBytes::hashed(&bases[1]),
         ];
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), page, Some(first));
+        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.into()), Some(first));
         assert_eq!(
             chunk.encoded().encoding,
             Encoding::Patch { base: first.hash() }
@@ -240,7 +260,7 @@ mod tests {
         let mut page = vec![0; PAGE_BYTES];
         blake3::Hasher::new().finalize_xof().fill(&mut page);
         let base = VerifiedBytes::hashed(&page);
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), page.clone(), Some(base));
+        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
         assert_eq!(chunk.encoded().encoding, Encoding::Raw);
     }
 }

@@ -30,7 +30,7 @@ mod verify;
 pub mod limits;
 
 pub use bad::{BadCause, BadChunk, Place};
-pub use chunk::{VerifiedBytes, VerifiedChunk, VerifyError};
+pub use chunk::{SharedBytes, VerifiedBytes, VerifiedChunk, VerifyError};
 pub use directory::{DirectoryError, HolderId, STORE_VERSION};
 pub use fault::{CommitError, IndexError, OpenError, PackError, ReadError, WriteError};
 pub use lineage::{CommittedCheckpoint, NewCheckpoint};

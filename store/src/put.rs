@@ -52,8 +52,9 @@ impl Store {
         )?;
         let reencoded = self.write(&mut intake, |batch| {
             let mut reencoded = 0;
+            let mut encoder = Encoder::new();
             for chunk in &fresh {
-                let encoded = storable(&chains, chunk);
+                let encoded = storable(&chains, chunk, &mut encoder);
                 reencoded += u64::from(matches!(encoded, Cow::Owned(_)));
                 push_chunk(batch, &mut chains, chunk.hash(), &encoded)?;
             }
@@ -108,6 +109,7 @@ impl Store {
 fn storable<'chunk>(
     chains: &Chains,
     chunk: &'chunk VerifiedChunk,
+    encoder: &mut Encoder<'_>,
 ) -> Cow<'chunk, EncodedChunk<ChunkHash>> {
     let base_is_good = |base| {
         let location = chains.location(base)?;
@@ -116,7 +118,7 @@ fn storable<'chunk>(
     };
     match base_of(chunk.encoded()) {
         Some(base) if base_is_good(base).is_none() => {
-            Cow::Owned(Encoder::new().encode(chunk.decoded().bytes(), None))
+            Cow::Owned(encoder.encode(chunk.decoded().bytes(), None))
         }
         _ => Cow::Borrowed(chunk.encoded()),
     }

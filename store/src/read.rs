@@ -338,6 +338,7 @@ mod tests {
     use pageswarm_checkpoint::{Encoder, PAGE_BYTES};
 
     use super::*;
+    use crate::chunk::SharedBytes;
     use crate::chunk::VerifiedChunk;
     use crate::index::Durability;
     use crate::store::StoreOptions;
@@ -357,11 +358,9 @@ mod tests {
         let mut third = first.clone();
         third[40] ^= 1;
         vec![
-            VerifiedChunk::encode(&mut Encoder::new(), first.clone(), None),
-            VerifiedChunk::encode(&mut Encoder::new(), second, None),
-            VerifiedChunk::encode(
-                &mut Encoder::new(),
-                third,
+            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(first.clone().into()), None),
+            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(second.into()), None),
+            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(third.into()),
                 Some(VerifiedBytes::hashed(&first)),
             ),
         ]

@@ -1,1 +1,6 @@
-//! Placeholder.
+//! What the end-to-end tests share: real nodes as processes, a hand-made member, and visible skips.
+
+pub mod cluster;
+pub mod events;
+pub mod member;
+pub mod skip;

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use userfaultfd::{FeatureFlags, Uffd, UffdBuilder};
 
 /// vCPU threads ask for this nice value; without the right to it they do without.
-const VCPU_NICE: libc::c_int = -10;
+const VCPU_PRECEDENCE: u8 = 10;
 
 /// Why the child ended.
 #[derive(Debug, thiserror::Error)]
@@ -292,8 +292,7 @@ fn register_lazy(ram: &SharedMemory) -> Result<Uffd, VmFailure> {
 
 /// The vCPU thread's pauses are short only if nobody preempts it.
 fn raise_priority() {
-    // SAFETY: the call takes no memory; it acts on this thread alone. Without the right to it nothing changes.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, VCPU_NICE) };
+    crate::priority::precede(VCPU_PRECEDENCE);
 }
 
 /// Starts the thread that sends console text and figures, at most every [`REPORT_PERIOD`].

@@ -30,6 +30,7 @@ mod limits;
 mod memory;
 mod origin;
 mod pace;
+mod priority;
 mod process;
 mod protocol;
 mod report;
@@ -47,5 +48,6 @@ pub use lazy::{Background, LazyFailure, LazyMemory, LazyStats, PageSource, Sourc
 pub use memory::{PageBytes, SharedMemory};
 pub use origin::{Launcher, Origin, SpawnError, VmOptions};
 pub use pace::PaceMode;
+pub use priority::precede;
 pub use process::VmProcess;
 pub use report::Report;

@@ -1,2 +1,67 @@
-//! x
-fn main(){}
+//! Developer commands: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask bench NAME`.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod ci;
+mod host;
+mod runner;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of pageswarm.
+#[derive(Debug, Parser)]
+#[command(name = "xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every check: build, format, tidiness, lints, documentation, tests, simulations, the demo's function.
+    Ci,
+    /// House rules that no lint knows.
+    Tidy,
+    /// Measurements, each compared within one run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Ci => ci::run(),
+        Command::Tidy => tidy::run(),
+        Command::Bench(bench) => bench::run(&bench),
+    };
+    match done {
+        Ok(verdict) => verdict.exit_code(),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether what was checked holds; what does not was printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Holds,
+    Fails,
+}
+
+impl Verdict {
+    const fn of(holds: bool) -> Self {
+        if holds { Self::Holds } else { Self::Fails }
+    }
+
+    const fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Holds => ExitCode::SUCCESS,
+            Self::Fails => ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Bad input and bad surroundings: each must end in a message that says what is wrong and what to do, and in its
+//! documented exit code. Method: real processes, judged by exit code, words on the terminal, and what still works.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use pageswarm_node::exit::ExitCode;
+use pageswarm_tests::cluster::{Ground, Guest, NodeProcess, Outcome, PATIENCE, node_run, pageswarm, run, until};
+use pageswarm_tests::skip::{Need, skipped};
+
+#[track_caller]
+fn expect(outcome: &Outcome, code: ExitCode, words: &[&str]) {
+    let Outcome { code: ended, text } = outcome;
+    assert_eq!(*ended, Some(i32::from(code as u8)), "exit code; it said: {text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in: {text}");
+    }
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("path is not text")
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_explained() -> anyhow::Result<()> {
+    let wrong: [(&[&str], &str); 5] = [
+        (&["node", "run", "--no-such-flag"], "--no-such-flag"),
+        (&["node", "run", "--listen", "here"], "here"),
+        (&["vm", "run", "--memory", "1GB"], "256MiB"),
+        (&["vm", "run", "--interval", "5"], "500ms"),
+        (&["frobnicate"], "frobnicate"),
+    ];
+    for (arguments, word) in wrong {
+        expect(&pageswarm(arguments).await?, ExitCode::Usage, &[word]);
+    }
+    let help = pageswarm(&["--help"]).await?;
+    expect(&help, ExitCode::Done, &["Usage"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_garbled_ticket_is_noticed_before_anything_is_made() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let admin = ground.create("admin", &[]).await?;
+    let ticket = admin.ticket("reader", 60).await?;
+    let digit = ticket.len() - 20;
+    let other = if ticket.as_bytes()[digit] == b'0' { "1" } else { "0" };
+    let changed = format!("{}{other}{}", &ticket[..digit], &ticket[digit + 1..]);
+    for garbled in [changed.as_str(), &ticket[..ticket.len() - 6], "hello", "pageswarm1:é"] {
+        let directory = ground.path("joiner");
+        let outcome = run(node_run(&directory, any_port())?.args(["--join", garbled])).await?;
+        expect(&outcome, ExitCode::Usage, &["ticket"]);
+        assert!(!directory.exists(), "a directory was made for {garbled}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_left_alone() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let mut node = ground.create("node", &[]).await?;
+    node.kill().await?;
+    let version = node.directory().join("store/VERSION");
+    std::fs::write(&version, "pageswarm-store 99\n")?;
+    let outcome = run(&mut node_run(node.directory(), any_port())?).await?;
+    expect(&outcome, ExitCode::StoreTooNew, &["newer", "99", "upgrade"]);
+    assert_eq!(std::fs::read_to_string(&version)?, "pageswarm-store 99\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_in_use_names_its_user() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let node = ground.create("node", &[]).await?;
+    let outcome = run(&mut node_run(node.directory(), any_port())?).await?;
+    let holder = std::fs::read_to_string(node.directory().join("store/LOCK"))?;
+    expect(&outcome, ExitCode::StoreLocked, &["in use", &format!("process {}", holder.trim())]);
+    node.status().await.context("the first node still serves")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let udp = UdpSocket::bind(any_port())?;
+    let taken = udp.local_addr()?;
+    let outcome = run(node_run(&ground.path("a"), taken)?.arg("--create-swarm")).await?;
+    expect(&outcome, ExitCode::Address, &[&taken.to_string(), "--listen"]);
+
+    let tcp = std::net::TcpListener::bind(any_port())?;
+    let taken = tcp.local_addr()?.to_string();
+    let outcome = run(node_run(&ground.path("b"), any_port())?.args(["--create-swarm", "--http", &taken])).await?;
+    expect(&outcome, ExitCode::Address, &[&taken, "--http"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn commands_without_a_node_say_so() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let nowhere = ground.path("nowhere");
+    for command in [&["status"][..], &["vm", "ls"], &["checkpoint", "ls"]] {
+        let outcome = pageswarm(&[command, &["--dir", text(&nowhere)?]].concat()).await?;
+        expect(&outcome, ExitCode::NoNode, &["no node answers", "node run", "--dir"]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_directory_without_a_swarm_says_how_to_get_one() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let outcome = run(&mut node_run(&ground.path("fresh"), any_port())?).await?;
+    expect(&outcome, ExitCode::NotMember, &["--create-swarm", "--join"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_not_found() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let node = ground.create("node", &[]).await?;
+    let directory = text(node.directory())?;
+    let unknown = pageswarm(&["checkpoint", "show", "--dir", directory, "abcd", "0"]).await?;
+    expect(&unknown, ExitCode::NotFound, &["abcd"]);
+    let lineage = node.run_vm(Guest { checkpoints: Some(1), ..Guest::default() }).await?;
+    node.wait_checkpoint(&lineage, 0).await?;
+    let later = ["--dir", directory, "--patience", "200ms", &lineage, "77"];
+    let outcome = pageswarm(&[&["checkpoint", "get"], &later[..]].concat()).await?;
+    expect(&outcome, ExitCode::NotFound, &["77"]);
+    let outcome = pageswarm(&["checkpoint", "show", "--dir", directory, &lineage, "77"]).await?;
+    expect(&outcome, ExitCode::NotFound, &["77"]);
+    let outcome = pageswarm(&["vm", "show", "--dir", directory, "55"]).await?;
+    expect(&outcome, ExitCode::NotFound, &["55"]);
+    let outcome = pageswarm(&["checkpoint", "get", "--dir", directory, &lineage, "0"]).await?;
+    expect(&outcome, ExitCode::Done, &["state root"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_open_kvm_is_told_what_to_do() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm, Need::Root]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let root = ground.path("");
+    let home = ground.path("home");
+    std::fs::create_dir(&home)?;
+    // The build directory may be closed to others.
+    let program = ground.path("pageswarm");
+    std::fs::copy(pageswarm_tests::cluster::program()?, &program)?;
+    let opened = run(tokio::process::Command::new("chmod").arg("755").args([&root, &program])).await?;
+    ensure!(opened.code == Some(0), "chmod: {}", opened.text);
+    let given = run(tokio::process::Command::new("chown").args(["nobody", text(&home)?])).await?;
+    ensure!(given.code == Some(0), "chown: {}", given.text);
+    let as_nobody = |program: &Path| {
+        let mut command = tokio::process::Command::new("setpriv");
+        command.args(["--reuid", "nobody", "--clear-groups", "--"]).arg(program).kill_on_drop(true);
+        command
+    };
+    let directory = home.join("node");
+    let mut node = as_nobody(&program);
+    node.args(["node", "run", "--create-swarm", "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--dir"]);
+    let _node = node.arg(&directory).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+    let directory = text(&directory)?;
+    until("the node answers", PATIENCE, async || {
+        let status = pageswarm(&["status", "--dir", directory]).await.ok()?;
+        (status.code == Some(0)).then_some(())
+    })
+    .await?;
+    let outcome = run(as_nobody(&program).args(["vm", "run", "--memory", "64MiB", "--dir", directory])).await?;
+    expect(&outcome, ExitCode::NoKvm, &["/dev/kvm", "kvm group"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_truncated_pack_is_noticed_and_fetched_again() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let mut node = ground.join("node", &publisher, "reader", &[]).await?;
+    let lineage = publisher.run_vm(Guest { checkpoints: Some(2), ..Guest::default() }).await?;
+    node.wait_checkpoint(&lineage, 1).await?;
+    node.get(&lineage, 1).await?;
+    node.kill().await?;
+    let (pack, length) = largest_pack(node.directory())?;
+    std::fs::OpenOptions::new().write(true).open(&pack)?.set_len(length / 2)?;
+    node.restart(&[&publisher]).await?;
+    node.wait_peer(&publisher).await?;
+    node.wait_checkpoint(&lineage, 1).await?;
+    let (fetched, _) = node.get(&lineage, 1).await?;
+    assert!(fetched.lacked_chunks > 0, "half a pack was cut off and nothing was lacking");
+    let said = std::fs::read_to_string(node.directory().with_extension("log"))?;
+    assert!(said.contains("pack"), "the node did not report the pack that was cut: {said}");
+    Ok(())
+}
+
+fn largest_pack(directory: &Path) -> anyhow::Result<(PathBuf, u64)> {
+    let mut packs = Vec::new();
+    for entry in std::fs::read_dir(directory.join("store/packs"))? {
+        let entry = entry?;
+        packs.push((entry.path(), entry.metadata()?.len()));
+    }
+    packs.into_iter().max_by_key(|(_, length)| *length).context("no pack")
+}
+
+/// A small file system of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    async fn mount(at: PathBuf, size: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&at)?;
+        let mut command = tokio::process::Command::new("mount");
+        let mounted = run(command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&at)).await?;
+        ensure!(mounted.code == Some(0), "mount: {}", mounted.text);
+        Ok(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A process that was just killed may still hold it: detach now, free when it is gone.
+        if let Err(error) = std::process::Command::new("umount").arg("-l").arg(&self.0).status() {
+            eprintln!("umount: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_ends_the_vm_with_a_reason_and_not_the_node() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm, Need::Root]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let disk = SmallDisk::mount(ground.path("disk"), "48m").await?;
+    let directory = disk.0.join("node");
+    let node = NodeProcess::start(&directory, &["--create-swarm"], &[]).await?;
+    let guest = Guest { checkpoints: None, interval_ms: 100, ..Guest::default() };
+    node.run_vm(guest).await?;
+    let why = until("the vm ends", PATIENCE, async || {
+        let views: Vec<pageswarm_node::api::views::VmView> = node.client().get("/api/v1/vms").await.ok()?;
+        views.into_iter().find_map(|view| view.ended.filter(|_| view.failed))
+    })
+    .await?;
+    assert!(why.contains("full"), "the reason does not name the disk: {why}");
+    let status = node.status().await.context("the node still serves")?;
+    assert!(status.store.chunks > 0, "something was stored before the disk was full");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_at_the_start_says_so() -> anyhow::Result<()> {
+    if skipped(&[Need::Root]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let disk = SmallDisk::mount(ground.path("disk"), "64k").await?;
+    std::fs::write(disk.0.join("ballast"), vec![1; 64 << 10]).ok();
+    let outcome = run(node_run(&disk.0.join("node"), any_port())?.arg("--create-swarm")).await?;
+    expect(&outcome, ExitCode::DiskFull, &["full"]);
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask bench NAME`: one contract for every measurement. Each compares within one run, prints last a table of
+//! figure, value, target and verdict, and fails if a target falls short.
+
+mod demo;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+
+use crate::{Verdict, host};
+use report::Report;
+
+/// The measurements there are.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// The main job: downtime, dirty rate, and whether every checkpoint was rebuilt and proven.
+    Demo(demo::DemoArgs),
+}
+
+/// Where a measurement goes besides the screen.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Destination {
+    /// Write figures, machine, command and date, and all that the measured program said, to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Put the figures into docs/measurements.md, in place of those of the same command.
+    #[arg(long)]
+    write: bool,
+}
+
+impl Bench {
+    /// The demo in its short form.
+    pub(crate) fn quick_demo() -> Self {
+        Self::Demo(demo::DemoArgs::quick())
+    }
+}
+
+/// Measures, and prints the table.
+pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
+    let (report, destination) = match bench {
+        Bench::Demo(args) => (demo::measure(args)?, &args.destination),
+    };
+    if let Some(path) = &destination.json {
+        let text = serde_json::to_string_pretty(&report).context("report as JSON")?;
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    if destination.write {
+        write_document(&report)?;
+    }
+    println!("{}", report.table());
+    Ok(Verdict::of(report.holds()))
+}
+
+fn write_document(report: &Report) -> Result<()> {
+    let path = host::root()?.join("docs/measurements.md");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let text = report
+        .written_into(&text)
+        .with_context(|| path.display().to_string())?;
+    std::fs::write(&path, text).with_context(|| path.display().to_string())
+}

@@ -12,8 +12,8 @@ use crate::ids::{ChunkHash, PAGE_BYTES};
 /// The most decoded bytes a chunk may have: a page, or the largest piece FastCDC cuts of a blob.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// A patch at most this long is taken without trying plain zstd: it cannot be beaten by much.
-const PATCH_BYTES_ACCEPTED: usize = PAGE_BYTES / 4;
+/// A patch at most this long is taken without trying plain zstd: trying costs more than it gains on most pages.
+const PATCH_BYTES_ACCEPTED: usize = PAGE_BYTES / 2;
 
 /// What the encoded bytes are, with `Base` naming a patch's base: by hash on disk, by birth on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -182,6 +182,18 @@ impl NodeProcess {
         self.child.kill().await.context("kill")
     }
 
+    /// Ends it in order, so that its store is closed.
+    ///
+    /// # Errors
+    ///
+    /// If it does not end.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        self.client.post_only("/api/v1/end").await?;
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.context("the node does not end")??;
+        anyhow::ensure!(ended.success(), "the node ended with {ended}");
+        Ok(())
+    }
+
     /// Starts it again where it was, at the same data address, and tells it of `peers`.
     ///
     /// # Errors

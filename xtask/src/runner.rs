@@ -70,7 +70,7 @@ pub(crate) fn run(root: &Path) -> Result<Counts> {
         let (content, lines) = tee_errors(&mut cargo)?;
         let mut counts = of_nextest(&lines, content);
         if let Ok(report) = std::fs::read_to_string(&junit) {
-            counts.skips = skips(&report);
+            counts.skips = skips_in_report(&report);
         }
         return Ok(counts);
     }
@@ -160,7 +160,7 @@ fn of_cargo_test(lines: &[String], content: bool) -> Counts {
             .map(|line| (*line).clone())
             .into_iter()
             .collect(),
-        skips: skips(&lines.join("\n")),
+        skips: skip_lines(lines.iter().map(String::as_str)).into_iter().map(|why| format!("SKIP: {why}")).collect(),
         content,
     }
 }
@@ -179,22 +179,22 @@ fn before(text: &str, word: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The SKIP lines in a runner's report, each once, as tests printed them.
-fn skips(report: &str) -> Vec<String> {
-    let mut found: Vec<String> = report
-        .lines()
-        .filter_map(|line| line.find("SKIP: ").map(|at| &line[at..]))
-        .map(|line| {
-            line.split("</system-out>")
-                .next()
-                .unwrap_or(line)
-                .trim()
-                .to_owned()
+/// The tests in a JUnit report that printed a SKIP line, each with its reasons.
+fn skips_in_report(report: &str) -> Vec<String> {
+    let cases = report.split("<testcase ").skip(1);
+    cases
+        .filter_map(|case| {
+            let reasons = skip_lines(case.lines());
+            let name = case.split('"').nth(1).unwrap_or("a test");
+            (!reasons.is_empty()).then(|| format!("SKIP: {name}: {}", reasons.join("; ")))
         })
-        .collect();
-    found.sort();
-    found.dedup();
-    found
+        .collect()
+}
+
+/// What lines say after `SKIP: `.
+fn skip_lines<'text>(lines: impl Iterator<Item = &'text str>) -> Vec<&'text str> {
+    let said = lines.filter_map(|line| line.split_once("SKIP: ").map(|(_, reason)| reason));
+    said.map(|reason| reason.split("</").next().unwrap_or(reason).trim()).collect()
 }
 
 #[cfg(test)]
@@ -230,13 +230,10 @@ mod tests {
 
     #[test]
     fn a_skipped_test_is_found_in_a_report_and_does_not_count_as_passed() {
-        let report = "<system-out>running 1 test\nSKIP: pauses: no such device\n</system-out>\nSKIP: pauses: no such device</system-out>";
-        let counts = Counts {
-            passed: 5,
-            skips: skips(report),
-            ..Counts::default()
-        };
-        assert_eq!(counts.skips, ["SKIP: pauses: no such device"]);
-        assert_eq!(counts.really_passed(), 4);
+        let report = "<testsuite><testcase name=\"a\">ok</testcase>\n<testcase name=\"b\"><system-out>\nSKIP: no such device\n\
+            SKIP: this takes root</system-out></testcase>\n<testcase name=\"c\">SKIP: no such device</testcase>";
+        let counts = Counts { passed: 5, skips: skips_in_report(report), ..Counts::default() };
+        assert_eq!(counts.skips, ["SKIP: b: no such device; this takes root", "SKIP: c: no such device"]);
+        assert_eq!(counts.really_passed(), 3);
     }
 }

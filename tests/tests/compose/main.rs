@@ -36,14 +36,25 @@ impl Steps {
     fn done(&mut self, step: &str) {
         let now = Instant::now();
         let (took, all) = (now - self.last, now - self.start);
-        println!("{:>6.1} s  {step} (at {:.1} s)", took.as_secs_f64(), all.as_secs_f64());
+        println!(
+            "{:>6.1} s  {step} (at {:.1} s)",
+            took.as_secs_f64(),
+            all.as_secs_f64()
+        );
         self.last = now;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_container_costs_no_checkpoint() -> Result<()> {
-    let tools = ["docker", "dockerd", "debootstrap", "setpriv", "tar", "umount"];
+    let tools = [
+        "docker",
+        "dockerd",
+        "debootstrap",
+        "setpriv",
+        "tar",
+        "umount",
+    ];
     let lacking: Vec<&str> = tools.into_iter().filter(|tool| !found(tool)).collect();
     if !lacking.is_empty() {
         println!("SKIP: not installed: {}", lacking.join(", "));
@@ -56,10 +67,17 @@ async fn a_killed_container_costs_no_checkpoint() -> Result<()> {
         println!("SKIP: there is no /dev/userfaultfd");
         return Ok(());
     }
-    let mut steps = Steps { start: Instant::now(), last: Instant::now() };
-    let Some(tarball) = or_skip(base::tarball().await)? else { return Ok(()) };
+    let mut steps = Steps {
+        start: Instant::now(),
+        last: Instant::now(),
+    };
+    let Some(tarball) = or_skip(base::tarball().await)? else {
+        return Ok(());
+    };
     steps.done("base image by debootstrap, or from the cache");
-    let Some(daemon) = or_skip(Daemon::start().await)? else { return Ok(()) };
+    let Some(daemon) = or_skip(Daemon::start().await)? else {
+        return Ok(());
+    };
     steps.done("docker daemon");
     let testbed = Testbed::build(&daemon, &tarball).await?;
     steps.done("image around the built binary");
@@ -87,7 +105,11 @@ fn or_skip<T>(made: Result<T>) -> Result<Option<T>> {
 
 async fn scenario(testbed: &Testbed<'_>, steps: &mut Steps) -> Result<()> {
     testbed.up(NODES, CHECKPOINTS).await?;
-    let publisher = testbed.containers("publisher").await?.pop().context("no publisher")?;
+    let publisher = testbed
+        .containers("publisher")
+        .await?
+        .pop()
+        .context("no publisher")?;
     let nodes = testbed.containers("node").await?;
     ensure!(nodes.len() == NODES, "{} nodes", nodes.len());
     for member in nodes.iter().chain([&publisher]) {
@@ -100,51 +122,96 @@ async fn scenario(testbed: &Testbed<'_>, steps: &mut Steps) -> Result<()> {
     kill_while_it_fetches(testbed, &nodes[VICTIM], &lineage).await?;
     steps.done("a node killed with SIGKILL while it fetches");
 
-    let survivors: Vec<&Container> = nodes.iter().enumerate().filter(|(n, _)| *n != VICTIM).map(|(_, node)| node).collect();
-    let shares = survivors.iter().enumerate().map(|(number, node)| take_share(node, &lineage, number, survivors.len()));
+    let survivors: Vec<&Container> = nodes
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| *n != VICTIM)
+        .map(|(_, node)| node)
+        .collect();
+    let shares = survivors
+        .iter()
+        .enumerate()
+        .map(|(number, node)| take_share(node, &lineage, number, survivors.len()));
     let roots: Vec<(u64, String)> = futures::future::try_join_all(shares).await?.concat();
     steps.done("every checkpoint fetched by one of the others, read back and hashed");
 
-    let heads: Vec<CheckpointView> =
-        publisher.client.get(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?;
-    ensure!(heads.len() as u64 == CHECKPOINTS, "{} checkpoints were announced", heads.len());
+    let heads: Vec<CheckpointView> = publisher
+        .client
+        .get(&format!("/api/v1/lineages/{lineage}/checkpoints"))
+        .await?;
+    ensure!(
+        heads.len() as u64 == CHECKPOINTS,
+        "{} checkpoints were announced",
+        heads.len()
+    );
     for head in &heads {
-        let rebuilt = roots.iter().find(|(index, _)| *index == head.index).map(|(_, root)| root);
-        ensure!(rebuilt == Some(&head.state_root), "checkpoint {} was rebuilt as {rebuilt:?}", head.index);
+        let rebuilt = roots
+            .iter()
+            .find(|(index, _)| *index == head.index)
+            .map(|(_, root)| root);
+        ensure!(
+            rebuilt == Some(&head.state_root),
+            "checkpoint {} was rebuilt as {rebuilt:?}",
+            head.index
+        );
     }
-    futures::future::try_join_all(survivors.iter().map(|node| hold_all(node, &lineage, &heads))).await?;
+    futures::future::try_join_all(
+        survivors
+            .iter()
+            .map(|node| hold_all(node, &lineage, &heads)),
+    )
+    .await?;
     steps.done("all checkpoints held whole by each of the others");
 
     resume(survivors[0], &lineage).await?;
     steps.done("the last one resumed lazily in a container, its guest checked all memory");
     let metrics = testbed.published("/metrics").await?;
     let last = format!("pageswarm_checkpoint_index {}", CHECKPOINTS - 1);
-    ensure!(metrics.contains(&last), "the published port does not show {last}: {metrics}");
+    ensure!(
+        metrics.contains(&last),
+        "the published port does not show {last}: {metrics}"
+    );
     Ok(())
 }
 
 /// Lets the victim fetch checkpoint 0, which is all of the guest's memory, and kills it after the first bytes.
-async fn kill_while_it_fetches(testbed: &Testbed<'_>, victim: &Container, lineage: &str) -> Result<()> {
-    let fetch = victim.fetch(lineage, 0, PATIENCE);
-    let first_bytes = until("the victim receives chunks", PATIENCE, async || {
-        let transfer = victim.status().await.ok()?.transfer;
-        (transfer.from_writer_bytes + transfer.from_peers_bytes > 0).then_some(())
-    });
-    tokio::select! {
-        biased;
-        seen = first_bytes => seen?,
-        fetched = fetch => {
-            let fetched = fetched?;
-            println!("the victim had all {} chunks within {} ms, before it could be killed", fetched.lacked_chunks, fetched.took_ms);
-        }
-    }
-    testbed.kill(victim).await?;
-    ensure!(victim.status().await.is_err(), "the killed node still answers");
+async fn kill_while_it_fetches(
+    testbed: &Testbed<'_>,
+    victim: &Container,
+    lineage: &str,
+) -> Result<()> {
+    let asking = async {
+        let fetched = victim.fetch(lineage, 0, PATIENCE).await;
+        println!(
+            "the victim's fetch ended so: {:?}",
+            fetched.map(|view| view.lacked_chunks)
+        );
+    };
+    let killing = async {
+        until("the victim receives chunks", PATIENCE, async || {
+            let transfer = victim.status().await.ok()?.transfer;
+            (transfer.from_writer_bytes + transfer.from_peers_bytes > 0).then_some(())
+        })
+        .await?;
+        testbed.kill(victim).await
+    };
+    // The fetch stays asked for until the kill: a node gives up what nobody waits for.
+    let ((), killed) = tokio::join!(asking, killing);
+    killed?;
+    ensure!(
+        victim.status().await.is_err(),
+        "the killed node still answers"
+    );
     Ok(())
 }
 
 /// Fetches and rebuilds every checkpoint whose number falls to this node; their roots.
-async fn take_share(node: &Container, lineage: &str, number: usize, of: usize) -> Result<Vec<(u64, String)>> {
+async fn take_share(
+    node: &Container,
+    lineage: &str,
+    number: usize,
+    of: usize,
+) -> Result<Vec<(u64, String)>> {
     let mut roots = Vec::new();
     for index in (number as u64..CHECKPOINTS).step_by(of) {
         node.fetch(lineage, index, PATIENCE).await?;
@@ -160,16 +227,35 @@ async fn hold_all(node: &Container, lineage: &str, heads: &[CheckpointView]) -> 
     }
     for head in heads {
         let held = node.checkpoint(lineage, head.index).await?;
-        ensure!(held.lacked_chunks == 0, "{} lacks {} chunks of checkpoint {}", node.name, held.lacked_chunks, head.index);
-        ensure!(held.head.state_root == head.state_root, "{} knows another checkpoint {}", node.name, head.index);
+        ensure!(
+            held.lacked_chunks == 0,
+            "{} lacks {} chunks of checkpoint {}",
+            node.name,
+            held.lacked_chunks,
+            head.index
+        );
+        ensure!(
+            held.head.state_root == head.state_root,
+            "{} knows another checkpoint {}",
+            node.name,
+            head.index
+        );
     }
     Ok(())
 }
 
 async fn resume(node: &Container, lineage: &str) -> Result<()> {
     let patience_ms = u64::try_from(PATIENCE.as_millis()).ok();
-    let request = CheckpointRequest { lineage: lineage.to_owned(), index: CHECKPOINTS - 1, patience_ms, output: None };
-    let check: SelfCheckView = node.client.post("/api/v1/checkpoints/self-check", &request).await?;
+    let request = CheckpointRequest {
+        lineage: lineage.to_owned(),
+        index: CHECKPOINTS - 1,
+        patience_ms,
+        output: None,
+    };
+    let check: SelfCheckView = node
+        .client
+        .post("/api/v1/checkpoints/self-check", &request)
+        .await?;
     ensure!(check.holds, "the resumed guest's self-check: {check:?}");
     ensure!(check.faults > 0, "no page fault was answered: {check:?}");
     Ok(())

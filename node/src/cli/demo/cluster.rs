@@ -31,7 +31,7 @@ impl Cluster {
         let http = args.http.map(|address| ["--http".to_owned(), address.to_string()]);
         let mut arguments = vec!["--create-swarm".to_owned()];
         arguments.extend(http.into_iter().flatten());
-        let mut children = vec![spawn(&home, &arguments)?];
+        let mut children = vec![spawn(&home, &arguments, Precedence::First)?];
         let publisher = Client::new(&home);
         ready(&publisher, &mut children[0], 0).await?;
         let mut nodes = Vec::new();
@@ -39,7 +39,7 @@ impl Cluster {
             let request = TicketRequest { role: "reader".to_owned(), open_for_s: 600, member_for_s: 86_400 };
             let ticket: TicketView = publisher.post("/api/v1/tickets", &request).await?;
             let home = directory.join(format!("node-{number}"));
-            children.push(spawn(&home, &["--join".to_owned(), ticket.ticket])?);
+            children.push(spawn(&home, &["--join".to_owned(), ticket.ticket], Precedence::After)?);
             nodes.push(Client::new(&home));
         }
         for (node, child) in nodes.iter().zip(&mut children[1..]) {
@@ -78,10 +78,25 @@ impl Cluster {
     }
 }
 
-fn spawn(home: &Path, arguments: &[String]) -> Result<Child, Failure> {
+/// Whose work comes first on a machine that all share: in earnest every node has a machine of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Precedence {
+    First,
+    After,
+}
+
+fn spawn(home: &Path, arguments: &[String], precedence: Precedence) -> Result<Child, Failure> {
     let failed = |error: std::io::Error| Failure::new(ExitCode::Failed, format!("cannot start a node: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
-    Command::new(program)
+    let mut command = match precedence {
+        Precedence::First => Command::new(program),
+        Precedence::After => {
+            let mut command = Command::new("nice");
+            command.args(["-n", "5"]).arg(program);
+            command
+        }
+    };
+    command
         .args(["node", "run", "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--dir"])
         .arg(home)
         .args(arguments)

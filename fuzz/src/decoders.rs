@@ -1,0 +1,133 @@
+//! What must hold for every decoder and any bytes: no panic, bounded memory, and one encoding for one value.
+//!
+//! Used twice: by the fuzz targets, and by the test that replays the corpus.
+
+use ed25519_dalek::SigningKey;
+use pageswarm_checkpoint::membership::{Certificate, Revocations, Ticket};
+use pageswarm_checkpoint::wire::{Control, ObjectAnswer, Opening, RunAnswer};
+use pageswarm_checkpoint::{
+    Birth, CHUNK_BYTES_MAX, CheckpointMap, Decoder, Delta, EncodedChunk, Encoding, Genesis, Head, IntervalRecord,
+    node_id, record,
+};
+use pageswarm_machine::{CpuState, Devices, EventLog};
+use pageswarm_swarm::SetLimits;
+
+/// Pages of the RAM that deltas and keyframes are decoded for.
+pub(crate) const PAGES: u32 = 16_384;
+/// The base of every patch.
+pub(crate) const BASE: [u8; 4096] = [0x5a; 4096];
+const SIGNATURE_BYTES: usize = 64;
+const SET_LIMITS: SetLimits = SetLimits { births: 1 << 20, ranges: 1 << 12 };
+
+/// The key that records are signed with here, so that decoding gets past the signature.
+pub(crate) fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// Checks `bytes` with the decoder that a fuzz target is named after.
+///
+/// # Panics
+///
+/// If a promise does not hold, or there is no such target.
+pub(crate) fn check(target: &str, bytes: &[u8]) {
+    match target {
+        "opening" => again(bytes, Opening::decode(bytes).ok().map(|value| value.encode())),
+        "control" => again(bytes, Control::decode(bytes).ok().map(|value| value.encode())),
+        "run_answer" => again(bytes, RunAnswer::decode(bytes).ok().map(|value| value.encode())),
+        "object_answer" => again(bytes, ObjectAnswer::decode(bytes).ok().map(|value| value.encode())),
+        "delta" => again(bytes, Delta::decode(bytes, PAGES).ok().map(|value| value.encode())),
+        "keyframe" => {
+            let decoded = CheckpointMap::decode_keyframe(bytes, PAGES).ok();
+            again(bytes, decoded.map(|(index, map)| map.encode_keyframe(index)));
+        }
+        "genesis" => genesis(bytes),
+        "head" => head(bytes),
+        "interval_record" => interval_record(bytes),
+        "certificate" => certificate(bytes),
+        "revocations" => revocations(bytes),
+        "ticket" => ticket(bytes),
+        "chunk" => chunk(bytes),
+        "event_log" => again(bytes, EventLog::decode(bytes).ok().map(|value| value.encode())),
+        "cpu_state" => again(bytes, CpuState::decode(bytes).ok().map(|value| value.encode())),
+        "devices" => again(bytes, Devices::decode(bytes).ok().map(|value| value.encode())),
+        "birth_set" => birth_set(bytes),
+        _ => panic!("there is no decoder {target}"),
+    }
+}
+
+/// What was decoded is encoded as it was.
+fn again(bytes: &[u8], encoded: Option<Vec<u8>>) {
+    if let Some(encoded) = encoded {
+        assert_eq!(encoded, bytes, "one value has two encodings");
+    }
+}
+
+fn unsigned(record: &[u8]) -> &[u8] {
+    &record[..record.len().saturating_sub(SIGNATURE_BYTES)]
+}
+
+fn genesis(bytes: &[u8]) {
+    if let Ok((genesis, _)) = Genesis::open(bytes) {
+        // Whoever signed it: signatures are made of the fields alone.
+        assert_eq!(unsigned(&genesis.sign(&key()).0), unsigned(bytes));
+    }
+}
+
+fn head(bytes: &[u8]) {
+    if let Ok(head) = Head::peek(bytes) {
+        assert_eq!(unsigned(&head.sign(&key())), unsigned(bytes));
+    }
+}
+
+/// `fields` are without a signature: the right one is put behind them.
+fn interval_record(fields: &[u8]) {
+    let record = record::sign(b"pageswarm interval record 1", fields.to_vec(), &key());
+    let opened = IntervalRecord::open(&record, &node_id(&key())).ok();
+    again(&record, opened.map(|value| value.sign(&key())));
+}
+
+fn certificate(fields: &[u8]) {
+    let record = record::sign(b"pageswarm certificate 1", fields.to_vec(), &key());
+    let opened = Certificate::open(&record, &node_id(&key())).ok();
+    again(&record, opened.map(|value| value.sign(&key())));
+}
+
+fn revocations(fields: &[u8]) {
+    let record = record::sign(b"pageswarm revocations 1", fields.to_vec(), &key());
+    let opened = Revocations::open(&record, &node_id(&key())).ok();
+    again(&record, opened.map(|value| value.sign(&key())));
+}
+
+fn ticket(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(ticket) = text.parse::<Ticket>() {
+        assert_eq!(ticket.to_string().parse(), Ok(ticket), "a ticket does not survive being printed");
+    }
+}
+
+/// One byte for the encoding, three for the decoded length, the rest is encoded.
+fn chunk(bytes: &[u8]) {
+    let Some((&[kind, low, middle, high], encoded)) = bytes.split_first_chunk() else { return };
+    let encoding = match kind % 3 {
+        0 => Encoding::Raw,
+        1 => Encoding::Zstd,
+        _ => Encoding::Patch { base: Birth(0) },
+    };
+    let decoded_len = u32::from_le_bytes([low, middle, high, 0]);
+    let chunk = EncodedChunk { encoding, decoded_len, bytes: encoded.to_vec() };
+    let mut out = vec![1, 2, 3];
+    match Decoder::new().decode(&chunk, Some(&BASE), &mut out) {
+        Ok(()) => assert!(out.len() - 3 == decoded_len as usize && out.len() - 3 <= CHUNK_BYTES_MAX),
+        Err(_) => assert_eq!(out, [1, 2, 3], "a failed chunk leaves bytes behind"),
+    }
+}
+
+fn birth_set(bytes: &[u8]) {
+    if let Ok(set) = pageswarm_swarm::decode_set(&mut &*bytes, SET_LIMITS) {
+        assert!(set.len() <= SET_LIMITS.births && set.ranges().count() as u64 <= SET_LIMITS.ranges);
+        let mut encoded = Vec::new();
+        pageswarm_swarm::encode_set(&set, &mut encoded);
+        assert_eq!(encoded.len(), pageswarm_swarm::encoded_set_bytes(&set));
+        assert_eq!(pageswarm_swarm::decode_set(&mut encoded.as_slice(), SET_LIMITS), Ok(set));
+    }
+}

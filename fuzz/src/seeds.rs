@@ -1,0 +1,219 @@
+//! The first inputs of every fuzz target, made by the real encoders.
+
+use std::collections::BTreeMap;
+
+use pageswarm_checkpoint::membership::{Certificate, Revocations, Role, Ticket};
+use pageswarm_checkpoint::wire::{
+    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal, RunAnswer,
+    RunRequest, Urgency,
+};
+use pageswarm_checkpoint::{
+    Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
+    Delta, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord, LineageId, NodeId, ObjectHash,
+    ObjectName, PageChange, PageMap, PageNumber, Slot, StateRoot, node_id,
+};
+use pageswarm_machine::event::{Event, EventSize};
+use pageswarm_machine::{CpuState, Devices, EventLog};
+use pageswarm_swarm::BirthSet;
+
+use super::decoders::{BASE, PAGES, key};
+
+/// An input: its target, its name, its bytes.
+pub(crate) type Seed = (&'static str, &'static str, Vec<u8>);
+
+const LINEAGE: LineageId = LineageId([0x11; 32]);
+const ANCESTOR: ChunkRef = ChunkRef { generation: Generation(2), birth: Birth(40) };
+
+/// All of them, the same every time.
+pub(crate) fn all() -> Vec<Seed> {
+    [streams(), control(), answers(), metadata(), records(), membership(), chunks(), guest()].concat()
+}
+
+fn streams() -> Vec<Seed> {
+    let run = RunRequest {
+        lineage: LINEAGE,
+        urgency: Urgency::Fault,
+        patience: Patience::Insist,
+        chunks: vec![(Birth(3), None), (Birth(4), Some(ChunkRef::own(Birth(1)))), (Birth(900), Some(ANCESTOR))],
+    };
+    let object = ObjectRequest::Keyframe(LINEAGE, CheckpointIndex(32));
+    vec![
+        ("opening", "control", Opening::Control.encode()),
+        ("opening", "run", Opening::Run(run).encode()),
+        ("opening", "object", Opening::Object(object).encode()),
+        ("opening", "genesis", Opening::Object(ObjectRequest::Genesis(LINEAGE)).encode()),
+        ("opening", "join", Opening::Join { invitation: [9; 16] }.encode()),
+        ("opening", "renew", Opening::Renew.encode()),
+    ]
+}
+
+fn control() -> Vec<Seed> {
+    let births = vec![BirthRange { first: Birth(0), length: 7 }, BirthRange { first: Birth(100), length: 1 }];
+    let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421 };
+    let peer = PeerAddress { node: NodeId([3; 32]), address: "10.0.0.7:7420".to_owned() };
+    vec![
+        ("control", "hello", Control::Hello(hello).encode()),
+        ("control", "peers", Control::Peers(vec![peer]).encode()),
+        ("control", "heads", Control::Heads(vec![vec![5; 200], vec![6; 240]]).encode()),
+        ("control", "follow", Control::Follow(LINEAGE).encode()),
+        ("control", "have", Control::Have { lineage: LINEAGE, births: births.clone() }.encode()),
+        ("control", "lack", Control::Lack { lineage: LINEAGE, births }.encode()),
+        ("control", "revocations", Control::Revocations(vec![8; 70]).encode()),
+    ]
+}
+
+fn answers() -> Vec<Seed> {
+    let chunk = |encoding| RunAnswer::Chunk {
+        birth: Birth(77),
+        chunk: EncodedChunk { encoding, decoded_len: 4096, bytes: vec![2; 40] },
+    };
+    vec![
+        ("run_answer", "raw", chunk(Encoding::Raw).encode()),
+        ("run_answer", "zstd", chunk(Encoding::Zstd).encode()),
+        ("run_answer", "patch", chunk(Encoding::Patch { base: ANCESTOR }).encode()),
+        ("run_answer", "not_held", RunAnswer::NotHeld { birth: Birth(5) }.encode()),
+        ("run_answer", "deferred", RunAnswer::Deferred { birth: Birth(5), holder: NodeId([4; 32]) }.encode()),
+        ("run_answer", "refused", RunAnswer::Refused { why: Refusal::Busy }.encode()),
+        ("object_answer", "found", ObjectAnswer::Found { length: 70_000 }.encode()),
+        ("object_answer", "not_held", ObjectAnswer::NotHeld.encode()),
+        ("object_answer", "refused", ObjectAnswer::Refused { why: "invitation is used".to_owned() }.encode()),
+    ]
+}
+
+fn metadata() -> Vec<Seed> {
+    let new = |byte| ChunkSource::New { hash: ChunkHash([byte; 32]), encoded_len: 600 };
+    let delta = Delta {
+        births_before: 128,
+        pages: vec![
+            (PageNumber(0), PageChange::Zero),
+            (PageNumber(7), PageChange::Chunk(new(1))),
+            (PageNumber(8), PageChange::Chunk(ChunkSource::Same(ChunkRef::own(Birth(128))))),
+            (PageNumber(PAGES - 1), PageChange::Chunk(ChunkSource::Same(ANCESTOR))),
+        ],
+        blobs: vec![
+            BlobDelta { kind: BlobKind::Cpu, chunks: vec![(new(2), 593)] },
+            BlobDelta { kind: BlobKind::IntervalRecord, chunks: vec![(new(3), 65_536), (new(4), 12)] },
+        ],
+    };
+    let slot = |source, byte| Slot::Chunk { source, hash: ChunkHash([byte; 32]) };
+    let pages = [(PageNumber(2), slot(ChunkRef::own(Birth(9)), 1)), (PageNumber(5000), slot(ANCESTOR, 2))];
+    let blob = Blob { chunks: vec![(ChunkRef::own(Birth(10)), ChunkHash([3; 32]), 593)] };
+    let map = CheckpointMap {
+        ram: PageMap::zero(PAGES).with(&pages),
+        blobs: BTreeMap::from([(BlobKind::Devices, blob)]),
+        births: 11,
+    };
+    vec![
+        ("delta", "empty", Delta::default().encode()),
+        ("delta", "every_kind", delta.encode()),
+        ("keyframe", "empty", CheckpointMap::zero(PAGES).encode_keyframe(CheckpointIndex(0))),
+        ("keyframe", "pages_and_blob", map.encode_keyframe(CheckpointIndex(64))),
+    ]
+}
+
+fn records() -> Vec<Seed> {
+    let genesis = Genesis { writer: node_id(&key()), nonce: [5; 16], pages: 65_536, interval_ms: 500, parent: None };
+    let parent = BranchPoint { lineage: LINEAGE, index: CheckpointIndex(12), state_root: StateRoot([6; 32]) };
+    let branch = Genesis { parent: Some(parent), ..genesis.clone() };
+    let name = |byte| ObjectName { hash: ObjectHash([byte; 32]), length: 70_000 };
+    let head = Head {
+        lineage: LINEAGE,
+        index: CheckpointIndex(33),
+        parent: ObjectHash([1; 32]),
+        state_root: StateRoot([2; 32]),
+        delta: name(3),
+        keyframe: Some((CheckpointIndex(32), name(4))),
+        births: 400_000,
+        taken_unix_ms: 1_800_000_000_000,
+    };
+    let first = Head { index: CheckpointIndex(0), keyframe: None, births: 0, ..head.clone() };
+    let interval = IntervalRecord {
+        lineage: LINEAGE,
+        interval: CheckpointIndex(32),
+        event_log: event_log().encode(),
+        written: vec![PageNumber(0), PageNumber(9), PageNumber(u32::MAX)],
+    };
+    vec![
+        ("genesis", "root", genesis.sign(&key()).0),
+        ("genesis", "branch", branch.sign(&key()).0),
+        ("head", "with_keyframe", head.sign(&key())),
+        ("head", "first", first.sign(&key())),
+        ("interval_record", "written_pages", fields(interval.sign(&key()))),
+    ]
+}
+
+fn membership() -> Vec<Seed> {
+    let certificate = Certificate {
+        swarm: node_id(&key()),
+        node: NodeId([3; 32]),
+        role: Role::Publisher,
+        not_before_unix_s: 1_800_000_000,
+        not_after_unix_s: 1_802_592_000,
+    };
+    let revocations = Revocations { version: 2, nodes: vec![NodeId([1; 32]), NodeId([2; 32])] };
+    let ticket = Ticket {
+        swarm: node_id(&key()),
+        admin: NodeId([8; 32]),
+        invitation: [9; 16],
+        addresses: vec!["192.0.2.1:7420".to_owned(), "[2001:db8::1]:7420".to_owned()],
+    };
+    vec![
+        ("certificate", "publisher", fields(certificate.sign(&key()))),
+        ("revocations", "empty", fields(Revocations::default().sign(&key()))),
+        ("revocations", "two", fields(revocations.sign(&key()))),
+        ("ticket", "two_addresses", ticket.to_string().into_bytes()),
+    ]
+}
+
+/// Without the signature, which the checks put back.
+fn fields(mut record: Vec<u8>) -> Vec<u8> {
+    record.truncate(record.len() - 64);
+    record
+}
+
+fn chunks() -> Vec<Seed> {
+    let mut near_base = BASE;
+    near_base[100..108].copy_from_slice(&[1; 8]);
+    let mut encoder = Encoder::new();
+    let patch = encoder.encode(&near_base, Some(((), BASE.as_slice())));
+    let plain = encoder.encode::<()>(&b"abcdefgh".repeat(512), None);
+    let raw = encoder.encode::<()>(b"incompressible", None);
+    let coded = |chunk: EncodedChunk<()>| {
+        let kind = match chunk.encoding {
+            Encoding::Raw => 0,
+            Encoding::Zstd => 1,
+            Encoding::Patch { .. } => 2,
+        };
+        let length = chunk.decoded_len.to_le_bytes();
+        [&[kind, length[0], length[1], length[2]], chunk.bytes.as_slice()].concat()
+    };
+    vec![("chunk", "raw", coded(raw)), ("chunk", "zstd", coded(plain)), ("chunk", "patch", coded(patch))]
+}
+
+fn event_log() -> EventLog {
+    let mut log = EventLog::default();
+    let events = [(0x510, EventSize::Long, 0x20_0035), (0x510, EventSize::Long, 7), (0x514, EventSize::Byte, 255)];
+    for (port, size, value) in events {
+        assert_eq!(log.push(Event { port, size, value }), Ok(()));
+    }
+    log
+}
+
+fn guest() -> Vec<Seed> {
+    let mut devices = Devices::default();
+    let outs: [(u16, u32); 4] = [(0x520, 2), (0x524, 53_000), (0x52c, 77), (0x530, 3)];
+    for (port, value) in outs {
+        assert!(devices.output(port, &value.to_le_bytes()).is_ok());
+    }
+    devices.clock_ns = 1_000_000_007;
+    let set: BirthSet = [0, 1, 2, 9, 1 << 33].map(Birth).into_iter().collect();
+    let mut coded = Vec::new();
+    pageswarm_swarm::encode_set(&set, &mut coded);
+    vec![
+        ("event_log", "three", event_log().encode()),
+        ("cpu_state", "start", CpuState::start(0x10_0000).encode()),
+        ("devices", "start", Devices::default().encode()),
+        ("devices", "stopped", devices.encode()),
+        ("birth_set", "ranges", coded),
+    ]
+}

@@ -33,7 +33,7 @@ COPY ${BINARY} /usr/local/bin/pageswarm
 
 FROM ${BUILDER_IMAGE} AS builder
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ libclang-dev pkg-config \
+    && apt-get install -y --no-install-recommends g++ libclang-dev make pkg-config \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .

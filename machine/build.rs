@@ -16,35 +16,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg(root.join("guest/main.rs"))
         .args(["--edition=2024", "--crate-name=guest", "--crate-type=bin"])
         .args(["--target=x86_64-unknown-linux-gnu", "-Dwarnings"])
-        .args([
-            "-Copt-level=3",
-            "-Cpanic=abort",
-            "-Crelocation-model=static",
-            "-Cdebuginfo=0",
-        ])
-        .args([
-            "-Ccodegen-units=1",
-            "-Ctarget-cpu=x86-64",
-            "-Coverflow-checks=off",
-            "-Cstrip=symbols",
-        ])
+        .args(["-Copt-level=3", "-Cpanic=abort", "-Crelocation-model=static", "-Cdebuginfo=0"])
+        .args(["-Ccodegen-units=1", "-Ctarget-cpu=x86-64", "-Coverflow-checks=off", "-Cstrip=symbols"])
         // Scalar code only where there is a choice: an interpreter of this guest stays small.
         .args(["-Cno-vectorize-loops", "-Cno-vectorize-slp"])
-        .args([
-            "-Clink-arg=-nostdlib",
-            "-Clink-arg=-nostartfiles",
-            "-Clink-arg=-static",
-        ])
-        .args([
-            "-Clink-arg=-Wl,--build-id=none",
-            "-Clink-arg=-Wl,-z,max-page-size=4096",
-        ])
+        .args(["-Clink-arg=-nostdlib", "-Clink-arg=-nostartfiles", "-Clink-arg=-static"])
+        .args(["-Clink-arg=-Wl,--build-id=none", "-Clink-arg=-Wl,-z,max-page-size=4096"])
         // The compiled core names an unwinder's routine that a program which aborts never calls.
         .arg("-Clink-arg=-Wl,--defsym=rust_eh_personality=0")
-        .arg(format!(
-            "-Clink-arg=-T{}",
-            root.join("guest/link.ld").display()
-        ))
+        .arg(format!("-Clink-arg=-T{}", root.join("guest/link.ld").display()))
         .arg("-o")
         .arg(&out)
         .status()?;

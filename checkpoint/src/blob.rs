@@ -32,11 +32,7 @@ mod tests {
             let blob = noise(length);
             let pieces: Vec<&[u8]> = cut(&blob).collect();
             assert_eq!(pieces.concat(), blob);
-            assert!(
-                pieces
-                    .iter()
-                    .all(|piece| !piece.is_empty() && piece.len() <= CHUNK_BYTES_MAX)
-            );
+            assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() <= CHUNK_BYTES_MAX));
         }
     }
 

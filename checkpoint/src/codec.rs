@@ -142,11 +142,7 @@ impl<'a> Take<'a> {
             value |= shifted;
             if byte & 0x80 == 0 {
                 let shortest = byte != 0 || shift == 0;
-                return if shortest {
-                    Ok(value)
-                } else {
-                    Err(FormatError::Number { at })
-                };
+                return if shortest { Ok(value) } else { Err(FormatError::Number { at }) };
             }
         }
         Err(FormatError::Number { at })
@@ -162,14 +158,11 @@ impl<'a> Take<'a> {
     pub fn length(&mut self, limit: usize) -> Result<usize, FormatError> {
         let at = self.at;
         let length = self.varint()?;
-        usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= limit)
-            .ok_or(FormatError::TooLong {
-                at,
-                length,
-                limit: length_u64(limit),
-            })
+        usize::try_from(length).ok().filter(|length| *length <= limit).ok_or(FormatError::TooLong {
+            at,
+            length,
+            limit: length_u64(limit),
+        })
     }
 
     /// A varint count of items that take at least one byte each, so it cannot exceed the bytes left.
@@ -196,19 +189,12 @@ impl<'a> Take<'a> {
     pub fn chunk_ref(&mut self) -> Result<ChunkRef, FormatError> {
         let at = self.at;
         let generation = u16::try_from(self.varint()?).map_err(|_| FormatError::Number { at })?;
-        Ok(ChunkRef {
-            generation: Generation(generation),
-            birth: Birth(self.varint()?),
-        })
+        Ok(ChunkRef { generation: Generation(generation), birth: Birth(self.varint()?) })
     }
 
     /// Fails with `what` unless `fine`.
     pub const fn require(&self, fine: bool, what: &'static str) -> Result<(), FormatError> {
-        if fine {
-            Ok(())
-        } else {
-            Err(FormatError::Unexpected { at: self.at, what })
-        }
+        if fine { Ok(()) } else { Err(FormatError::Unexpected { at: self.at, what }) }
     }
 
     /// Fails unless everything was read.
@@ -251,13 +237,7 @@ mod tests {
     fn lengths_are_checked_before_anything_is_allocated() {
         let mut bytes = vec![];
         bytes.put_varint(u64::MAX);
-        assert!(matches!(
-            Take::new(&bytes).bytes(10),
-            Err(FormatError::TooLong { limit: 10, .. })
-        ));
-        assert!(matches!(
-            Take::new(&[5]).count(100),
-            Err(FormatError::TooLong { limit: 0, .. })
-        ));
+        assert!(matches!(Take::new(&bytes).bytes(10), Err(FormatError::TooLong { limit: 10, .. })));
+        assert!(matches!(Take::new(&[5]).count(100), Err(FormatError::TooLong { limit: 0, .. })));
     }
 }

@@ -120,12 +120,7 @@ pub enum ApplyError {
 }
 
 impl BlobKind {
-    const ALL: [Self; 4] = [
-        Self::Cpu,
-        Self::Devices,
-        Self::KvmAttachment,
-        Self::IntervalRecord,
-    ];
+    const ALL: [Self; 4] = [Self::Cpu, Self::Devices, Self::KvmAttachment, Self::IntervalRecord];
 
     const fn tag(self) -> u8 {
         match self {
@@ -142,10 +137,7 @@ impl BlobKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.tag() == tag)
-            .ok_or(FormatError::Unexpected {
-                at,
-                what: "blob kind",
-            })
+            .ok_or(FormatError::Unexpected { at, what: "blob kind" })
     }
 }
 
@@ -156,10 +148,7 @@ impl Delta {
             PageChange::Chunk(source) => Some(source),
             PageChange::Zero => None,
         });
-        let blobs = self
-            .blobs
-            .iter()
-            .flat_map(|blob| blob.chunks.iter().map(|(source, _)| source));
+        let blobs = self.blobs.iter().flat_map(|blob| blob.chunks.iter().map(|(source, _)| source));
         pages.chain(blobs).filter_map(|source| match source {
             ChunkSource::New { hash, encoded_len } => Some((*hash, *encoded_len)),
             ChunkSource::Same(_) => None,
@@ -220,27 +209,14 @@ impl Delta {
         let mut blobs = Vec::new();
         for _ in 0..take.count(BLOBS_MAX)? {
             let kind = BlobKind::take(&mut take)?;
-            take.require(
-                blobs.last().is_none_or(|last: &BlobDelta| last.kind < kind),
-                "order of blobs",
-            )?;
-            blobs.push(BlobDelta {
-                kind,
-                chunks: take_blob_chunks(&mut take)?,
-            });
+            take.require(blobs.last().is_none_or(|last: &BlobDelta| last.kind < kind), "order of blobs")?;
+            blobs.push(BlobDelta { kind, chunks: take_blob_chunks(&mut take)? });
         }
         take.finish()?;
-        let delta = Self {
-            births_before,
-            pages: changes,
-            blobs,
-        };
+        let delta = Self { births_before, pages: changes, blobs };
         let news = length_u64(delta.new_chunks().count());
         if births_before.checked_add(news).is_none() {
-            return Err(FormatError::Unexpected {
-                at: 1,
-                what: "number of births",
-            });
+            return Err(FormatError::Unexpected { at: 1, what: "number of births" });
         }
         Ok(delta)
     }
@@ -252,10 +228,7 @@ fn take_blob_chunks(take: &mut Take<'_>) -> Result<Vec<(ChunkSource, u32)>, Form
     for _ in 0..count {
         let coded = take.varint()?;
         let length = coded >> 2;
-        take.require(
-            length <= length_u64(CHUNK_BYTES_MAX),
-            "length of a blob's chunk",
-        )?;
+        take.require(length <= length_u64(CHUNK_BYTES_MAX), "length of a blob's chunk")?;
         let source = take_source(take, coded & 3)?;
         chunks.push((source, u32::try_from(length).expect("at most 64 KiB")));
     }
@@ -291,10 +264,7 @@ fn take_source(take: &mut Take<'_>, kind: u64) -> Result<ChunkSource, FormatErro
         KIND_NEW => {
             let hash = ChunkHash(take.array()?);
             let encoded_len = take.varint_u32()?;
-            take.require(
-                length_u64(CHUNK_BYTES_MAX) >= u64::from(encoded_len),
-                "length of a chunk",
-            )?;
+            take.require(length_u64(CHUNK_BYTES_MAX) >= u64::from(encoded_len), "length of a chunk")?;
             Ok(ChunkSource::New { hash, encoded_len })
         }
         KIND_ANCESTOR => {
@@ -302,10 +272,7 @@ fn take_source(take: &mut Take<'_>, kind: u64) -> Result<ChunkSource, FormatErro
             take.require(chunk.generation.0 > 0, "own chunk coded as an ancestor's")?;
             Ok(ChunkSource::Same(chunk))
         }
-        _ => Err(FormatError::Unexpected {
-            at: take.position(),
-            what: "kind of change",
-        }),
+        _ => Err(FormatError::Unexpected { at: take.position(), what: "kind of change" }),
     }
 }
 
@@ -313,11 +280,7 @@ impl CheckpointMap {
     /// A VM before its first checkpoint: zero RAM of `pages` pages, no blobs, no births.
     #[must_use]
     pub fn zero(pages: u32) -> Self {
-        Self {
-            ram: PageMap::zero(pages),
-            blobs: BTreeMap::new(),
-            births: 0,
-        }
+        Self { ram: PageMap::zero(pages), blobs: BTreeMap::new(), births: 0 }
     }
 
     /// The map a branch starts from: everything named one generation further up.
@@ -330,25 +293,13 @@ impl CheckpointMap {
         let pages: Vec<_> = self
             .ram
             .chunks()
-            .map(|(page, source, hash)| {
-                (
-                    page,
-                    Slot::Chunk {
-                        source: up(source),
-                        hash,
-                    },
-                )
-            })
+            .map(|(page, source, hash)| (page, Slot::Chunk { source: up(source), hash }))
             .collect();
         let mut blobs = self.blobs.clone();
         for (source, _, _) in blobs.values_mut().flat_map(|blob| &mut blob.chunks) {
             *source = up(*source);
         }
-        Self {
-            ram: PageMap::zero(self.ram.pages()).with(&pages),
-            blobs,
-            births: 0,
-        }
+        Self { ram: PageMap::zero(self.ram.pages()).with(&pages), blobs, births: 0 }
     }
 
     /// The next checkpoint's map. `hash_of` knows the hashes of chunks born before.
@@ -362,10 +313,7 @@ impl CheckpointMap {
         hash_of: impl Fn(ChunkRef) -> Option<ChunkHash>,
     ) -> Result<Self, ApplyError> {
         if delta.births_before != self.births {
-            return Err(ApplyError::Births {
-                delta: delta.births_before,
-                map: self.births,
-            });
+            return Err(ApplyError::Births { delta: delta.births_before, map: self.births });
         }
         let pages = self.ram.pages();
         if let Some((page, _)) = delta.pages.last().filter(|(page, _)| page.0 >= pages) {
@@ -375,21 +323,14 @@ impl CheckpointMap {
         let mut births = self.births;
         // A chunk may be named by the very delta that bears it.
         let own = |chunk: ChunkRef| {
-            let at = chunk
-                .birth
-                .0
-                .checked_sub(self.births)
-                .filter(|_| chunk.generation.0 == 0)?;
+            let at = chunk.birth.0.checked_sub(self.births).filter(|_| chunk.generation.0 == 0)?;
             fresh.get(usize::try_from(at).ok()?).copied()
         };
         let mut resolve = |source: &ChunkSource| match source {
             ChunkSource::Same(chunk) => own(*chunk)
                 .or_else(|| hash_of(*chunk))
                 .map(|hash| (*chunk, hash))
-                .ok_or(ApplyError::UnknownChunk {
-                    generation: chunk.generation.0,
-                    birth: chunk.birth,
-                }),
+                .ok_or(ApplyError::UnknownChunk { generation: chunk.generation.0, birth: chunk.birth }),
             ChunkSource::New { hash, .. } => {
                 births += 1;
                 Ok((ChunkRef::own(Birth(births - 1)), *hash))
@@ -415,21 +356,13 @@ impl CheckpointMap {
             }
             blobs.insert(blob.kind, Blob { chunks });
         }
-        Ok(Self {
-            ram: self.ram.with(&changes),
-            blobs,
-            births,
-        })
+        Ok(Self { ram: self.ram.with(&changes), blobs, births })
     }
 
     /// Every chunk the checkpoint consists of, pages first; a chunk that occurs twice is named twice.
     pub fn chunks(&self) -> impl Iterator<Item = (ChunkRef, ChunkHash)> + '_ {
         let pages = self.ram.chunks().map(|(_, source, hash)| (source, hash));
-        pages.chain(
-            self.blobs
-                .values()
-                .flat_map(|blob| blob.chunks.iter().map(|(s, h, _)| (*s, *h))),
-        )
+        pages.chain(self.blobs.values().flat_map(|blob| blob.chunks.iter().map(|(s, h, _)| (*s, *h))))
     }
 
     /// The whole map as one object, for those who join late.
@@ -466,10 +399,7 @@ impl CheckpointMap {
     /// # Errors
     ///
     /// [`FormatError`] for anything that [`CheckpointMap::encode_keyframe`] does not write.
-    pub fn decode_keyframe(
-        bytes: &[u8],
-        pages: u32,
-    ) -> Result<(CheckpointIndex, Self), FormatError> {
+    pub fn decode_keyframe(bytes: &[u8], pages: u32) -> Result<(CheckpointIndex, Self), FormatError> {
         let mut take = Take::new(bytes);
         let version = take.byte()?;
         take.require(version == KEYFRAME_VERSION, "keyframe version")?;
@@ -484,43 +414,24 @@ impl CheckpointMap {
             let page = take.varint()?.saturating_add(next);
             take.require(page < u64::from(pages), "page beyond the RAM")?;
             next = page + 1;
-            let slot = Slot::Chunk {
-                source: take.chunk_ref()?,
-                hash: ChunkHash(take.array()?),
-            };
-            slots.push((
-                PageNumber(u32::try_from(page).expect("below the number of pages")),
-                slot,
-            ));
+            let slot = Slot::Chunk { source: take.chunk_ref()?, hash: ChunkHash(take.array()?) };
+            slots.push((PageNumber(u32::try_from(page).expect("below the number of pages")), slot));
         }
         let mut blobs = BTreeMap::new();
         for _ in 0..take.count(BLOBS_MAX)? {
             let kind = BlobKind::take(&mut take)?;
-            take.require(
-                blobs.last_key_value().is_none_or(|(last, _)| *last < kind),
-                "order of blobs",
-            )?;
+            take.require(blobs.last_key_value().is_none_or(|(last, _)| *last < kind), "order of blobs")?;
             let count = take.count(BLOB_CHUNKS_MAX)?;
             let mut chunks = Vec::with_capacity(count);
             for _ in 0..count {
                 let (source, hash) = (take.chunk_ref()?, ChunkHash(take.array()?));
                 let decoded_len = take.varint_u32()?;
-                take.require(
-                    length_u64(CHUNK_BYTES_MAX) >= u64::from(decoded_len),
-                    "length of a chunk",
-                )?;
+                take.require(length_u64(CHUNK_BYTES_MAX) >= u64::from(decoded_len), "length of a chunk")?;
                 chunks.push((source, hash, decoded_len));
             }
             blobs.insert(kind, Blob { chunks });
         }
         take.finish()?;
-        Ok((
-            index,
-            Self {
-                ram: PageMap::zero(pages).with(&slots),
-                blobs,
-                births,
-            },
-        ))
+        Ok((index, Self { ram: PageMap::zero(pages).with(&slots), blobs, births }))
     }
 }

@@ -89,15 +89,9 @@ impl<Base> EncodedChunk<Base> {
         let encoding = match self.encoding {
             Encoding::Raw => Encoding::Raw,
             Encoding::Zstd => Encoding::Zstd,
-            Encoding::Patch { base } => Encoding::Patch {
-                base: rename(base)?,
-            },
+            Encoding::Patch { base } => Encoding::Patch { base: rename(base)? },
         };
-        Some(EncodedChunk {
-            encoding,
-            decoded_len: self.decoded_len,
-            bytes: self.bytes,
-        })
+        Some(EncodedChunk { encoding, decoded_len: self.decoded_len, bytes: self.bytes })
     }
 }
 
@@ -113,16 +107,10 @@ impl<'base> Encoder<'base> {
             CParameter::ChecksumFlag(false),
             CParameter::DictIdFlag(false),
         ] {
-            context
-                .set_parameter(parameter)
-                .expect("these parameters exist in every zstd since 1.4");
+            context.set_parameter(parameter).expect("these parameters exist in every zstd since 1.4");
         }
         let capacity = zstd_safe::compress_bound(PAGE_BYTES);
-        Self {
-            context,
-            plain: Vec::with_capacity(capacity),
-            patch: Vec::with_capacity(capacity),
-        }
+        Self { context, plain: Vec::with_capacity(capacity), patch: Vec::with_capacity(capacity) }
     }
 
     /// The smallest encoding of `chunk`, with `base` (a name and its decoded bytes) as candidate prefix.
@@ -130,18 +118,10 @@ impl<'base> Encoder<'base> {
     /// # Panics
     ///
     /// If `chunk` is longer than [`CHUNK_BYTES_MAX`]: the caller cuts blobs.
-    pub fn encode<Base>(
-        &mut self,
-        chunk: &[u8],
-        base: Option<(Base, &'base [u8])>,
-    ) -> EncodedChunk<Base> {
-        assert!(
-            chunk.len() <= CHUNK_BYTES_MAX,
-            "a chunk is at most {CHUNK_BYTES_MAX} bytes"
-        );
+    pub fn encode<Base>(&mut self, chunk: &[u8], base: Option<(Base, &'base [u8])>) -> EncodedChunk<Base> {
+        assert!(chunk.len() <= CHUNK_BYTES_MAX, "a chunk is at most {CHUNK_BYTES_MAX} bytes");
         let decoded_len = u32::try_from(chunk.len()).expect("bounded above");
-        let patch_base =
-            base.and_then(|(base, prefix)| self.compress_patch(chunk, prefix).then_some(base));
+        let patch_base = base.and_then(|(base, prefix)| self.compress_patch(chunk, prefix).then_some(base));
         let patch_is_short = patch_base.is_some() && self.patch.len() <= PATCH_BYTES_ACCEPTED;
         let plain_pays = !patch_is_short && self.compress_plain(chunk);
         let (encoding, bytes) = match patch_base {
@@ -151,11 +131,7 @@ impl<'base> Encoder<'base> {
             _ if plain_pays => (Encoding::Zstd, self.plain.clone()),
             _ => (Encoding::Raw, chunk.to_vec()),
         };
-        EncodedChunk {
-            encoding,
-            decoded_len,
-            bytes,
-        }
+        EncodedChunk { encoding, decoded_len, bytes }
     }
 
     /// Compresses into `self.plain`; false if that does not pay.
@@ -165,8 +141,7 @@ impl<'base> Encoder<'base> {
 
     /// Compresses into `self.patch` against `prefix`; false if that does not pay.
     fn compress_patch(&mut self, chunk: &[u8], prefix: &'base [u8]) -> bool {
-        self.context.ref_prefix(prefix).is_ok()
-            && compress(&mut self.context, &mut self.patch, chunk)
+        self.context.ref_prefix(prefix).is_ok() && compress(&mut self.context, &mut self.patch, chunk)
     }
 }
 
@@ -218,21 +193,12 @@ impl<'base> Decoder<'base> {
             }
         }
         out.resize(start + expected, 0);
-        let outcome = self
-            .context
-            .decompress(&mut out[start..], &chunk.bytes)
-            .map_err(malformed);
+        let outcome = self.context.decompress(&mut out[start..], &chunk.bytes).map_err(malformed);
         // A failed frame must not leave its prefix or state for the next one.
-        let reset = self
-            .context
-            .reset(ResetDirective::SessionOnly)
-            .map_err(malformed);
+        let reset = self.context.reset(ResetDirective::SessionOnly).map_err(malformed);
         let fault = match outcome.and_then(|length| reset.map(|_| length)) {
             Ok(length) if length == expected => return Ok(()),
-            Ok(_) => DecodeError::LengthMismatch {
-                claimed: chunk.decoded_len,
-                encoded: chunk.bytes.len(),
-            },
+            Ok(_) => DecodeError::LengthMismatch { claimed: chunk.decoded_len, encoded: chunk.bytes.len() },
             Err(error) => error,
         };
         out.truncate(start);
@@ -275,17 +241,11 @@ fn check_lengths<Base>(chunk: &EncodedChunk<Base>) -> Result<usize, DecodeError>
         Encoding::Raw => encoded == decoded,
         Encoding::Zstd | Encoding::Patch { .. } => encoded <= decoded,
     };
-    if fits {
-        Ok(decoded)
-    } else {
-        Err(DecodeError::LengthMismatch { claimed, encoded })
-    }
+    if fits { Ok(decoded) } else { Err(DecodeError::LengthMismatch { claimed, encoded }) }
 }
 
 fn malformed(code: zstd_safe::ErrorCode) -> DecodeError {
-    DecodeError::Malformed {
-        reason: zstd_safe::get_error_name(code),
-    }
+    DecodeError::Malformed { reason: zstd_safe::get_error_name(code) }
 }
 
 /// The name of a chunk: BLAKE3-256 of its decoded bytes.
@@ -302,10 +262,7 @@ mod tests {
 
     fn noise(length: usize, seed: u64) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        blake3::Hasher::new()
-            .update(&seed.to_le_bytes())
-            .finalize_xof()
-            .fill(&mut bytes);
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
         bytes
     }
 
@@ -318,19 +275,14 @@ mod tests {
         assert_eq!(encoded.encoding, Encoding::Patch { base: 9 });
         assert!(encoded.bytes.len() < 64, "{}", encoded.bytes.len());
         let mut out = vec![];
-        Decoder::new()
-            .decode(&encoded, Some(&base), &mut out)
-            .unwrap();
+        Decoder::new().decode(&encoded, Some(&base), &mut out).unwrap();
         assert_eq!(out, chunk);
     }
 
     #[test]
     fn incompressible_bytes_stay_raw() {
         let chunk = noise(PAGE_BYTES, 2);
-        assert_eq!(
-            Encoder::new().encode::<u8>(&chunk, None).encoding,
-            Encoding::Raw
-        );
+        assert_eq!(Encoder::new().encode::<u8>(&chunk, None).encoding, Encoding::Raw);
     }
 
     #[test]

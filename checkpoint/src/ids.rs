@@ -98,9 +98,7 @@ pub struct ChunkRef {
 
 /// The text is not 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected 64 hexadecimal digits, got {length} characters that are not all such digits or not 64"
-)]
+#[error("expected 64 hexadecimal digits, got {length} characters that are not all such digits or not 64")]
 pub struct ParseNameError {
     length: usize,
 }
@@ -135,17 +133,12 @@ impl ChunkRef {
     /// A chunk born in the lineage itself.
     #[must_use]
     pub const fn own(birth: Birth) -> Self {
-        Self {
-            generation: Generation(0),
-            birth,
-        }
+        Self { generation: Generation(0), birth }
     }
 }
 
 fn parse_hex32(text: &str) -> Result<[u8; 32], ParseNameError> {
-    let error = || ParseNameError {
-        length: text.chars().count(),
-    };
+    let error = || ParseNameError { length: text.chars().count() };
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(error());
     }

@@ -24,18 +24,13 @@ pub mod membership;
 pub mod record;
 pub mod wire;
 
-pub use delta::{
-    ApplyError, Blob, BlobDelta, BlobKind, CheckpointMap, ChunkSource, Delta, PageChange,
-};
-pub use encoding::{
-    CHUNK_BYTES_MAX, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash,
-};
+pub use delta::{ApplyError, Blob, BlobDelta, BlobKind, CheckpointMap, ChunkSource, Delta, PageChange};
+pub use encoding::{CHUNK_BYTES_MAX, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash};
 pub use ids::{
-    Birth, CheckpointIndex, ChunkHash, ChunkRef, Generation, LineageId, NodeId, ObjectHash,
-    PAGE_BYTES, PageNumber, ParseNameError, StateRoot,
+    Birth, CheckpointIndex, ChunkHash, ChunkRef, Generation, LineageId, NodeId, ObjectHash, PAGE_BYTES,
+    PageNumber, ParseNameError, StateRoot,
 };
 pub use map::{PageMap, PageProof, Slot, zero_page_hash};
 pub use record::{
-    BranchPoint, Genesis, Head, IntervalRecord, ObjectName, RecordError, node_id, object_hash,
-    state_root,
+    BranchPoint, Genesis, Head, IntervalRecord, ObjectName, RecordError, node_id, object_hash, state_root,
 };

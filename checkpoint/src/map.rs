@@ -77,11 +77,7 @@ impl PageMap {
         let levels = (1..)
             .find(|levels| u64::from(pages) <= 1 << (FANOUT_BITS * levels))
             .expect("eight levels cover every page number");
-        Self {
-            pages,
-            levels,
-            root: None,
-        }
+        Self { pages, levels, root: None }
     }
 
     /// How many pages the RAM has.
@@ -116,30 +112,19 @@ impl PageMap {
     /// If the page numbers do not ascend strictly or lie beyond the RAM: decoders check both.
     #[must_use]
     pub fn with(&self, changes: &[(PageNumber, Slot)]) -> Self {
-        assert!(
-            changes.windows(2).all(|pair| pair[0].0 < pair[1].0),
-            "page numbers ascend"
-        );
-        assert!(
-            changes.last().is_none_or(|last| last.0.0 < self.pages),
-            "page numbers lie within the RAM"
-        );
+        assert!(changes.windows(2).all(|pair| pair[0].0 < pair[1].0), "page numbers ascend");
+        assert!(changes.last().is_none_or(|last| last.0.0 < self.pages), "page numbers lie within the RAM");
         if changes.is_empty() {
             return self.clone();
         }
         let root = rebuild(self.root.as_ref(), self.levels - 1, changes);
-        Self {
-            root: Some(root),
-            ..*self
-        }
+        Self { root: Some(root), ..*self }
     }
 
     /// The Merkle root over the hashes of all pages.
     #[must_use]
     pub fn root(&self) -> [u8; 32] {
-        self.root
-            .as_ref()
-            .map_or_else(|| *empty_hash(self.levels), |node| node.hash)
+        self.root.as_ref().map_or_else(|| *empty_hash(self.levels), |node| node.hash)
     }
 
     /// All pages that are not zero, ascending.
@@ -160,12 +145,7 @@ impl PageMap {
     pub fn changes_from(&self, other: &Self) -> Vec<(PageNumber, Slot)> {
         assert_eq!(self.pages, other.pages, "maps of one VM have one size");
         let mut found = Vec::new();
-        collect_changes(
-            self.root.as_ref(),
-            other.root.as_ref(),
-            (0, self.levels - 1),
-            &mut found,
-        );
+        collect_changes(self.root.as_ref(), other.root.as_ref(), (0, self.levels - 1), &mut found);
         found
     }
 
@@ -204,11 +184,7 @@ impl PageProof {
         let mut hash = page_hash.0;
         for (bit, sibling) in self.siblings.iter().enumerate() {
             let right = (page.0 >> bit) & 1 == 1;
-            hash = if right {
-                hash_pair(sibling, &hash)
-            } else {
-                hash_pair(&hash, sibling)
-            };
+            hash = if right { hash_pair(sibling, &hash) } else { hash_pair(&hash, sibling) };
         }
         Some(hash)
     }
@@ -259,11 +235,9 @@ fn child_hashes(children: Option<&Children>, level: u32) -> [[u8; 32]; FANOUT] {
     match children {
         None => [*empty_hash(level); FANOUT],
         Some(Children::Pages(slots)) => std::array::from_fn(|i| slots[i].hash().0),
-        Some(Children::Nodes(nodes)) => std::array::from_fn(|i| {
-            nodes[i]
-                .as_ref()
-                .map_or_else(|| *empty_hash(level), |node| node.hash)
-        }),
+        Some(Children::Nodes(nodes)) => {
+            std::array::from_fn(|i| nodes[i].as_ref().map_or_else(|| *empty_hash(level), |node| node.hash))
+        }
     }
 }
 
@@ -284,10 +258,7 @@ fn sibling_path(hashes: &[[u8; 32]; FANOUT], mut index: usize) -> Vec<[u8; 32]> 
     let mut path = Vec::new();
     while row.len() > 1 {
         path.push(row[index ^ 1]);
-        row = row
-            .chunks_exact(2)
-            .map(|pair| hash_pair(&pair[0], &pair[1]))
-            .collect();
+        row = row.chunks_exact(2).map(|pair| hash_pair(&pair[0], &pair[1])).collect();
         index /= 2;
     }
     path
@@ -315,12 +286,7 @@ fn empty_hash(levels: u32) -> &'static [u8; 32] {
     &table[usize::try_from(levels).expect("at most eight levels")]
 }
 
-fn collect_chunks(
-    node: &Node,
-    first: u32,
-    level: u32,
-    found: &mut Vec<(PageNumber, ChunkRef, ChunkHash)>,
-) {
+fn collect_chunks(node: &Node, first: u32, level: u32, found: &mut Vec<(PageNumber, ChunkRef, ChunkHash)>) {
     for (i, first) in (0..FANOUT).zip(child_firsts(first, level)) {
         match &node.children {
             Children::Pages(slots) => {
@@ -389,10 +355,7 @@ mod tests {
     use crate::ids::Birth;
 
     fn chunk(n: u64) -> Slot {
-        Slot::Chunk {
-            source: ChunkRef::own(Birth(n)),
-            hash: crate::chunk_hash(&n.to_le_bytes()),
-        }
+        Slot::Chunk { source: ChunkRef::own(Birth(n)), hash: crate::chunk_hash(&n.to_le_bytes()) }
     }
 
     /// The root over a flat list padded with zero pages to a power of 16.
@@ -404,10 +367,7 @@ mod tests {
         }
         row.resize(width, zero_page_hash().0);
         while row.len() > 1 {
-            row = row
-                .chunks(2)
-                .map(|pair| hash_pair(&pair[0], &pair[1]))
-                .collect();
+            row = row.chunks(2).map(|pair| hash_pair(&pair[0], &pair[1])).collect();
         }
         row[0]
     }
@@ -469,20 +429,16 @@ mod tests {
 
     #[test]
     fn unchanged_subtrees_are_shared() {
-        let full: Vec<_> = (0..4096)
-            .map(|page| (PageNumber(page), chunk(u64::from(page))))
-            .collect();
+        let full: Vec<_> = (0..4096).map(|page| (PageNumber(page), chunk(u64::from(page)))).collect();
         let map = PageMap::zero(4096).with(&full);
         let next = map.with(&[(PageNumber(7), Slot::Zero)]);
-        let shared = |i: usize| match (
-            &map.root.as_ref().unwrap().children,
-            &next.root.as_ref().unwrap().children,
-        ) {
-            (Children::Nodes(a), Children::Nodes(b)) => {
-                Arc::ptr_eq(a[i].as_ref().unwrap(), b[i].as_ref().unwrap())
-            }
-            _ => false,
-        };
+        let shared =
+            |i: usize| match (&map.root.as_ref().unwrap().children, &next.root.as_ref().unwrap().children) {
+                (Children::Nodes(a), Children::Nodes(b)) => {
+                    Arc::ptr_eq(a[i].as_ref().unwrap(), b[i].as_ref().unwrap())
+                }
+                _ => false,
+            };
         assert!(!shared(0) && (1..16).all(shared));
     }
 }

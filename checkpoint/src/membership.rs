@@ -184,11 +184,7 @@ impl Certificate {
     pub fn open(record: &[u8], swarm: &NodeId) -> Result<Self, MembershipError> {
         let fields = verify(CERTIFICATE_DOMAIN, record, swarm)?;
         let certificate = Self::decode(fields).map_err(RecordError::Format)?;
-        if certificate.swarm == *swarm {
-            Ok(certificate)
-        } else {
-            Err(MembershipError::OtherSwarm)
-        }
+        if certificate.swarm == *swarm { Ok(certificate) } else { Err(MembershipError::OtherSwarm) }
     }
 
     fn decode(fields: &[u8]) -> Result<Self, FormatError> {
@@ -198,19 +194,10 @@ impl Certificate {
         let (swarm, node) = (NodeId(take.array()?), NodeId(take.array()?));
         let tag = take.byte()?;
         let role = Role::ALL.into_iter().find(|role| role.tag() == tag);
-        let role = role.ok_or(FormatError::Unexpected {
-            at: take.position(),
-            what: "role",
-        })?;
+        let role = role.ok_or(FormatError::Unexpected { at: take.position(), what: "role" })?;
         let (not_before_unix_s, not_after_unix_s) = (take.varint()?, take.varint()?);
         take.finish()?;
-        Ok(Self {
-            swarm,
-            node,
-            role,
-            not_before_unix_s,
-            not_after_unix_s,
-        })
+        Ok(Self { swarm, node, role, not_before_unix_s, not_after_unix_s })
     }
 
     /// Whether `node` is a member at `now_unix_s`, with clocks that differ by up to `skew_s`.
@@ -233,15 +220,11 @@ impl Certificate {
         }
         let end = self.not_after_unix_s.saturating_add(skew_s);
         if now_unix_s > end {
-            return Err(MembershipError::Expired {
-                ago_s: now_unix_s.saturating_sub(self.not_after_unix_s),
-            });
+            return Err(MembershipError::Expired { ago_s: now_unix_s.saturating_sub(self.not_after_unix_s) });
         }
         let start = self.not_before_unix_s.saturating_sub(skew_s);
         if now_unix_s < start {
-            return Err(MembershipError::NotYetValid {
-                in_s: start - now_unix_s,
-            });
+            return Err(MembershipError::NotYetValid { in_s: start - now_unix_s });
         }
         Ok(())
     }
@@ -252,14 +235,7 @@ impl Certificate {
     ///
     /// [`MembershipError::Role`].
     pub fn allows(&self, needed: Role) -> Result<(), MembershipError> {
-        if self.role >= needed {
-            Ok(())
-        } else {
-            Err(MembershipError::Role {
-                held: self.role,
-                needed,
-            })
-        }
+        if self.role >= needed { Ok(()) } else { Err(MembershipError::Role { held: self.role, needed }) }
     }
 }
 
@@ -277,10 +253,7 @@ impl Revocations {
         if let Err(at) = nodes.binary_search(&node) {
             nodes.insert(at, node);
         }
-        (nodes.len() <= REVOKED_MAX).then_some(Self {
-            version: self.version + 1,
-            nodes,
-        })
+        (nodes.len() <= REVOKED_MAX).then_some(Self { version: self.version + 1, nodes })
     }
 
     /// The signed record.
@@ -289,9 +262,7 @@ impl Revocations {
         let mut out = vec![1];
         out.put_varint(self.version);
         out.put_varint(length_u64(self.nodes.len()));
-        self.nodes
-            .iter()
-            .for_each(|node| out.extend_from_slice(node.as_bytes()));
+        self.nodes.iter().for_each(|node| out.extend_from_slice(node.as_bytes()));
         sign(REVOCATIONS_DOMAIN, out, authority)
     }
 
@@ -308,10 +279,7 @@ impl Revocations {
         let mut nodes: Vec<NodeId> = Vec::new();
         for _ in 0..take.count(REVOKED_MAX)? {
             let node = NodeId(take.array()?);
-            take.require(
-                nodes.last().is_none_or(|last| *last < node),
-                "order of revoked members",
-            )?;
+            take.require(nodes.last().is_none_or(|last| *last < node), "order of revoked members")?;
             nodes.push(node);
         }
         take.finish()?;
@@ -326,9 +294,7 @@ impl fmt::Display for Ticket {
         out.extend_from_slice(self.admin.as_bytes());
         out.extend_from_slice(&self.invitation);
         out.put_varint(length_u64(self.addresses.len()));
-        self.addresses
-            .iter()
-            .for_each(|address| out.put_bytes(address.as_bytes()));
+        self.addresses.iter().for_each(|address| out.put_bytes(address.as_bytes()));
         let check = blake3::hash(&out);
         out.extend_from_slice(&check.as_bytes()[..4]);
         f.write_str(TICKET_PREFIX)?;
@@ -340,42 +306,21 @@ impl FromStr for Ticket {
     type Err = TicketError;
 
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let digits = text
-            .trim()
-            .strip_prefix(TICKET_PREFIX)
-            .ok_or(TicketError::Prefix)?;
+        let digits = text.trim().strip_prefix(TICKET_PREFIX).ok_or(TicketError::Prefix)?;
         let bytes = from_hex(digits)?;
-        let length = bytes
-            .len()
-            .checked_sub(4)
-            .ok_or(FormatError::Truncated { at: 0 })?;
+        let length = bytes.len().checked_sub(4).ok_or(FormatError::Truncated { at: 0 })?;
         let (fields, check) = bytes.split_at(length);
         let mut take = Take::new(fields);
-        take.require(
-            blake3::hash(fields).as_bytes()[..4] == *check,
-            "check digits",
-        )?;
-        let (swarm, admin, invitation) =
-            (NodeId(take.array()?), NodeId(take.array()?), take.array()?);
+        take.require(blake3::hash(fields).as_bytes()[..4] == *check, "check digits")?;
+        let (swarm, admin, invitation) = (NodeId(take.array()?), NodeId(take.array()?), take.array()?);
         let mut addresses = Vec::new();
         for _ in 0..take.count(ADDRESSES_MAX)? {
             let address = std::str::from_utf8(take.bytes(ADDRESS_BYTES_MAX)?);
-            addresses.push(
-                address
-                    .map_err(|_| FormatError::Unexpected {
-                        at: 0,
-                        what: "address",
-                    })?
-                    .to_owned(),
-            );
+            addresses
+                .push(address.map_err(|_| FormatError::Unexpected { at: 0, what: "address" })?.to_owned());
         }
         take.finish()?;
-        Ok(Self {
-            swarm,
-            admin,
-            invitation,
-            addresses,
-        })
+        Ok(Self { swarm, admin, invitation, addresses })
     }
 }
 
@@ -384,16 +329,11 @@ fn from_hex(digits: &str) -> Result<Vec<u8>, TicketError> {
         .bytes()
         .enumerate()
         .map(|(at, digit)| {
-            let value = char::from(digit)
-                .to_digit(16)
-                .and_then(|value| u8::try_from(value).ok());
+            let value = char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
             value.ok_or(TicketError::Character { at })
         })
         .collect::<Result<_, _>>()?;
-    Ok(values
-        .chunks_exact(2)
-        .map(|pair| pair[0] << 4 | pair[1])
-        .collect())
+    Ok(values.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 #[cfg(test)]
@@ -419,30 +359,18 @@ mod tests {
     fn a_certificate_holds_for_its_node_and_time_only() {
         let (certificate, none) = (certificate(), Revocations::default());
         let swarm = node_id(&authority());
-        assert_eq!(
-            Certificate::open(&certificate.sign(&authority()), &swarm),
-            Ok(certificate.clone())
-        );
+        assert_eq!(Certificate::open(&certificate.sign(&authority()), &swarm), Ok(certificate.clone()));
         let node = certificate.node;
         assert_eq!(certificate.check(&node, 1500, 0, &none), Ok(()));
         assert_eq!(certificate.check(&node, 2300, 300, &none), Ok(()));
-        assert_eq!(
-            certificate.check(&node, 2301, 300, &none),
-            Err(MembershipError::Expired { ago_s: 301 })
-        );
+        assert_eq!(certificate.check(&node, 2301, 300, &none), Err(MembershipError::Expired { ago_s: 301 }));
         assert_eq!(
             certificate.check(&node, 600, 300, &none),
             Err(MembershipError::NotYetValid { in_s: 100 })
         );
-        assert_eq!(
-            certificate.check(&swarm, 1500, 0, &none),
-            Err(MembershipError::OtherNode)
-        );
+        assert_eq!(certificate.check(&swarm, 1500, 0, &none), Err(MembershipError::OtherNode));
         let revoked = none.with(node).unwrap();
-        assert_eq!(
-            certificate.check(&node, 1500, 0, &revoked),
-            Err(MembershipError::Revoked)
-        );
+        assert_eq!(certificate.check(&node, 1500, 0, &revoked), Err(MembershipError::Revoked));
         assert!(certificate.allows(Role::Publisher).is_err());
     }
 
@@ -451,24 +379,14 @@ mod tests {
         let other = SigningKey::from_bytes(&[2; 32]);
         let record = certificate().sign(&other);
         assert!(Certificate::open(&record, &node_id(&authority())).is_err());
-        assert_eq!(
-            Certificate::open(&record, &node_id(&other)),
-            Err(MembershipError::OtherSwarm)
-        );
+        assert_eq!(Certificate::open(&record, &node_id(&other)), Err(MembershipError::OtherSwarm));
     }
 
     #[test]
     fn revocations_round_trip() {
-        let list = Revocations::default()
-            .with(NodeId([9; 32]))
-            .unwrap()
-            .with(NodeId([3; 32]))
-            .unwrap();
+        let list = Revocations::default().with(NodeId([9; 32])).unwrap().with(NodeId([3; 32])).unwrap();
         assert_eq!(list.version, 2);
-        assert_eq!(
-            Revocations::open(&list.sign(&authority()), &node_id(&authority())),
-            Ok(list)
-        );
+        assert_eq!(Revocations::open(&list.sign(&authority()), &node_id(&authority())), Ok(list));
     }
 
     #[test]

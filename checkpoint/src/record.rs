@@ -126,20 +126,13 @@ pub fn sign(domain: &[u8], mut fields: Vec<u8>, key: &SigningKey) -> Vec<u8> {
 /// # Errors
 ///
 /// [`RecordError`] if it is too short, or the signature is not `signer`'s over these bytes in this domain.
-pub fn verify<'a>(
-    domain: &[u8],
-    record: &'a [u8],
-    signer: &NodeId,
-) -> Result<&'a [u8], RecordError> {
-    let length = record
-        .len()
-        .checked_sub(SIGNATURE_BYTES)
-        .ok_or(FormatError::Truncated { at: record.len() })?;
+pub fn verify<'a>(domain: &[u8], record: &'a [u8], signer: &NodeId) -> Result<&'a [u8], RecordError> {
+    let length =
+        record.len().checked_sub(SIGNATURE_BYTES).ok_or(FormatError::Truncated { at: record.len() })?;
     let (fields, signature) = record.split_at(length);
     let key = VerifyingKey::from_bytes(signer.as_bytes()).map_err(|_| RecordError::Key)?;
     let signature = Signature::from_slice(signature).map_err(|_| RecordError::Signature)?;
-    key.verify_strict(&signed_bytes(domain, fields), &signature)
-        .map_err(|_| RecordError::Signature)?;
+    key.verify_strict(&signed_bytes(domain, fields), &signature).map_err(|_| RecordError::Signature)?;
     Ok(fields)
 }
 
@@ -181,10 +174,7 @@ impl Genesis {
     /// [`RecordError`].
     pub fn open(record: &[u8]) -> Result<(Self, LineageId), RecordError> {
         let mut take = Take::new(record);
-        take.require(
-            record.len() <= GENESIS_BYTES_MAX,
-            "length of a genesis record",
-        )?;
+        take.require(record.len() <= GENESIS_BYTES_MAX, "length of a genesis record")?;
         let version = take.byte()?;
         take.require(version == 1, "genesis version")?;
         let writer = NodeId(take.array()?);
@@ -200,26 +190,13 @@ impl Genesis {
                 state_root: StateRoot(take.array()?),
             }),
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: take.position(),
-                    what: "parent flag",
-                }
-                .into());
+                return Err(FormatError::Unexpected { at: take.position(), what: "parent flag" }.into());
             }
         };
         take.slice(SIGNATURE_BYTES)?;
         take.finish()?;
         verify(GENESIS_DOMAIN, record, &writer)?;
-        Ok((
-            Self {
-                writer,
-                nonce,
-                pages,
-                interval_ms,
-                parent,
-            },
-            LineageId(object_hash(record).0),
-        ))
+        Ok((Self { writer, nonce, pages, interval_ms, parent }, LineageId(object_hash(record).0)))
     }
 
     /// Bytes of guest RAM.
@@ -267,16 +244,9 @@ impl Head {
             delta: take_object_name(&mut take)?,
             keyframe: match take.byte()? {
                 0 => None,
-                1 => Some((
-                    CheckpointIndex(take.varint()?),
-                    take_object_name(&mut take)?,
-                )),
+                1 => Some((CheckpointIndex(take.varint()?), take_object_name(&mut take)?)),
                 _ => {
-                    return Err(FormatError::Unexpected {
-                        at: take.position(),
-                        what: "keyframe flag",
-                    }
-                    .into());
+                    return Err(FormatError::Unexpected { at: take.position(), what: "keyframe flag" }.into());
                 }
             },
             births: take.varint()?,
@@ -306,10 +276,7 @@ fn put_object_name(out: &mut Vec<u8>, name: &ObjectName) {
 }
 
 fn take_object_name(take: &mut Take<'_>) -> Result<ObjectName, FormatError> {
-    Ok(ObjectName {
-        hash: ObjectHash(take.array()?),
-        length: take.varint()?,
-    })
+    Ok(ObjectName { hash: ObjectHash(take.array()?), length: take.varint()? })
 }
 
 impl IntervalRecord {
@@ -348,19 +315,12 @@ impl IntervalRecord {
         for _ in 0..count {
             let page = take.varint()?.saturating_add(next);
             next = page.saturating_add(1);
-            let page = u32::try_from(page).map_err(|_| FormatError::Unexpected {
-                at: take.position(),
-                what: "page number",
-            })?;
+            let page = u32::try_from(page)
+                .map_err(|_| FormatError::Unexpected { at: take.position(), what: "page number" })?;
             written.push(PageNumber(page));
         }
         take.finish()?;
-        Ok(Self {
-            lineage,
-            interval,
-            event_log,
-            written,
-        })
+        Ok(Self { lineage, interval, event_log, written })
     }
 }
 
@@ -391,10 +351,7 @@ mod tests {
     }
 
     fn head(keyframe: bool, index: u64, births: u64) -> Head {
-        let name = |byte| ObjectName {
-            hash: ObjectHash([byte; 32]),
-            length: u64::MAX,
-        };
+        let name = |byte| ObjectName { hash: ObjectHash([byte; 32]), length: u64::MAX };
         Head {
             lineage: LineageId([1; 32]),
             index: CheckpointIndex(index),
@@ -417,16 +374,10 @@ mod tests {
     #[test]
     fn another_signer_or_another_kind_of_record_is_refused() {
         let record = head(false, 4, 9).sign(&key(1));
-        assert_eq!(
-            Head::open(&record, &node_id(&key(2))),
-            Err(RecordError::Signature)
-        );
+        assert_eq!(Head::open(&record, &node_id(&key(2))), Err(RecordError::Signature));
         let (fields, _) = record.split_at(record.len() - 64);
         let other_domain = sign(b"pageswarm other 1", fields.to_vec(), &key(1));
-        assert_eq!(
-            Head::open(&other_domain, &node_id(&key(1))),
-            Err(RecordError::Signature)
-        );
+        assert_eq!(Head::open(&other_domain, &node_id(&key(1))), Err(RecordError::Signature));
     }
 
     proptest! {

@@ -239,15 +239,10 @@ impl Opening {
             1 => Self::Control,
             2 => Self::Run(RunRequest::take(&mut take)?),
             3 => Self::Object(ObjectRequest::take(&mut take)?),
-            4 => Self::Join {
-                invitation: take.array()?,
-            },
+            4 => Self::Join { invitation: take.array()? },
             5 => Self::Renew,
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: 0,
-                    what: "kind of stream",
-                });
+                return Err(FormatError::Unexpected { at: 0, what: "kind of stream" });
             }
         };
         take.finish()?;
@@ -310,10 +305,7 @@ impl Control {
             2 => {
                 let mut peers = Vec::new();
                 for _ in 0..take.count(LIST_MAX)? {
-                    peers.push(PeerAddress {
-                        node: NodeId(take.array()?),
-                        address: take_text(&mut take)?,
-                    });
+                    peers.push(PeerAddress { node: NodeId(take.array()?), address: take_text(&mut take)? });
                 }
                 Self::Peers(peers)
             }
@@ -335,10 +327,7 @@ impl Control {
             6 => Self::Revocations(take.bytes(MEMBERSHIP_BYTES_MAX)?.to_vec()),
             7 => Self::Follow(LineageId(take.array()?)),
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: 0,
-                    what: "kind of control message",
-                });
+                return Err(FormatError::Unexpected { at: 0, what: "kind of control message" });
             }
         };
         take.finish()?;
@@ -385,38 +374,24 @@ impl RunRequest {
             2 => Urgency::Deadline,
             3 => Urgency::Normal,
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: take.position(),
-                    what: "urgency",
-                });
+                return Err(FormatError::Unexpected { at: take.position(), what: "urgency" });
             }
         };
-        let patience = if coded & INSIST == 0 {
-            Patience::MayDefer
-        } else {
-            Patience::Insist
-        };
+        let patience = if coded & INSIST == 0 { Patience::MayDefer } else { Patience::Insist };
         let count = take.count(RUN_CHUNKS_MAX)?;
         let mut chunks = Vec::with_capacity(count);
         let mut next = 0_u64;
         for _ in 0..count {
             let coded = take.varint()?;
-            let birth = next
-                .checked_add(coded >> 2)
-                .filter(|birth| *birth < 1 << 61);
-            let birth = birth.ok_or(FormatError::Number {
-                at: take.position(),
-            })?;
+            let birth = next.checked_add(coded >> 2).filter(|birth| *birth < 1 << 61);
+            let birth = birth.ok_or(FormatError::Number { at: take.position() })?;
             next = birth + 1;
             let base = match coded & 3 {
                 0 => None,
                 1 => Some(ChunkRef::own(Birth(take.varint()?))),
                 2 => Some(take.chunk_ref()?),
                 _ => {
-                    return Err(FormatError::Unexpected {
-                        at: take.position(),
-                        what: "kind of base",
-                    });
+                    return Err(FormatError::Unexpected { at: take.position(), what: "kind of base" });
                 }
             };
             take.require(
@@ -425,12 +400,7 @@ impl RunRequest {
             )?;
             chunks.push((Birth(birth), base));
         }
-        Ok(Self {
-            lineage,
-            urgency,
-            patience,
-            chunks,
-        })
+        Ok(Self { lineage, urgency, patience, chunks })
     }
 }
 
@@ -490,46 +460,26 @@ impl RunAnswer {
                 let encoding = match kind {
                     1 => Encoding::Raw,
                     2 => Encoding::Zstd,
-                    _ => Encoding::Patch {
-                        base: take.chunk_ref()?,
-                    },
+                    _ => Encoding::Patch { base: take.chunk_ref()? },
                 };
                 let decoded_len = take.varint_u32()?;
                 let bytes = take.bytes(CHUNK_BYTES_MAX)?.to_vec();
-                Self::Chunk {
-                    birth,
-                    chunk: EncodedChunk {
-                        encoding,
-                        decoded_len,
-                        bytes,
-                    },
-                }
+                Self::Chunk { birth, chunk: EncodedChunk { encoding, decoded_len, bytes } }
             }
-            4 => Self::NotHeld {
-                birth: Birth(take.varint()?),
-            },
-            5 => Self::Deferred {
-                birth: Birth(take.varint()?),
-                holder: NodeId(take.array()?),
-            },
+            4 => Self::NotHeld { birth: Birth(take.varint()?) },
+            5 => Self::Deferred { birth: Birth(take.varint()?), holder: NodeId(take.array()?) },
             6 => Self::Refused {
                 why: match take.byte()? {
                     1 => Refusal::Busy,
                     2 => Refusal::NotAllowed,
                     3 => Refusal::Unreasonable,
                     _ => {
-                        return Err(FormatError::Unexpected {
-                            at: 1,
-                            what: "reason of a refusal",
-                        });
+                        return Err(FormatError::Unexpected { at: 1, what: "reason of a refusal" });
                     }
                 },
             },
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: 0,
-                    what: "kind of answer",
-                });
+                return Err(FormatError::Unexpected { at: 0, what: "kind of answer" });
             }
         };
         take.finish()?;
@@ -563,10 +513,7 @@ impl ObjectRequest {
             4 => Self::Delta(lineage, CheckpointIndex(take.varint()?)),
             5 => Self::Keyframe(lineage, CheckpointIndex(take.varint()?)),
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: 0,
-                    what: "kind of object",
-                });
+                return Err(FormatError::Unexpected { at: 0, what: "kind of object" });
             }
         })
     }
@@ -611,18 +558,11 @@ impl ObjectAnswer {
     pub fn decode(frame: &[u8]) -> Result<Self, FormatError> {
         let mut take = Take::new(frame);
         let answer = match take.byte()? {
-            1 => Self::Found {
-                length: take.varint()?,
-            },
+            1 => Self::Found { length: take.varint()? },
             2 => Self::NotHeld,
-            3 => Self::Refused {
-                why: take_text(&mut take)?,
-            },
+            3 => Self::Refused { why: take_text(&mut take)? },
             _ => {
-                return Err(FormatError::Unexpected {
-                    at: 0,
-                    what: "kind of answer",
-                });
+                return Err(FormatError::Unexpected { at: 0, what: "kind of answer" });
             }
         };
         take.finish()?;
@@ -649,18 +589,11 @@ fn take_births(take: &mut Take<'_>) -> Result<(LineageId, Vec<BirthRange>), Form
     let mut next = 0_u64;
     for _ in 0..count {
         let at = take.position();
-        let first = next
-            .checked_add(take.varint()?)
-            .ok_or(FormatError::Number { at })?;
+        let first = next.checked_add(take.varint()?).ok_or(FormatError::Number { at })?;
         let length = take.varint()?;
         take.require(length > 0, "empty range of births")?;
-        next = first
-            .checked_add(length)
-            .ok_or(FormatError::Number { at })?;
-        births.push(BirthRange {
-            first: Birth(first),
-            length,
-        });
+        next = first.checked_add(length).ok_or(FormatError::Number { at })?;
+        births.push(BirthRange { first: Birth(first), length });
     }
     Ok((lineage, births))
 }
@@ -681,9 +614,5 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 fn take_text(take: &mut Take<'_>) -> Result<String, FormatError> {
     let at = take.position();
     let text = std::str::from_utf8(take.bytes(TEXT_BYTES_MAX)?);
-    text.map(str::to_owned)
-        .map_err(|_| FormatError::Unexpected {
-            at,
-            what: "text that is not utf-8",
-        })
+    text.map(str::to_owned).map_err(|_| FormatError::Unexpected { at, what: "text that is not utf-8" })
 }

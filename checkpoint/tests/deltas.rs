@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use pageswarm_checkpoint::{
-    Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
-    Delta, PageChange, PageNumber, chunk_hash,
+    Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource, Delta,
+    PageChange, PageNumber, chunk_hash,
 };
 use proptest::prelude::*;
 
@@ -29,10 +29,7 @@ impl Publisher {
         let birth = Birth(u64::try_from(self.order.len()).unwrap());
         self.births.insert(hash, birth);
         self.order.push(hash);
-        ChunkSource::New {
-            hash,
-            encoded_len: 4000,
-        }
+        ChunkSource::New { hash, encoded_len: 4000 }
     }
 
     fn delta(&mut self, changes: &BTreeMap<u32, Option<u64>>) -> Delta {
@@ -40,37 +37,24 @@ impl Publisher {
         let pages = changes
             .iter()
             .map(|(page, content)| {
-                let change = content.map_or(PageChange::Zero, |content| {
-                    PageChange::Chunk(self.source(content))
-                });
+                let change =
+                    content.map_or(PageChange::Zero, |content| PageChange::Chunk(self.source(content)));
                 (PageNumber(*page), change)
             })
             .collect();
-        let blobs = vec![BlobDelta {
-            kind: BlobKind::Cpu,
-            chunks: vec![(self.source(births_before + 10_000), 8)],
-        }];
-        Delta {
-            births_before,
-            pages,
-            blobs,
-        }
+        let blobs =
+            vec![BlobDelta { kind: BlobKind::Cpu, chunks: vec![(self.source(births_before + 10_000), 8)] }];
+        Delta { births_before, pages, blobs }
     }
 
     fn hash_of(&self, chunk: ChunkRef) -> Option<ChunkHash> {
         assert_eq!(chunk.generation.0, 0);
-        self.order
-            .get(usize::try_from(chunk.birth.0).ok()?)
-            .copied()
+        self.order.get(usize::try_from(chunk.birth.0).ok()?).copied()
     }
 }
 
 fn history() -> impl Strategy<Value = Vec<BTreeMap<u32, Option<u64>>>> {
-    let step = proptest::collection::btree_map(
-        0..PAGES,
-        proptest::option::weighted(0.8, 0_u64..60),
-        0..60,
-    );
+    let step = proptest::collection::btree_map(0..PAGES, proptest::option::weighted(0.8, 0_u64..60), 0..60);
     proptest::collection::vec(step, 1..8)
 }
 
@@ -158,9 +142,7 @@ proptest! {
 #[test]
 fn a_scattered_delta_takes_at_most_36_bytes_a_page() {
     let mut publisher = Publisher::default();
-    let changes = (0..25_600_u32)
-        .map(|i| (i * 2 + (i % 2), Some(u64::from(i))))
-        .collect();
+    let changes = (0..25_600_u32).map(|i| (i * 2 + (i % 2), Some(u64::from(i)))).collect();
     let delta = publisher.delta(&changes);
     let bytes = delta.encode().len();
     assert!(bytes <= 36 * 25_600 + 64, "{bytes} bytes for 25600 pages");
@@ -168,21 +150,11 @@ fn a_scattered_delta_takes_at_most_36_bytes_a_page() {
 
 #[test]
 fn a_delta_that_does_not_continue_the_map_is_refused() {
-    let delta = Delta {
-        births_before: 3,
-        ..Delta::default()
-    };
+    let delta = Delta { births_before: 3, ..Delta::default() };
     assert!(CheckpointMap::zero(PAGES).apply(&delta, |_| None).is_err());
     let unknown = Delta {
-        pages: vec![(
-            PageNumber(1),
-            PageChange::Chunk(ChunkSource::Same(ChunkRef::own(Birth(9)))),
-        )],
+        pages: vec![(PageNumber(1), PageChange::Chunk(ChunkSource::Same(ChunkRef::own(Birth(9)))))],
         ..Delta::default()
     };
-    assert!(
-        CheckpointMap::zero(PAGES)
-            .apply(&unknown, |_| None)
-            .is_err()
-    );
+    assert!(CheckpointMap::zero(PAGES).apply(&unknown, |_| None).is_err());
 }

@@ -2,8 +2,8 @@
 //! Method: generated messages, and arbitrary or damaged bytes that must be refused or re-encode to themselves.
 
 use pageswarm_checkpoint::wire::{
-    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress,
-    Refusal, RunAnswer, RunRequest, Urgency,
+    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal,
+    RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
     Birth, CheckpointIndex, ChunkRef, EncodedChunk, Encoding, Generation, LineageId, NodeId,
@@ -11,10 +11,8 @@ use pageswarm_checkpoint::{
 use proptest::prelude::*;
 
 fn chunk_ref() -> impl Strategy<Value = ChunkRef> {
-    (0_u16..3, 0_u64..1 << 40).prop_map(|(generation, birth)| ChunkRef {
-        generation: Generation(generation),
-        birth: Birth(birth),
-    })
+    (0_u16..3, 0_u64..1 << 40)
+        .prop_map(|(generation, birth)| ChunkRef { generation: Generation(generation), birth: Birth(birth) })
 }
 
 fn ranges() -> impl Strategy<Value = Vec<BirthRange>> {
@@ -25,10 +23,7 @@ fn ranges() -> impl Strategy<Value = Vec<BirthRange>> {
             .map(|(gap, length)| {
                 let first = next + gap;
                 next = first + length;
-                BirthRange {
-                    first: Birth(first),
-                    length,
-                }
+                BirthRange { first: Birth(first), length }
             })
             .collect()
     })
@@ -36,25 +31,18 @@ fn ranges() -> impl Strategy<Value = Vec<BirthRange>> {
 
 fn opening() -> impl Strategy<Value = Opening> {
     let lineage = any::<[u8; 32]>().prop_map(LineageId);
-    let urgency = prop_oneof![
-        Just(Urgency::Fault),
-        Just(Urgency::Deadline),
-        Just(Urgency::Normal)
-    ];
-    let chunks =
-        proptest::collection::btree_map(0_u64..1 << 40, proptest::option::of(chunk_ref()), 0..50);
+    let urgency = prop_oneof![Just(Urgency::Fault), Just(Urgency::Deadline), Just(Urgency::Normal)];
+    let chunks = proptest::collection::btree_map(0_u64..1 << 40, proptest::option::of(chunk_ref()), 0..50);
     let patience = prop_oneof![Just(Patience::MayDefer), Just(Patience::Insist)];
-    let run = (lineage.clone(), urgency, patience, chunks).prop_map(
-        |(lineage, urgency, patience, chunks)| RunRequest {
-            lineage,
-            urgency,
-            patience,
-            chunks: chunks
-                .into_iter()
-                .map(|(birth, base)| (Birth(birth), base))
-                .collect(),
-        },
-    );
+    let run =
+        (lineage.clone(), urgency, patience, chunks).prop_map(|(lineage, urgency, patience, chunks)| {
+            RunRequest {
+                lineage,
+                urgency,
+                patience,
+                chunks: chunks.into_iter().map(|(birth, base)| (Birth(birth), base)).collect(),
+            }
+        });
     let object = (lineage, any::<u64>(), 0..5).prop_map(|(lineage, index, kind)| match kind {
         0 => ObjectRequest::Genesis(lineage),
         1 => ObjectRequest::WriterCertificate(lineage),
@@ -74,17 +62,11 @@ fn opening() -> impl Strategy<Value = Opening> {
 fn control() -> impl Strategy<Value = Control> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..200);
     let lineage = || any::<[u8; 32]>().prop_map(LineageId);
-    let peer = (any::<[u8; 32]>(), "[a-z0-9.:]{0,30}").prop_map(|(node, address)| PeerAddress {
-        node: NodeId(node),
-        address,
-    });
+    let peer = (any::<[u8; 32]>(), "[a-z0-9.:]{0,30}")
+        .prop_map(|(node, address)| PeerAddress { node: NodeId(node), address });
     prop_oneof![
         (bytes(), any::<u16>(), any::<u16>()).prop_map(|(certificate, data_port, gossip_port)| {
-            Control::Hello(Hello {
-                certificate,
-                data_port,
-                gossip_port,
-            })
+            Control::Hello(Hello { certificate, data_port, gossip_port })
         }),
         proptest::collection::vec(peer, 0..5).prop_map(Control::Peers),
         proptest::collection::vec(bytes(), 0..5).prop_map(Control::Heads),
@@ -101,35 +83,18 @@ fn answer() -> impl Strategy<Value = RunAnswer> {
         Just(Encoding::Zstd),
         chunk_ref().prop_map(|base| Encoding::Patch { base }),
     ];
-    let chunk = (
-        any::<u64>(),
-        encoding,
-        any::<u32>(),
-        proptest::collection::vec(any::<u8>(), 0..300),
-    )
+    let chunk = (any::<u64>(), encoding, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300))
         .prop_map(|(birth, encoding, decoded_len, bytes)| RunAnswer::Chunk {
             birth: Birth(birth),
-            chunk: EncodedChunk {
-                encoding,
-                decoded_len,
-                bytes,
-            },
+            chunk: EncodedChunk { encoding, decoded_len, bytes },
         });
     prop_oneof![
         chunk,
-        any::<u64>().prop_map(|birth| RunAnswer::NotHeld {
-            birth: Birth(birth)
-        }),
-        (any::<u64>(), any::<[u8; 32]>()).prop_map(|(birth, node)| RunAnswer::Deferred {
-            birth: Birth(birth),
-            holder: NodeId(node)
-        }),
-        prop_oneof![
-            Just(Refusal::Busy),
-            Just(Refusal::NotAllowed),
-            Just(Refusal::Unreasonable)
-        ]
-        .prop_map(|why| RunAnswer::Refused { why }),
+        any::<u64>().prop_map(|birth| RunAnswer::NotHeld { birth: Birth(birth) }),
+        (any::<u64>(), any::<[u8; 32]>())
+            .prop_map(|(birth, node)| RunAnswer::Deferred { birth: Birth(birth), holder: NodeId(node) }),
+        prop_oneof![Just(Refusal::Busy), Just(Refusal::NotAllowed), Just(Refusal::Unreasonable)]
+            .prop_map(|why| RunAnswer::Refused { why }),
     ]
 }
 

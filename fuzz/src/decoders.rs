@@ -6,8 +6,8 @@ use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Ticket};
 use pageswarm_checkpoint::wire::{Control, ObjectAnswer, Opening, RunAnswer};
 use pageswarm_checkpoint::{
-    Birth, CHUNK_BYTES_MAX, CheckpointMap, Decoder, Delta, EncodedChunk, Encoding, Genesis, Head, IntervalRecord,
-    node_id, record,
+    Birth, CHUNK_BYTES_MAX, CheckpointMap, Decoder, Delta, EncodedChunk, Encoding, Genesis, Head,
+    IntervalRecord, node_id, record,
 };
 use pageswarm_machine::{CpuState, Devices, EventLog};
 use pageswarm_swarm::SetLimits;
@@ -99,7 +99,9 @@ fn revocations(fields: &[u8]) {
 }
 
 fn ticket(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     if let Ok(ticket) = text.parse::<Ticket>() {
         assert_eq!(ticket.to_string().parse(), Ok(ticket), "a ticket does not survive being printed");
     }
@@ -107,7 +109,9 @@ fn ticket(bytes: &[u8]) {
 
 /// One byte for the encoding, three for the decoded length, the rest is encoded.
 fn chunk(bytes: &[u8]) {
-    let Some((&[kind, low, middle, high], encoded)) = bytes.split_first_chunk() else { return };
+    let Some((&[kind, low, middle, high], encoded)) = bytes.split_first_chunk() else {
+        return;
+    };
     let encoding = match kind % 3 {
         0 => Encoding::Raw,
         1 => Encoding::Zstd,
@@ -117,7 +121,10 @@ fn chunk(bytes: &[u8]) {
     let chunk = EncodedChunk { encoding, decoded_len, bytes: encoded.to_vec() };
     let mut out = vec![1, 2, 3];
     match Decoder::new().decode(&chunk, Some(&BASE), &mut out) {
-        Ok(()) => assert!(out.len() - 3 == decoded_len as usize && out.len() - 3 <= CHUNK_BYTES_MAX),
+        Ok(()) => {
+            let decoded = out.len() - 3;
+            assert!(decoded == decoded_len as usize && decoded <= CHUNK_BYTES_MAX);
+        }
         Err(_) => assert_eq!(out, [1, 2, 3], "a failed chunk leaves bytes behind"),
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Role, Ticket};
 use pageswarm_checkpoint::wire::{
-    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal, RunAnswer,
-    RunRequest, Urgency,
+    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal,
+    RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
-    Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
-    Delta, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord, LineageId, NodeId, ObjectHash,
-    ObjectName, PageChange, PageMap, PageNumber, Slot, StateRoot, node_id,
+    Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef,
+    ChunkSource, Delta, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord,
+    LineageId, NodeId, ObjectHash, ObjectName, PageChange, PageMap, PageNumber, Slot, StateRoot, node_id,
 };
 use pageswarm_machine::event::{Event, EventSize};
 use pageswarm_machine::{CpuState, Devices, EventLog};
@@ -34,7 +34,11 @@ fn streams() -> Vec<Seed> {
         lineage: LINEAGE,
         urgency: Urgency::Fault,
         patience: Patience::Insist,
-        chunks: vec![(Birth(3), None), (Birth(4), Some(ChunkRef::own(Birth(1)))), (Birth(900), Some(ANCESTOR))],
+        chunks: vec![
+            (Birth(3), None),
+            (Birth(4), Some(ChunkRef::own(Birth(1)))),
+            (Birth(900), Some(ANCESTOR)),
+        ],
     };
     let object = ObjectRequest::Keyframe(LINEAGE, CheckpointIndex(32));
     vec![
@@ -112,7 +116,8 @@ fn metadata() -> Vec<Seed> {
 }
 
 fn records() -> Vec<Seed> {
-    let genesis = Genesis { writer: node_id(&key()), nonce: [5; 16], pages: 65_536, interval_ms: 500, parent: None };
+    let genesis =
+        Genesis { writer: node_id(&key()), nonce: [5; 16], pages: 65_536, interval_ms: 500, parent: None };
     let parent = BranchPoint { lineage: LINEAGE, index: CheckpointIndex(12), state_root: StateRoot([6; 32]) };
     let branch = Genesis { parent: Some(parent), ..genesis.clone() };
     let name = |byte| ObjectName { hash: ObjectHash([byte; 32]), length: 70_000 };
@@ -192,7 +197,8 @@ fn chunks() -> Vec<Seed> {
 
 fn event_log() -> EventLog {
     let mut log = EventLog::default();
-    let events = [(0x510, EventSize::Long, 0x20_0035), (0x510, EventSize::Long, 7), (0x514, EventSize::Byte, 255)];
+    let events =
+        [(0x510, EventSize::Long, 0x20_0035), (0x510, EventSize::Long, 7), (0x514, EventSize::Byte, 255)];
     for (port, size, value) in events {
         assert_eq!(log.push(Event { port, size, value }), Ok(()));
     }

@@ -54,9 +54,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`BytesError::Short`] when fewer are left.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], BytesError> {
-        let short = BytesError::Short {
-            offset: self.offset,
-        };
+        let short = BytesError::Short { offset: self.offset };
         let end = self.offset.checked_add(count).ok_or(short)?;
         let taken = self.bytes.get(self.offset..end).ok_or(short)?;
         self.offset = end;
@@ -69,9 +67,7 @@ impl<'a> Reader<'a> {
     /// [`BytesError::Short`] when fewer are left.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], BytesError> {
         let offset = self.offset;
-        self.take(N)?
-            .try_into()
-            .map_err(|_| BytesError::Short { offset })
+        self.take(N)?.try_into().map_err(|_| BytesError::Short { offset })
     }
 
     /// One byte.
@@ -133,9 +129,7 @@ impl<'a> Reader<'a> {
     /// The error for a field just read whose value is impossible.
     #[must_use]
     pub const fn impossible(&self) -> BytesError {
-        BytesError::Value {
-            offset: self.offset,
-        }
+        BytesError::Value { offset: self.offset }
     }
 
     /// Bytes not read yet.

@@ -154,11 +154,7 @@ fn change_words(random: &mut Random, words: &mut Words, count: usize) -> u64 {
     for _ in 0..count {
         let fresh = random.draw() & ((1 << NEW_WORD_RANDOM_BITS) - 1);
         let fresh = NEW_WORD_BASE | (fresh << 4);
-        let fresh = if words[place] == fresh {
-            fresh ^ 16
-        } else {
-            fresh
-        };
+        let fresh = if words[place] == fresh { fresh ^ 16 } else { fresh };
         grown = grown.wrapping_add(replace(&mut words[place], fresh, place));
         place = (place + stride) % WORDS;
     }
@@ -186,14 +182,7 @@ impl Order {
     /// An order over `runs` runs (at least one).
     #[must_use]
     pub const fn new(seed: u64, runs: u64) -> Self {
-        Self {
-            seed,
-            runs,
-            cycle: 0,
-            step: 1,
-            place: 0,
-            left: 0,
-        }
+        Self { seed, runs, cycle: 0, step: 1, place: 0, left: 0 }
     }
 
     /// The next run's number.

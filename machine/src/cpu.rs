@@ -74,11 +74,7 @@ pub struct CpuState {
 impl Segment {
     /// The descriptor (its low 64 bits for a system segment) that this segment was loaded from.
     pub(crate) fn descriptor(&self) -> u64 {
-        let limit = if self.attributes & 0x8000 == 0 {
-            self.limit
-        } else {
-            self.limit >> 12
-        };
+        let limit = if self.attributes & 0x8000 == 0 { self.limit } else { self.limit >> 12 };
         let (limit, attributes) = (u64::from(limit), u64::from(self.attributes & 0xf0ff));
         (limit & 0xffff)
             | (self.base & 0xff_ffff) << 16
@@ -96,12 +92,7 @@ impl Segment {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, BytesError> {
         let (base, limit) = (reader.u64()?, reader.u32()?);
-        let segment = Self {
-            base,
-            limit,
-            selector: reader.u16()?,
-            attributes: reader.u16()?,
-        };
+        let segment = Self { base, limit, selector: reader.u16()?, attributes: reader.u16()? };
         if segment.attributes & !ATTRIBUTES != 0 {
             return Err(reader.impossible());
         }
@@ -116,10 +107,7 @@ impl Table {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, BytesError> {
-        Ok(Self {
-            base: reader.u64()?,
-            limit: reader.u16()?,
-        })
+        Ok(Self { base: reader.u64()?, limit: reader.u16()? })
     }
 }
 
@@ -137,10 +125,7 @@ impl CpuState {
             rflags: RFLAGS_START,
             segments: [data, layout::code_segment(), data, data, data, data],
             task: layout::task_segment(),
-            local_table: Segment {
-                attributes: 0x100,
-                ..Segment::default()
-            },
+            local_table: Segment { attributes: 0x100, ..Segment::default() },
             gdt: layout::gdt(),
             idt: Table::default(),
             // PG AM WP NE ET MP PE; PAE OSFXSR OSXMMEXCPT.
@@ -157,11 +142,7 @@ impl CpuState {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(CPU_STATE_BYTES);
         out.push(VERSION);
-        for value in self
-            .general
-            .iter()
-            .chain([&self.rip, &(self.rflags & !RFLAGS_RESUME)])
-        {
+        for value in self.general.iter().chain([&self.rip, &(self.rflags & !RFLAGS_RESUME)]) {
             out.extend(value.to_le_bytes());
         }
         for segment in self.segments.iter().chain([&self.task, &self.local_table]) {
@@ -188,11 +169,7 @@ impl CpuState {
             return Err(BytesError::Version { found });
         }
         let mut state = Self::start(0);
-        for value in state
-            .general
-            .iter_mut()
-            .chain([&mut state.rip, &mut state.rflags])
-        {
+        for value in state.general.iter_mut().chain([&mut state.rip, &mut state.rflags]) {
             *value = reader.u64()?;
         }
         if state.rflags & RFLAGS_RESUME != 0 {

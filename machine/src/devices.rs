@@ -148,14 +148,10 @@ impl Devices {
     pub fn output(&mut self, port: u16, bytes: &[u8]) -> Result<Effect, PortError> {
         if let (abi::PORT_CONSOLE, &[byte]) = (port, bytes) {
             self.console_bytes = self.console_bytes.wrapping_add(1);
-            self.console_hash =
-                (self.console_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            self.console_hash = (self.console_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             return Ok(Effect::Console(byte));
         }
-        let refused = PortError::Output {
-            port,
-            size: bytes.len(),
-        };
+        let refused = PortError::Output { port, size: bytes.len() };
         let value = u32::from_le_bytes(bytes.try_into().map_err(|_| refused)?);
         match port {
             abi::PORT_OPERATIONS_LOW => {
@@ -180,22 +176,13 @@ impl Devices {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(DEVICES_BYTES);
         out.push(VERSION);
-        for value in [
-            self.console_bytes,
-            self.console_hash,
-            self.inputs,
-            self.operations,
-        ] {
+        for value in [self.console_bytes, self.console_hash, self.inputs, self.operations] {
             out.extend(value.to_le_bytes());
         }
         out.extend(self.passes.to_le_bytes());
         out.extend(self.operations_low.to_le_bytes());
         out.push(self.phase.number());
-        out.extend(
-            self.wrong_page
-                .map_or(u32::MAX, |page| page.0)
-                .to_le_bytes(),
-        );
+        out.extend(self.wrong_page.map_or(u32::MAX, |page| page.0).to_le_bytes());
         out.extend(self.clock_ns.to_le_bytes());
         out.extend(self.pages_told.to_le_bytes());
         out
@@ -216,9 +203,7 @@ impl Devices {
         let (passes, operations_low) = (reader.u32()?, reader.u32()?);
         let phase = reader.u8()?;
         let phase = Phase::from_number(u32::from(phase)).ok_or(reader.impossible())?;
-        let wrong_page = Some(reader.u32()?)
-            .filter(|&page| page != u32::MAX)
-            .map(PageNumber);
+        let wrong_page = Some(reader.u32()?).filter(|&page| page != u32::MAX).map(PageNumber);
         let (clock_ns, pages_told) = (reader.u64()?, reader.u64()?);
         reader.finish()?;
         Ok(Self {
@@ -265,15 +250,9 @@ mod tests {
     #[test]
     fn the_operation_counter_takes_effect_with_its_high_half() {
         let mut devices = Devices::default();
-        assert_eq!(
-            devices.output(abi::PORT_OPERATIONS_LOW, &[5, 0, 0, 0]),
-            Ok(Effect::Quiet)
-        );
+        assert_eq!(devices.output(abi::PORT_OPERATIONS_LOW, &[5, 0, 0, 0]), Ok(Effect::Quiet));
         assert_eq!(devices.operations, 0);
-        assert_eq!(
-            devices.output(abi::PORT_OPERATIONS_HIGH, &[1, 0, 0, 0]),
-            Ok(Effect::Reported)
-        );
+        assert_eq!(devices.output(abi::PORT_OPERATIONS_HIGH, &[1, 0, 0, 0]), Ok(Effect::Reported));
         assert_eq!(devices.operations, (1 << 32) + 5);
     }
 

@@ -66,9 +66,7 @@ impl EventLog {
     /// An empty log with room for `events` events.
     #[must_use]
     pub fn with_capacity(events: usize) -> Self {
-        Self {
-            events: Vec::with_capacity(events.min(EVENTS_MAX)),
-        }
+        Self { events: Vec::with_capacity(events.min(EVENTS_MAX)) }
     }
 
     /// Appends an event.
@@ -145,9 +143,7 @@ fn decode_event(reader: &mut Reader<'_>, before: Option<Event>) -> Result<Event,
     let head = reader.varint()?;
     let place = match head.checked_sub(1) {
         None => before.map(|event| (event.port, event.size)),
-        Some(head) => u16::try_from(head / 4)
-            .ok()
-            .zip(EventSize::from_number(head % 4)),
+        Some(head) => u16::try_from(head / 4).ok().zip(EventSize::from_number(head % 4)),
     };
     let (port, size) = place.ok_or(reader.impossible())?;
     if head != 0 && before.is_some_and(|event| (event.port, event.size) == (port, size)) {

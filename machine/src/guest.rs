@@ -52,9 +52,7 @@ pub enum LoadError {
         address: u64,
     },
     /// The program's code has an instruction that cannot be replayed.
-    #[error(
-        "guest program has a {instruction:?} instruction at {address:#x}, which cannot be replayed"
-    )]
+    #[error("guest program has a {instruction:?} instruction at {address:#x}, which cannot be replayed")]
     Forbidden {
         /// Which kind.
         instruction: Forbidden,
@@ -146,12 +144,8 @@ fn load_segment(ram: &mut [u8], program: &[u8], mut header: Reader<'_>) -> Resul
 
 /// The range of RAM from `address`, if it lies in the program's area, which every RAM size has.
 fn area(address: u64, bytes: u64) -> Result<std::ops::Range<usize>, LoadError> {
-    let end = address
-        .checked_add(bytes)
-        .filter(|&end| end <= abi::IMAGE_END);
-    let end = end
-        .filter(|_| address >= abi::IMAGE_BASE)
-        .ok_or(LoadError::Address { address })?;
+    let end = address.checked_add(bytes).filter(|&end| end <= abi::IMAGE_END);
+    let end = end.filter(|_| address >= abi::IMAGE_BASE).ok_or(LoadError::Address { address })?;
     let index = |address| usize::try_from(address).map_err(|_| LoadError::Address { address });
     Ok(index(address)?..index(end)?)
 }
@@ -165,10 +159,7 @@ fn refuse_forbidden(code: &[u8], base: u64) -> Result<(), LoadError> {
             [0x0f, 0xc7, 0xf0..=0xff] => Forbidden::Random,
             _ => continue,
         };
-        return Err(LoadError::Forbidden {
-            instruction,
-            address: base + offset as u64,
-        });
+        return Err(LoadError::Forbidden { instruction, address: base + offset as u64 });
     }
     Ok(())
 }
@@ -177,10 +168,7 @@ fn refuse_forbidden(code: &[u8], base: u64) -> Result<(), LoadError> {
 mod tests {
     use super::*;
 
-    const PARAMETERS: BootParameters = BootParameters {
-        seed: 7,
-        workload: Workload::SpecJbb,
-    };
+    const PARAMETERS: BootParameters = BootParameters { seed: 7, workload: Workload::SpecJbb };
 
     #[test]
     fn the_program_loads_and_starts_at_its_first_instruction() {
@@ -189,19 +177,13 @@ mod tests {
         assert_eq!(state.rip, abi::IMAGE_BASE);
         assert!(ram[0x10_0000..0x10_0010].iter().any(|&byte| byte != 0));
         let parameter = usize::try_from(abi::PARAMETER_BASE).unwrap();
-        assert_eq!(
-            ram[parameter..parameter + 8],
-            abi::PARAMETER_MAGIC.to_le_bytes()
-        );
+        assert_eq!(ram[parameter..parameter + 8], abi::PARAMETER_MAGIC.to_le_bytes());
     }
 
     #[test]
     fn programs_cut_anywhere_are_refused_without_panic() {
         let mut ram = vec![0; 64 << 20];
-        for length in (0..PROGRAM.len())
-            .step_by(61)
-            .filter(|&length| length < 0x4000)
-        {
+        for length in (0..PROGRAM.len()).step_by(61).filter(|&length| length < 0x4000) {
             assert!(load_program(&mut ram, &PROGRAM[..length], PARAMETERS).is_err());
         }
     }
@@ -217,13 +199,7 @@ mod tests {
             let mut program = PROGRAM.to_vec();
             program[start + 16..start + 19].copy_from_slice(&bytes);
             let error = load_program(&mut vec![0; 64 << 20], &program, PARAMETERS).unwrap_err();
-            assert_eq!(
-                error,
-                LoadError::Forbidden {
-                    instruction,
-                    address: abi::IMAGE_BASE + 16
-                }
-            );
+            assert_eq!(error, LoadError::Forbidden { instruction, address: abi::IMAGE_BASE + 16 });
         }
     }
 }

@@ -47,10 +47,7 @@ impl Layout {
             return Err(RamSizeError { ram_bytes });
         }
         let table_bytes = (ram_bytes / abi::PAGE * 8).next_multiple_of(abi::PAGE);
-        Ok(Self {
-            ram_bytes,
-            data_base: abi::TABLE_BASE + table_bytes,
-        })
+        Ok(Self { ram_bytes, data_base: abi::TABLE_BASE + table_bytes })
     }
 
     /// Bytes of RAM.
@@ -85,41 +82,17 @@ impl Layout {
 
     /// Writes descriptor tables, task state segment and page tables into `ram`, which must be this layout's size.
     pub(crate) fn write_tables(&self, ram: &mut [u8]) {
-        put(
-            ram,
-            abi::GDT_BASE + u64::from(STACK_SELECTOR & !7),
-            stack_segment().descriptor(),
-        );
-        put(
-            ram,
-            abi::GDT_BASE + u64::from(CODE_SELECTOR & !7),
-            code_segment().descriptor(),
-        );
-        put(
-            ram,
-            abi::GDT_BASE + u64::from(TASK_SELECTOR),
-            task_segment().descriptor(),
-        );
-        put(
-            ram,
-            abi::GDT_BASE + u64::from(TASK_SELECTOR) + 8,
-            abi::TSS_BASE >> 32,
-        );
+        put(ram, abi::GDT_BASE + u64::from(STACK_SELECTOR & !7), stack_segment().descriptor());
+        put(ram, abi::GDT_BASE + u64::from(CODE_SELECTOR & !7), code_segment().descriptor());
+        put(ram, abi::GDT_BASE + u64::from(TASK_SELECTOR), task_segment().descriptor());
+        put(ram, abi::GDT_BASE + u64::from(TASK_SELECTOR) + 8, abi::TSS_BASE >> 32);
         // The I/O map base field at offset 102 of the TSS: the bitmap starts at offset 104, all ports allowed.
         put(ram, abi::TSS_BASE + 96, 104 << 48);
         put(ram, abi::TSS_BASE + u64::from(TSS_LIMIT) - 7, 0xff << 56);
-        put(
-            ram,
-            abi::PML4_BASE,
-            abi::PDPT_BASE | PRESENT_WRITE_USER_ACCESSED,
-        );
+        put(ram, abi::PML4_BASE, abi::PDPT_BASE | PRESENT_WRITE_USER_ACCESSED);
         for gib in 0..self.ram_bytes.div_ceil(1 << 30) {
             let directory = abi::PAGE_DIRECTORY_BASE + gib * abi::PAGE;
-            put(
-                ram,
-                abi::PDPT_BASE + gib * 8,
-                directory | PRESENT_WRITE_USER_ACCESSED,
-            );
+            put(ram, abi::PDPT_BASE + gib * 8, directory | PRESENT_WRITE_USER_ACCESSED);
         }
         for step in 0..self.ram_bytes / RAM_STEP_BYTES {
             let entry = (step * RAM_STEP_BYTES) | PRESENT_WRITE_USER_ACCESSED | LARGE_DIRTY;
@@ -136,40 +109,22 @@ pub(crate) fn put(ram: &mut [u8], address: u64, value: u64) {
 
 /// Ring 3 code, 64 bits.
 pub(crate) const fn code_segment() -> Segment {
-    Segment {
-        selector: CODE_SELECTOR,
-        base: 0,
-        limit: u32::MAX,
-        attributes: 0xa0fb,
-    }
+    Segment { selector: CODE_SELECTOR, base: 0, limit: u32::MAX, attributes: 0xa0fb }
 }
 
 /// Ring 3 data and stack.
 pub(crate) const fn stack_segment() -> Segment {
-    Segment {
-        selector: STACK_SELECTOR,
-        base: 0,
-        limit: u32::MAX,
-        attributes: 0xc0f3,
-    }
+    Segment { selector: STACK_SELECTOR, base: 0, limit: u32::MAX, attributes: 0xc0f3 }
 }
 
 /// The task state segment, marked busy.
 pub(crate) const fn task_segment() -> Segment {
-    Segment {
-        selector: TASK_SELECTOR,
-        base: abi::TSS_BASE,
-        limit: TSS_LIMIT,
-        attributes: 0x008b,
-    }
+    Segment { selector: TASK_SELECTOR, base: abi::TSS_BASE, limit: TSS_LIMIT, attributes: 0x008b }
 }
 
 /// The descriptor table register for the GDT.
 pub(crate) const fn gdt() -> Table {
-    Table {
-        base: abi::GDT_BASE,
-        limit: GDT_LIMIT,
-    }
+    Table { base: abi::GDT_BASE, limit: GDT_LIMIT }
 }
 
 #[cfg(test)]
@@ -182,23 +137,14 @@ mod tests {
         for mib in (64..8192).step_by(2).chain([8192, 32768]) {
             let layout = Layout::new(mib << 20).unwrap();
             assert!(layout.data_base() >= abi::TABLE_BASE + layout.data_pages() * 8);
-            assert_eq!(
-                layout.data_base() + layout.data_pages() * abi::PAGE,
-                mib << 20
-            );
+            assert_eq!(layout.data_base() + layout.data_pages() * abi::PAGE, mib << 20);
             assert!(layout.data_pages() * abi::PAGE > (mib << 20) * 9 / 10);
         }
     }
 
     #[test]
     fn impossible_sizes_are_refused() {
-        for ram_bytes in [
-            0,
-            62 << 20,
-            (64 << 20) + 4096,
-            (32 << 30) + RAM_STEP_BYTES,
-            u64::MAX,
-        ] {
+        for ram_bytes in [0, 62 << 20, (64 << 20) + 4096, (32 << 30) + RAM_STEP_BYTES, u64::MAX] {
             assert_eq!(Layout::new(ram_bytes), Err(RamSizeError { ram_bytes }));
         }
     }

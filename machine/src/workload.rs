@@ -59,10 +59,7 @@ impl FromStr for Workload {
     type Err = UnknownWorkload;
 
     fn from_str(name: &str) -> Result<Self, UnknownWorkload> {
-        Self::ALL
-            .into_iter()
-            .find(|workload| workload.name() == name)
-            .ok_or(UnknownWorkload)
+        Self::ALL.into_iter().find(|workload| workload.name() == name).ok_or(UnknownWorkload)
     }
 }
 

@@ -58,19 +58,11 @@ fn changes_touch_the_stated_numbers_of_words_and_tell_the_checksum_what_they_did
         let grown = content::change(&mut random, &mut words);
         let expected = content::checksum(&before).wrapping_add(grown);
         assert_eq!(content::checksum(&words), expected);
-        *by_count
-            .entry(before.iter().zip(&words).filter(|(a, b)| a != b).count())
-            .or_default() += 1;
+        *by_count.entry(before.iter().zip(&words).filter(|(a, b)| a != b).count()).or_default() += 1;
     }
-    assert_eq!(
-        by_count.keys().copied().collect::<Vec<_>>(),
-        [9, 34, 238, 512]
-    );
+    assert_eq!(by_count.keys().copied().collect::<Vec<_>>(), [9, 34, 238, 512]);
     for (count, share) in [(9, 40.0), (34, 30.0), (238, 20.0), (512, 10.0)] {
-        assert!(
-            (f64::from(by_count[&count]) / 40.0 - share).abs() < 3.0,
-            "{by_count:?}"
-        );
+        assert!((f64::from(by_count[&count]) / 40.0 - share).abs() < 3.0, "{by_count:?}");
     }
 }
 

@@ -26,9 +26,7 @@ impl Bound {
     pub fn new(union_bytes: u64, publisher_up: u64, lacks: &[(u64, u64, u64)]) -> Self {
         let sum_bytes = lacks.iter().map(|(lacked, ..)| lacked).sum();
         let uplinks = lacks.iter().map(|(_, _, up)| up).sum::<u64>() + publisher_up;
-        let alone = lacks
-            .iter()
-            .map(|(lacked, down, _)| transfer_time(*lacked, *down));
+        let alone = lacks.iter().map(|(lacked, down, _)| transfer_time(*lacked, *down));
         Self {
             publisher: transfer_time(union_bytes, publisher_up),
             slowest_node: alone.max().unwrap_or_default(),

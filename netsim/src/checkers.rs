@@ -33,9 +33,7 @@ pub enum Violation {
         births: u64,
     },
     /// More duplicates than allowed.
-    #[error(
-        "{duplicate_bytes} of {received_bytes} received bytes were duplicates, allowed {allowed_bytes}"
-    )]
+    #[error("{duplicate_bytes} of {received_bytes} received bytes were duplicates, allowed {allowed_bytes}")]
     Duplicates {
         /// Bytes of chunks that were held already.
         duplicate_bytes: u64,

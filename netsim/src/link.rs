@@ -66,9 +66,7 @@ impl Link {
     /// Stops an answer; returns it if it was being sent.
     pub(crate) fn abandon(&mut self, to: usize, request: RequestId) -> Option<Answer> {
         for lane in [&mut self.urgent, &mut self.normal] {
-            let at = lane
-                .iter()
-                .position(|answer| answer.to == to && answer.request == request);
+            let at = lane.iter().position(|answer| answer.to == to && answer.request == request);
             if let Some(at) = at {
                 return lane.remove(at);
             }
@@ -88,11 +86,7 @@ impl Link {
         if let Some((to, message)) = self.control.pop_front() {
             return Some(Next::Control { to, message });
         }
-        let lane = if self.urgent.is_empty() {
-            &mut self.normal
-        } else {
-            &mut self.urgent
-        };
+        let lane = if self.urgent.is_empty() { &mut self.normal } else { &mut self.urgent };
         let mut answer = lane.pop_front()?;
         let mut births = Vec::new();
         let mut bytes = 0;
@@ -112,13 +106,7 @@ impl Link {
         } else {
             lane.push_back(answer);
         }
-        Some(Next::Slice {
-            to,
-            request,
-            births,
-            bytes,
-            ended,
-        })
+        Some(Next::Slice { to, request, births, bytes, ended })
     }
 
     /// The time of arrival of the next slice of an answer, not before the one before it.

@@ -60,9 +60,5 @@ fn main() -> ExitCode {
     println!("{options}");
     let report = run_options(options);
     println!("{report}");
-    if report.violations.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -103,11 +103,7 @@ impl Options {
         let nodes = nodes.max(2);
         let others = nodes as u64 - 1;
         let mut some = |most: u64| {
-            if rng.below(2) == 0 {
-                0
-            } else {
-                1 + rng.below(most.max(1))
-            }
+            if rng.below(2) == 0 { 0 } else { 1 + rng.below(most.max(1)) }
         };
         let crashes = some(others);
         let partitions = some(2);
@@ -180,11 +176,7 @@ fn small(count: u64) -> usize {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "seed {} nodes {} pattern {:?}",
-            self.seed, self.nodes, self.pattern
-        )?;
+        writeln!(f, "seed {} nodes {} pattern {:?}", self.seed, self.nodes, self.pattern)?;
         writeln!(
             f,
             "chunks {} of {} to {} bytes, store delay {:?}",

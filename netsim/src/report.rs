@@ -45,20 +45,13 @@ impl Report {
     /// The publisher's chunk bytes in thousandths of what anyone lacked.
     #[must_use]
     pub fn publisher_egress_permille(&self) -> Option<u64> {
-        permille(
-            u128::from(self.publisher_bytes),
-            u128::from(self.bound.union_bytes),
-        )
+        permille(u128::from(self.publisher_bytes), u128::from(self.bound.union_bytes))
     }
 
     /// Duplicates in thousandths of received bytes.
     #[must_use]
     pub fn duplicate_permille(&self) -> u64 {
-        permille(
-            u128::from(self.duplicate_bytes),
-            u128::from(self.received_bytes),
-        )
-        .unwrap_or(0)
+        permille(u128::from(self.duplicate_bytes), u128::from(self.received_bytes)).unwrap_or(0)
     }
 }
 
@@ -69,25 +62,13 @@ fn permille(part: u128, whole: u128) -> Option<u64> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ratio = |permille: Option<u64>| {
-            permille.map_or_else(
-                || "-".to_owned(),
-                |p| format!("{}.{:03}", p / 1000, p % 1000),
-            )
+            permille.map_or_else(|| "-".to_owned(), |p| format!("{}.{:03}", p / 1000, p % 1000))
         };
         writeln!(f, "trace {:016x} events {}", self.trace, self.events)?;
         writeln!(f, "{}", self.bound)?;
-        let makespan = self
-            .makespan
-            .map_or_else(|| "-".to_owned(), |span| format!("{span:?}"));
-        writeln!(
-            f,
-            "makespan {makespan}, over bound {}",
-            ratio(self.over_bound_permille())
-        )?;
-        let gain = permille(
-            u128::from(self.bound.sum_bytes),
-            u128::from(self.bound.union_bytes),
-        );
+        let makespan = self.makespan.map_or_else(|| "-".to_owned(), |span| format!("{span:?}"));
+        writeln!(f, "makespan {makespan}, over bound {}", ratio(self.over_bound_permille()))?;
+        let gain = permille(u128::from(self.bound.sum_bytes), u128::from(self.bound.union_bytes));
         writeln!(
             f,
             "publisher egress over union {}, attainable gain {}, duplicates {}",
@@ -95,9 +76,7 @@ impl fmt::Display for Report {
             ratio(gain),
             ratio(Some(self.duplicate_permille()))
         )?;
-        let p99 = self
-            .fault_p99
-            .map_or_else(|| "-".to_owned(), |time| format!("{time:?}"));
+        let p99 = self.fault_p99.map_or_else(|| "-".to_owned(), |time| format!("{time:?}"));
         writeln!(
             f,
             "wrong chunks refused {}, requests timed out {}, chunks deferred {}, page fault p99 {p99}",
@@ -106,14 +85,6 @@ impl fmt::Display for Report {
         for violation in &self.violations {
             writeln!(f, "violated: {violation}")?;
         }
-        write!(
-            f,
-            "{}",
-            if self.violations.is_empty() {
-                "PASS"
-            } else {
-                "FAIL"
-            }
-        )
+        write!(f, "{}", if self.violations.is_empty() { "PASS" } else { "FAIL" })
     }
 }

@@ -15,11 +15,7 @@ pub(crate) struct Scheduler<E> {
 
 impl<E> Scheduler<E> {
     pub(crate) fn new() -> Self {
-        Self {
-            now: Time::ZERO,
-            next: 0,
-            events: BTreeMap::new(),
-        }
+        Self { now: Time::ZERO, next: 0, events: BTreeMap::new() }
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -154,11 +154,7 @@ impl World {
             .map(|_| options.chunk_bytes_min + u32::try_from(rng.below(spread)).unwrap_or(0))
             .collect();
         let hosts = (0..options.nodes).map(|node| {
-            let up = if node == 0 {
-                options.publisher_up
-            } else {
-                options.up
-            };
+            let up = if node == 0 { options.publisher_up } else { options.up };
             Host::new(options.behaviour(node), up)
         });
         let mut world = Self {
@@ -182,10 +178,8 @@ impl World {
 
     fn go(&mut self) {
         let bound = self.bound().time();
-        let limit = Time::ZERO
-            .after(self.options.safety_phase())
-            .after(LIVENESS_MIN)
-            .after(bound.saturating_mul(40));
+        let limit =
+            Time::ZERO.after(self.options.safety_phase()).after(LIVENESS_MIN).after(bound.saturating_mul(40));
         while let Some(event) = self.scheduler.next() {
             if self.scheduler.now() > limit || !self.found.is_empty() || self.is_done() {
                 break;
@@ -198,59 +192,28 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        let mut honest = self
-            .hosts
-            .iter()
-            .filter(|host| host.behaviour == Behaviour::Honest);
+        let mut honest = self.hosts.iter().filter(|host| host.behaviour == Behaviour::Honest);
         self.is_live && honest.all(|host| host.complete_at.is_some() && host.faults.is_empty())
     }
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrive {
-                from,
-                to,
-                epoch,
-                message,
-            } => self.arrive(from, to, epoch, message),
+            Event::Arrive { from, to, epoch, message } => self.arrive(from, to, epoch, message),
             Event::Check => {
                 checkers::check_always(&self.hosts, &mut self.ledger, &mut self.found);
             }
             Event::Connect { a, b } => self.connect(a, b),
-            Event::Deliver {
-                from,
-                to,
-                epoch,
-                message,
-            } => self.deliver(from, to, epoch, message),
+            Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
             Event::Fault(fault) => self.apply(fault),
             Event::Liveness => self.begin_liveness(),
             Event::Notice { node, peer, epoch } => self.notice(node, peer, epoch),
             Event::PageFault { node, birth } => self.page_fault(node, birth),
-            Event::Served {
-                node,
-                life,
-                peer,
-                request,
-                bytes,
-            } => {
+            Event::Served { node, life, peer, request, bytes } => {
                 if self.hosts[node].life == life {
-                    self.feed(
-                        node,
-                        Input::Served {
-                            peer: node_id(peer),
-                            request,
-                            bytes,
-                        },
-                    );
+                    self.feed(node, Input::Served { peer: node_id(peer), request, bytes });
                 }
             }
-            Event::Stored {
-                node,
-                life,
-                from,
-                slice,
-            } => {
+            Event::Stored { node, life, from, slice } => {
                 if self.hosts[node].life == life {
                     self.stored(node, from, slice);
                 }
@@ -290,11 +253,7 @@ impl World {
         self.is_live = true;
         self.heal();
         for node in 0..self.hosts.len() {
-            self.hosts[node].up = if node == 0 {
-                self.options.publisher_up
-            } else {
-                self.options.up
-            };
+            self.hosts[node].up = if node == 0 { self.options.publisher_up } else { self.options.up };
             if self.hosts[node].engine.is_none() {
                 self.boot(node);
             }
@@ -306,13 +265,7 @@ impl World {
         let host = &mut self.hosts[node];
         if host.engine.is_some() && !host.store.contains_key(&birth) {
             host.faults.entry(birth).or_insert(now);
-            self.feed(
-                node,
-                Input::Fault {
-                    lineage: LINEAGE,
-                    birth,
-                },
-            );
+            self.feed(node, Input::Fault { lineage: LINEAGE, birth });
         }
     }
 }

@@ -22,20 +22,14 @@ fn every_chunk_leaves_the_publisher_once_when_four_nodes_want_the_same() {
     for seed in 0..5 {
         let report = pass(quiet(seed, 5));
         assert_eq!(report.publisher_bytes, report.bound.union_bytes, "{report}");
-        assert_eq!(
-            report.received_bytes, report.bound.sum_bytes,
-            "nothing arrives twice"
-        );
+        assert_eq!(report.received_bytes, report.bound.sum_bytes, "nothing arrives twice");
     }
 }
 
 #[test]
 fn different_overlapping_wants_leave_the_publisher_once_too() {
     for seed in 0..5 {
-        let report = pass(Options {
-            pattern: Pattern::Overlapping,
-            ..quiet(seed, 7)
-        });
+        let report = pass(Options { pattern: Pattern::Overlapping, ..quiet(seed, 7) });
         let egress = report.publisher_egress_permille().unwrap();
         assert!((1000..=1150).contains(&egress), "{report}");
     }
@@ -44,10 +38,7 @@ fn different_overlapping_wants_leave_the_publisher_once_too() {
 #[test]
 fn what_other_nodes_hold_already_is_taken_from_them() {
     for seed in 0..5 {
-        let report = pass(Options {
-            pattern: Pattern::Staggered,
-            ..quiet(seed, 5)
-        });
+        let report = pass(Options { pattern: Pattern::Staggered, ..quiet(seed, 5) });
         let egress = report.publisher_egress_permille().unwrap();
         assert!(egress <= 1150, "{report}");
     }
@@ -56,10 +47,7 @@ fn what_other_nodes_hold_already_is_taken_from_them() {
 #[test]
 fn nodes_that_jointly_hold_everything_complete_without_the_publisher() {
     for seed in 0..5 {
-        let report = pass(Options {
-            pattern: Pattern::Orphaned,
-            ..quiet(seed, 6)
-        });
+        let report = pass(Options { pattern: Pattern::Orphaned, ..quiet(seed, 6) });
         assert_eq!(report.publisher_bytes, 0);
         assert!(report.received_bytes >= report.bound.sum_bytes);
     }
@@ -68,10 +56,7 @@ fn nodes_that_jointly_hold_everything_complete_without_the_publisher() {
 #[test]
 fn wrong_bytes_are_refused_and_fetched_elsewhere() {
     for seed in 0..5 {
-        let report = pass(Options {
-            corrupting: 2,
-            ..quiet(seed, 6)
-        });
+        let report = pass(Options { corrupting: 2, ..quiet(seed, 6) });
         assert!(report.rejected_chunks > 0, "the liars were asked: {report}");
     }
 }
@@ -79,14 +64,8 @@ fn wrong_bytes_are_refused_and_fetched_elsewhere() {
 #[test]
 fn announcing_everything_and_sending_nothing_stops_nobody() {
     for seed in 0..5 {
-        let report = pass(Options {
-            boasting: 2,
-            ..quiet(seed, 6)
-        });
-        assert!(
-            report.makespan.unwrap() < Duration::from_secs(30),
-            "{report}"
-        );
+        let report = pass(Options { boasting: 2, ..quiet(seed, 6) });
+        assert!(report.makespan.unwrap() < Duration::from_secs(30), "{report}");
     }
 }
 
@@ -94,20 +73,14 @@ fn announcing_everything_and_sending_nothing_stops_nobody() {
 fn a_slow_peer_costs_less_than_its_own_speed() {
     // The slow uplink alone would need twenty times the bound.
     for seed in 0..5 {
-        let report = pass(Options {
-            slow: 1,
-            ..quiet(seed, 6)
-        });
+        let report = pass(Options { slow: 1, ..quiet(seed, 6) });
         assert!(report.over_bound_permille().unwrap() < 5000, "{report}");
     }
 }
 
 #[test]
 fn a_page_fault_overtakes_bulk_on_full_links() {
-    let report = pass(Options {
-        faults: 60,
-        ..Options::equal_links(3, 9, 20 << 20, 12_500_000)
-    });
+    let report = pass(Options { faults: 60, ..Options::equal_links(3, 9, 20 << 20, 12_500_000) });
     let p99 = report.fault_p99.expect("some faults hit missing pages");
     assert!(p99 < Duration::from_millis(60), "{report}");
 }

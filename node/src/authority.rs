@@ -113,7 +113,12 @@ impl Authority {
     /// # Errors
     ///
     /// [`AuthorityError`].
-    pub fn invite(&self, role: Role, open_for: Duration, member_for: Duration) -> Result<[u8; 16], AuthorityError> {
+    pub fn invite(
+        &self,
+        role: Role,
+        open_for: Duration,
+        member_for: Duration,
+    ) -> Result<[u8; 16], AuthorityError> {
         let secret = identity::random::<16>()?;
         let now = clock::unix_s();
         let mut invitations = self.invitations.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Sets of births between the engine's form and the wire's.
 
-use pageswarm_checkpoint::wire::{BirthRange, RANGES_MAX};
 use pageswarm_checkpoint::Birth;
+use pageswarm_checkpoint::wire::{BirthRange, RANGES_MAX};
 use pageswarm_swarm::BirthSet;
 
 /// The set in the ranges that a message carries.

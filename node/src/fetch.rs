@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId};
-use pageswarm_swarm::BirthSet;
+use pageswarm_swarm::{BirthSet, Input};
 
 use crate::events::What;
 use crate::hub::WantError;
@@ -96,18 +96,24 @@ pub async fn fetch(node: &Arc<Node>, id: LineageId, index: CheckpointIndex) -> R
     let plan = tokio::task::spawn_blocking(move || {
         planning.lineages.prepare_bases(&id, index)?;
         let demand = planning.lineages.demand(&id, index)?;
-        let mut plan: Vec<(LineageId, BirthSet, u64)> = Vec::new();
+        let mut plan: Vec<(LineageId, BirthSet, BirthSet)> = Vec::new();
         for (lineage, births) in demand {
             let lacked = planning.lineages.lacked(lineage, &births)?;
             planning.lineages.note_lacked(lineage, &lacked);
-            plan.push((lineage, births, lacked.len()));
+            plan.push((lineage, births, lacked));
         }
         Ok::<_, FetchError>(plan)
     });
     let plan = plan.await.map_err(|_| FetchError::Ending)??;
-    let lacked_chunks = plan.iter().map(|(_, _, lacked)| lacked).sum();
+    let lacked_chunks = plan.iter().map(|(_, _, lacked)| lacked.len()).sum();
     let wanted: u64 = plan.iter().map(|(_, births, _)| births.len()).sum();
-    for (lineage, births, _) in plan {
+    for (lineage, births, lacked) in plan {
+        // What is here for another reason (a duplicate of another lineage's chunk) is news to the engine.
+        let mut held = births.clone();
+        held.subtract(&lacked);
+        if !held.is_empty() {
+            node.hub.input(Input::LocalHas { lineage, births: held }).await;
+        }
         node.hub.want(lineage, births).await?;
     }
     node.lineages.note_held(&id, index);

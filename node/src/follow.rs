@@ -8,8 +8,8 @@ use pageswarm_checkpoint::{Genesis, Head, LineageId, object_hash, record};
 use pageswarm_swarm::Input;
 
 use crate::gossip::GossipCommand;
-use crate::lineages::{Lineage, LineageError};
 use crate::limits::LINEAGES_MAX;
+use crate::lineages::{Lineage, LineageError};
 use crate::node::Node;
 use crate::objects;
 
@@ -20,7 +20,9 @@ const GENERATIONS_MAX: usize = 64;
 
 /// Takes in a head from wherever it came.
 pub async fn offer_head(node: &Arc<Node>, record: Vec<u8>) {
-    let Ok(head) = Head::peek(&record) else { return node.note_refused_record("malformed head") };
+    let Ok(head) = Head::peek(&record) else {
+        return node.note_refused_record("malformed head");
+    };
     if node.lineages.get(&head.lineage).is_none() && !learn(node, head.lineage).await {
         return;
     }
@@ -42,7 +44,9 @@ async fn learn(node: &Arc<Node>, id: LineageId) -> bool {
             node.note_refused_record("too many lineages");
             return false;
         }
-        let Some((genesis, records)) = fetch(node, id).await else { return false };
+        let Some((genesis, records)) = fetch(node, id).await else {
+            return false;
+        };
         next = genesis.parent.map(|parent| parent.lineage);
         found.push(records);
     }
@@ -93,7 +97,9 @@ pub async fn start(node: &Arc<Node>, lineage: &Lineage) {
     });
     if let Ok((lengths, births)) = loaded.await {
         if !lengths.is_empty() {
-            node.hub.input(Input::Lengths { lineage: id, first: pageswarm_checkpoint::Birth(0), lengths }).await;
+            node.hub
+                .input(Input::Lengths { lineage: id, first: pageswarm_checkpoint::Birth(0), lengths })
+                .await;
         }
         if !births.is_empty() {
             node.hub.input(Input::LocalHas { lineage: id, births }).await;
@@ -152,7 +158,9 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool
     let delta = objects::ask_around(node, request, writer, name.length, |bytes| {
         (object_hash(&bytes) == name.hash).then_some(bytes)
     });
-    let Some(delta) = delta.await else { return false };
+    let Some(delta) = delta.await else {
+        return false;
+    };
     let applying = Arc::clone(node);
     let applied = tokio::task::spawn_blocking(move || applying.lineages.apply(&id, &record, &delta)).await;
     let applied = match applied {
@@ -171,9 +179,6 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool
     let lineage = applied.lineage;
     if !applied.lengths.is_empty() {
         node.hub.input(Input::Lengths { lineage, first: applied.first, lengths: applied.lengths }).await;
-    }
-    if !applied.held.is_empty() {
-        node.hub.input(Input::LocalHas { lineage, births: applied.held }).await;
     }
     node.note_learnt(&applied.head);
     true

@@ -10,7 +10,9 @@ use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
 use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, allow_block_list, connection_limits, identify, identity, kad, noise, ping, tcp, yamux};
+use libp2p::{
+    Multiaddr, PeerId, allow_block_list, connection_limits, identify, identity, kad, noise, ping, tcp, yamux,
+};
 use pageswarm_checkpoint::record::HEAD_BYTES_MAX;
 use pageswarm_checkpoint::wire::MEMBERSHIP_BYTES_MAX;
 use pageswarm_checkpoint::{LineageId, NodeId};
@@ -88,7 +90,11 @@ impl Gossip {
     /// # Errors
     ///
     /// [`GossipError`].
-    pub async fn open(key: &SigningKey, swarm_id: NodeId, address: SocketAddr) -> Result<(Self, u16), GossipError> {
+    pub async fn open(
+        key: &SigningKey,
+        swarm_id: NodeId,
+        address: SocketAddr,
+    ) -> Result<(Self, u16), GossipError> {
         let setup = |reason: &dyn std::fmt::Display| GossipError::Setup { reason: reason.to_string() };
         let pair = identity::Keypair::ed25519_from_bytes(key.to_bytes()).map_err(|error| setup(&error))?;
         let mut swarm = libp2p::SwarmBuilder::with_existing_identity(pair)
@@ -104,9 +110,7 @@ impl Gossip {
         for topic in [&heads, &revocations] {
             swarm.behaviour_mut().gossip.subscribe(topic).map_err(|error| setup(&error))?;
         }
-        swarm
-            .listen_on(tcp_multiaddr(address))
-            .map_err(|source| GossipError::Listen { address, source })?;
+        swarm.listen_on(tcp_multiaddr(address)).map_err(|source| GossipError::Listen { address, source })?;
         let port = loop {
             match swarm.select_next_some().await {
                 SwarmEvent::NewListenAddr { address, .. } => {
@@ -123,13 +127,23 @@ impl Gossip {
             }
         };
         let port = port.unwrap_or(address.port());
-        let gossip =
-            Self { swarm, heads, revocations, addresses: BTreeMap::new(), connected: BTreeSet::new(), waiting: None };
+        let gossip = Self {
+            swarm,
+            heads,
+            revocations,
+            addresses: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            waiting: None,
+        };
         Ok((gossip, port))
     }
 
     /// Runs until the node drops its end of `commands`.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<GossipCommand>, events: mpsc::Sender<GossipEvent>) {
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<GossipCommand>,
+        events: mpsc::Sender<GossipEvent>,
+    ) {
         let mut redial = tokio::time::interval(Duration::from_secs(2));
         loop {
             tokio::select! {
@@ -259,7 +273,11 @@ fn behaviour(
         identify: identify::Behaviour::new(identify::Config::new(protocol, pair.public())),
         ping: ping::Behaviour::default(),
         gossip: gossipsub::Behaviour::new(MessageAuthenticity::Signed(pair.clone()), gossip)?,
-        lineages: kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), kad::Config::new(kad_protocol)),
+        lineages: kad::Behaviour::with_config(
+            peer,
+            kad::store::MemoryStore::new(peer),
+            kad::Config::new(kad_protocol),
+        ),
     })
 }
 

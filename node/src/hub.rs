@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use pageswarm_checkpoint::wire::Control;
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
-use pageswarm_swarm::{BirthSet, Config, Ended, Engine, Input, Output, PeerStats, RequestId, Stats, Time, WantId};
+use pageswarm_swarm::{
+    BirthSet, Config, Ended, Engine, Input, Output, PeerStats, RequestId, Stats, Time, WantId,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
@@ -151,7 +153,9 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
     loop {
         let sleep = async {
             match wake {
-                Some(until) => tokio::time::sleep_until(task.node.clock.instant(until).into()).await,
+                Some(until) => {
+                    tokio::time::sleep_until(task.node.clock.instant(until).into()).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -238,6 +242,14 @@ impl Task {
             Output::WantRefused { want } => self.end_want(want, Err(WantError::Refused)),
             Output::FaultDone { lineage, birth } => self.end_fault((lineage, birth), true),
             Output::FaultRefused { lineage, birth } => self.end_fault((lineage, birth), false),
+            Output::Wait { .. } => unreachable!("the caller keeps waits for itself"),
+            answer => self.decide_answer(answer),
+        }
+    }
+
+    /// What concerns a request that a peer made of this node.
+    fn decide_answer(&mut self, output: Output) {
+        match output {
             Output::Serve { peer, request, births, .. } => {
                 self.serve(peer, request, ServeCommand::Serve(births));
             }
@@ -247,9 +259,13 @@ impl Task {
             Output::NotHeld { peer, request, births, .. } => {
                 self.serve(peer, request, ServeCommand::NotHeld(births));
             }
-            Output::Refuse { peer, request, why } => self.serve(peer, request, ServeCommand::Refuse(why)),
-            Output::AbandonServe { peer, request } => self.serve(peer, request, ServeCommand::Abandon),
-            Output::Wait { .. } => unreachable!("the caller keeps waits for itself"),
+            Output::Refuse { peer, request, why } => {
+                self.serve(peer, request, ServeCommand::Refuse(why));
+            }
+            Output::AbandonServe { peer, request } => {
+                self.serve(peer, request, ServeCommand::Abandon);
+            }
+            other => unreachable!("{other:?} concerns no request of a peer"),
         }
     }
 

@@ -21,7 +21,9 @@ pub enum KeyError {
         source: std::io::Error,
     },
     /// The file is not a key.
-    #[error("key file {path} has {length} bytes, a key has 32: restore it from a copy, or remove it to get a new identity")]
+    #[error(
+        "key file {path} has {length} bytes, a key has 32: restore it from a copy, or remove it to get a new identity"
+    )]
     Length {
         /// Which file.
         path: PathBuf,
@@ -41,8 +43,12 @@ pub fn load_or_create(path: &Path) -> Result<SigningKey, KeyError> {
         Some(key) => Ok(key),
         None => {
             let secret = random()?;
-            let mut file =
-                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(io)?;
             file.write_all(&secret).map_err(io)?;
             file.sync_all().map_err(io)?;
             Ok(SigningKey::from_bytes(&secret))

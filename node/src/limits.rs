@@ -41,4 +41,5 @@ pub const INVITATIONS_MAX: usize = 10_000;
 /// Events kept for those who connect to the API's event stream late.
 pub const EVENTS_KEPT: usize = 256;
 
-const _: () = assert!(RUN_ANSWER_BYTES_MAX > wire::FRAME_BYTES_MAX, "an answer has room for its largest frame");
+const _: () =
+    assert!(RUN_ANSWER_BYTES_MAX > wire::FRAME_BYTES_MAX, "an answer has room for its largest frame");

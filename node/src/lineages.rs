@@ -114,8 +114,6 @@ pub struct Applied {
     pub first: Birth,
     /// Encoded lengths of the new births.
     pub lengths: Vec<u32>,
-    /// New births whose chunks are held already.
-    pub held: BirthSet,
 }
 
 /// All lineages that this node follows.
@@ -187,7 +185,9 @@ impl Lineages {
         let ancestors = match &genesis.parent {
             None => Vec::new(),
             Some(parent) => {
-                let Some(known) = self.get(&parent.lineage) else { return Ok(None) };
+                let Some(known) = self.get(&parent.lineage) else {
+                    return Ok(None);
+                };
                 std::iter::once(parent.lineage).chain(known.ancestors).collect()
             }
         };
@@ -208,7 +208,9 @@ impl Lineages {
             let next = last.next();
             for (index, hash) in heads {
                 // What follows a head that is damaged or out of order is learnt again.
-                let Some((_, record)) = self.store.object(hash)?.filter(|_| index == from) else { break 'heads };
+                let Some((_, record)) = self.store.object(hash)?.filter(|_| index == from) else {
+                    break 'heads;
+                };
                 let head = Head::open(&record, &lineage.genesis.writer)?;
                 self.lock().births.push(id, index, head.births, None);
                 lineage.births = head.births;
@@ -278,7 +280,9 @@ impl Lineages {
         }
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(lineage) = state.lineages.get_mut(&id) else { return Ok(false) };
+        let Some(lineage) = state.lineages.get_mut(&id) else {
+            return Ok(false);
+        };
         let pending = state.pending.entry(id).or_default();
         if let Some(other) = pending.get(&head.index).filter(|other| other.as_slice() != record) {
             let (held, index) = (object_hash(other), head.index);
@@ -331,7 +335,12 @@ impl Lineages {
     /// # Errors
     ///
     /// [`LineageError`]; the lineage is then as before.
-    pub fn apply(&self, id: &LineageId, head_record: &[u8], delta_bytes: &[u8]) -> Result<Applied, LineageError> {
+    pub fn apply(
+        &self,
+        id: &LineageId,
+        head_record: &[u8],
+        delta_bytes: &[u8],
+    ) -> Result<Applied, LineageError> {
         let head = self.check_next_head(id, head_record)?;
         let lineage = self.get(id).ok_or(LineageError::Unknown(*id))?;
         let wrong = || LineageError::WrongDelta { lineage: *id, index: head.index };
@@ -346,18 +355,12 @@ impl Lineages {
         }
         let fresh: Vec<(ChunkHash, u32)> = delta.new_chunks().collect();
         let hashes: Vec<ChunkHash> = fresh.iter().map(|(hash, _)| *hash).collect();
-        let mut held = BirthSet::new();
-        for (birth, here) in (delta.births_before..).zip(self.store.contains_many(&hashes)?) {
-            if here {
-                held.insert(Birth(birth));
-            }
-        }
         self.store.put_object(kind::DELTA, delta_bytes)?;
         let hash = self.store.put_object(kind::HEAD, head_record)?;
         self.store.record_head(*id, head.index, hash)?;
         self.note_applied(&head, hash, map, hashes.into());
         let lengths = fresh.iter().map(|(_, length)| *length).collect();
-        Ok(Applied { lineage: *id, head, first: Birth(delta.births_before), lengths, held })
+        Ok(Applied { lineage: *id, head, first: Birth(delta.births_before), lengths })
     }
 
     /// Moves the lineage on to a checkpoint whose head and delta are in the store; `fresh` are its new chunks.
@@ -401,7 +404,9 @@ impl Lineages {
     pub fn object(&self, request: &ObjectRequest) -> Result<Option<Vec<u8>>, LineageError> {
         let hash = match request {
             ObjectRequest::Genesis(id) => return Ok(self.store.note(&note(GENESIS_NOTES, id))?),
-            ObjectRequest::WriterCertificate(id) => return Ok(self.store.note(&note(CERTIFICATE_NOTES, id))?),
+            ObjectRequest::WriterCertificate(id) => {
+                return Ok(self.store.note(&note(CERTIFICATE_NOTES, id))?);
+            }
             ObjectRequest::Head(id, index) => self.store.head(*id, *index)?,
             ObjectRequest::Delta(id, index) => self.head(id, *index)?.map(|head| head.delta.hash),
             ObjectRequest::Keyframe(id, index) => self
@@ -418,9 +423,9 @@ impl Lineages {
     #[must_use]
     pub fn expects(&self, request: &ObjectRequest) -> bool {
         let index = match request {
-            ObjectRequest::Head(_, index) | ObjectRequest::Delta(_, index) | ObjectRequest::Keyframe(_, index) => {
-                *index
-            }
+            ObjectRequest::Head(_, index)
+            | ObjectRequest::Delta(_, index)
+            | ObjectRequest::Keyframe(_, index) => *index,
             ObjectRequest::Genesis(_) | ObjectRequest::WriterCertificate(_) => return false,
         };
         self.get(&request.lineage()).is_some_and(|lineage| {
@@ -436,8 +441,12 @@ impl Lineages {
     ///
     /// [`LineageError`] if the store fails.
     pub fn head(&self, id: &LineageId, index: CheckpointIndex) -> Result<Option<Head>, LineageError> {
-        let Some(hash) = self.store.head(*id, index)? else { return Ok(None) };
-        let Some((_, record)) = self.store.object(hash)? else { return Ok(None) };
+        let Some(hash) = self.store.head(*id, index)? else {
+            return Ok(None);
+        };
+        let Some((_, record)) = self.store.object(hash)? else {
+            return Ok(None);
+        };
         Ok(Some(Head::peek(&record)?))
     }
 

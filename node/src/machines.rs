@@ -12,16 +12,16 @@ use pageswarm_checkpoint::{BranchPoint, CheckpointIndex, Genesis, LineageId, PAG
 use pageswarm_machine::guest::BootParameters;
 use pageswarm_machine::{Devices, Workload};
 use pageswarm_vmm::{
-    Background, DeathReason, Launcher, LazyMemory, LazyStats, Origin, PaceMode, Report, SavedState, SpawnError,
-    Strategy, VmEvent, VmFailure, VmOptions, VmProcess,
+    Background, DeathReason, Launcher, LazyMemory, LazyStats, Origin, PaceMode, Report, SavedState,
+    SpawnError, Strategy, VmEvent, VmFailure, VmOptions, VmProcess,
 };
 use tokio::sync::Notify;
 
 use crate::events::What;
 use crate::fetch;
 use crate::identity::{self, KeyError};
-use crate::lineages::{LineageError, MapError};
 use crate::limits::FAULT_TIMEOUT;
+use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 use crate::page_source::CheckpointPages;
 use crate::publish::{CheckpointFigures, Publisher};
@@ -238,10 +238,15 @@ impl Machine {
         self.changed.notify_waiters();
     }
 
-    fn note_end(&self, reason: &DeathReason, why: Option<String>) {
+    fn note_end(&self, reason: &DeathReason, why: Option<End>) {
         let mut state = lock(&self.state);
-        state.failed |= why.is_some() || !matches!(reason, DeathReason::Stopped);
-        state.ended.get_or_insert_with(|| why.unwrap_or_else(|| report::chain(reason)));
+        let (why, failed) = match why {
+            Some(End::AllTaken) => ("all checkpoints were taken".to_owned(), false),
+            Some(End::Failed(why)) => (why, true),
+            None => (report::chain(reason), !matches!(reason, DeathReason::Stopped)),
+        };
+        state.failed |= failed;
+        state.ended.get_or_insert(why);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -265,7 +270,9 @@ impl Machine {
 pub async fn run(node: &Arc<Node>, options: RunOptions) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
     let size_error = MachineError::RamSize { bytes: options.ram_bytes };
-    let Ok(pages) = u32::try_from(options.ram_bytes / PAGE_BYTES as u64) else { return Err(size_error) };
+    let Ok(pages) = u32::try_from(options.ram_bytes / PAGE_BYTES as u64) else {
+        return Err(size_error);
+    };
     if pageswarm_machine::Layout::new(options.ram_bytes).is_err() {
         return Err(size_error);
     }
@@ -290,7 +297,7 @@ pub async fn resume_as_branch(
     options: RunOptions,
 ) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
-    let (origin, state_root, pages) = lazy_origin(node, id, index).await?;
+    let (origin, state_root, pages) = lazy_origin(node, id, index, Order::WrittenFirst).await?;
     let process = spawn(origin, vm_options(&options)).await?;
     let parent = BranchPoint { lineage: id, index, state_root };
     start_lineage(node, process, Some(parent), pages, options.interval, options.checkpoints).await
@@ -308,8 +315,10 @@ pub async fn self_check(
     patience: Duration,
 ) -> Result<SelfCheck, MachineError> {
     let started = Instant::now();
-    let (origin, ..) = lazy_origin(node, id, index).await?;
-    let Origin::LazyRestore { state, .. } = &origin else { return Err(MachineError::Ending) };
+    let (origin, ..) = lazy_origin(node, id, index, Order::ByNumber).await?;
+    let Origin::LazyRestore { state, .. } = &origin else {
+        return Err(MachineError::Ending);
+    };
     let before = Devices::decode(&state.devices).unwrap_or_default();
     let options = VmOptions {
         pace: PaceMode::Verify { dirty_first: VERIFY_DIRTY_PAGES },
@@ -322,7 +331,8 @@ pub async fn self_check(
     let watching = Arc::clone(&machine);
     std::thread::spawn(move || watch(&watching, &events));
     // The pass under way when the checkpoint was taken is not a whole one.
-    let done = |report: &Report| report.wrong_page.is_some() || report.passes >= before.passes.saturating_add(2);
+    let done =
+        |report: &Report| report.wrong_page.is_some() || report.passes >= before.passes.saturating_add(2);
     let finished = tokio::time::timeout(patience, wait_for(&machine, done)).await;
     let report = machine.report();
     let died = machine.ended().map(|(why, _)| why).or_else(|| {
@@ -355,6 +365,15 @@ async fn wait_for(machine: &Machine, done: impl Fn(&Report) -> bool) {
     }
 }
 
+/// In which order memory is filled in the background.
+#[derive(Clone, Copy)]
+enum Order {
+    /// What the recorded interval wrote first: a guest that goes on touches the same.
+    WrittenFirst,
+    /// For a guest that goes through all of its memory.
+    ByNumber,
+}
+
 type Started = (VmProcess, Receiver<VmEvent>);
 
 async fn spawn(origin: Origin, options: VmOptions) -> Result<Started, MachineError> {
@@ -367,7 +386,11 @@ async fn spawn(origin: Origin, options: VmOptions) -> Result<Started, MachineErr
 fn vm_options(options: &RunOptions) -> VmOptions {
     // Room for two whole intervals of dirty pages, and for all of RAM where everything is copied at once.
     let per_interval = f64::from(options.workload.dirty_pages_per_second()) * options.interval.as_secs_f64();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number of pages")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a small positive number of pages"
+    )]
     let pages = (per_interval * 2.5) as u64 + 4096;
     let wanted = (pages * PAGE_BYTES as u64).min(options.ram_bytes);
     let staging_bytes = match options.strategy {
@@ -393,6 +416,7 @@ async fn lazy_origin(
     node: &Arc<Node>,
     id: LineageId,
     index: CheckpointIndex,
+    order: Order,
 ) -> Result<(Origin, pageswarm_checkpoint::StateRoot, u32), MachineError> {
     fetch::fetch_state(node, id, index).await?;
     let preparing = Arc::clone(node);
@@ -404,7 +428,10 @@ async fn lazy_origin(
         let state: SavedState = rebuild::read_state(&preparing.store, &map, index)?;
         let ram_bytes = lineage.genesis.ram_bytes();
         let pages = lineage.genesis.pages;
-        let prefetch = preparing.lineages.written_after(&id, index);
+        let prefetch = match order {
+            Order::WrittenFirst => preparing.lineages.written_after(&id, index),
+            Order::ByNumber => Vec::new(),
+        };
         let source = Box::new(CheckpointPages::new(preparing, lineage, map));
         let memory = LazyMemory { source, prefetch, background: Background::Fill, timeout: FAULT_TIMEOUT };
         Ok::<_, MachineError>((Origin::LazyRestore { ram_bytes, state, memory }, head.state_root, pages))
@@ -436,7 +463,8 @@ async fn start_lineage(
     let resumed = parent.map(|point| (point.lineage, point.index));
     let machine = enter(node, process, Some(id), resumed, Instant::now());
     node.events.add(What::VmStarted { vm: machine.id, lineage: Some(id.to_string()) });
-    let publishing = Publishing { node: Arc::clone(node), machine: Arc::clone(&machine), publisher, checkpoints };
+    let publishing =
+        Publishing { node: Arc::clone(node), machine: Arc::clone(&machine), publisher, checkpoints };
     std::thread::Builder::new()
         .name("publisher".to_owned())
         .spawn(move || publishing.run(&events))
@@ -476,6 +504,13 @@ fn watch(machine: &Machine, events: &Receiver<VmEvent>) {
     }
 }
 
+/// Why a publishing VM ends, where its process does not say it.
+#[derive(Clone, Debug)]
+enum End {
+    AllTaken,
+    Failed(String),
+}
+
 struct Publishing {
     node: Arc<Node>,
     machine: Arc<Machine>,
@@ -492,11 +527,16 @@ impl Publishing {
             match event {
                 VmEvent::Report(report) => {
                     if let Some(page) = report.wrong_page {
-                        failure.get_or_insert_with(|| format!("guest found a wrong byte in page {page}"));
+                        let why = format!("guest found a wrong byte in page {page}");
+                        failure.get_or_insert(End::Failed(why));
                     }
+                    let passed = report.passes > self.machine.report().passes;
                     self.machine.note_report(report);
-                    let (vm, passes, counter) = (self.machine.id, u64::from(report.passes), report.operations);
-                    self.node.events.add(What::VmReport { vm, passes, counter });
+                    if passed {
+                        let (vm, passes, counter) =
+                            (self.machine.id, u64::from(report.passes), report.operations);
+                        self.node.events.add(What::VmReport { vm, passes, counter });
+                    }
                 }
                 VmEvent::Console(bytes) => {
                     tracing::info!(vm = self.machine.id, text = %String::from_utf8_lossy(&bytes).trim_end(), "console");
@@ -514,7 +554,7 @@ impl Publishing {
     }
 
     /// Publishes; returns why nothing can be published any more.
-    fn checkpoint(&mut self, event: VmEvent) -> Option<String> {
+    fn checkpoint(&mut self, event: VmEvent) -> Option<End> {
         let process = &self.machine.process;
         let staging = process.staging();
         match event {
@@ -532,13 +572,14 @@ impl Publishing {
                         self.machine.note_figures(figures);
                         if last {
                             process.stop();
-                            return Some("all checkpoints were taken".to_owned());
+                            return Some(End::AllTaken);
                         }
                     }
                     Err(error) => {
                         self.node.note_store_trouble(&error);
                         process.stop();
-                        return Some(format!("checkpoint cannot be published: {}", report::chain(&error)));
+                        let why = report::chain(&error);
+                        return Some(End::Failed(format!("checkpoint cannot be published: {why}")));
                     }
                 }
             }

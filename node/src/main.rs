@@ -51,7 +51,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("node").build();
-    let runtime = runtime.map_err(|error| Failure::new(ExitCode::Failed, format!("cannot start threads: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| Failure::new(ExitCode::Failed, format!("cannot start threads: {error}")))?;
     runtime.block_on(cli::run(cli.command))
 }
 

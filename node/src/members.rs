@@ -63,7 +63,13 @@ impl Members {
     /// # Errors
     ///
     /// [`MembersError`].
-    pub fn install(directory: &Path, me: NodeId, swarm: NodeId, record: &[u8], skew_s: u64) -> Result<Self, MembersError> {
+    pub fn install(
+        directory: &Path,
+        me: NodeId,
+        swarm: NodeId,
+        record: &[u8],
+        skew_s: u64,
+    ) -> Result<Self, MembersError> {
         Certificate::open(record, &swarm).map_err(MembersError::Own)?;
         write(&directory.join(SWARM_FILE), swarm.to_string().as_bytes())?;
         write(&directory.join(CERTIFICATE_FILE), record)?;
@@ -144,7 +150,9 @@ impl Members {
     ///
     /// [`MembershipError`] says what changed.
     pub fn still_holds(&self, certificate: &Certificate) -> Result<(), MembershipError> {
-        self.read(|state| certificate.check(&certificate.node, clock::unix_s(), self.skew_s, &state.revocations))
+        self.read(|state| {
+            certificate.check(&certificate.node, clock::unix_s(), self.skew_s, &state.revocations)
+        })
     }
 
     /// The certificate in `record`, if it allows `node` to write lineages. A writer whose certificate expired since

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -213,7 +213,9 @@ impl Node {
     /// Hears of members and dials those that are not connected.
     pub fn hear_of(self: &Arc<Self>, peers: &[PeerAddress]) {
         for peer in peers.iter().filter(|peer| peer.node != self.id) {
-            let Ok(address) = peer.address.parse() else { continue };
+            let Ok(address) = peer.address.parse() else {
+                continue;
+            };
             if self.peers.hear_of(peer.node, address) {
                 tokio::spawn(dial_once(Arc::clone(self), address));
             }
@@ -404,10 +406,10 @@ async fn keep_house(node: Arc<Node>) {
         tick.tick().await;
         turns += 1;
         report_bad_chunks(&node).await;
-        if turns % 2 == 0 {
+        if turns.is_multiple_of(2) {
             node.close_ended_memberships();
         }
-        if turns % 20 == 0 {
+        if turns.is_multiple_of(20) {
             renew_membership(&node).await;
         }
     }

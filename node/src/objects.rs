@@ -70,8 +70,13 @@ pub async fn write_answer(send: &mut SendStream, object: Result<Vec<u8>, String>
 /// # Errors
 ///
 /// [`FrameError`].
-pub async fn read_answer(receive: &mut RecvStream, bytes_max: u64) -> Result<Result<Vec<u8>, String>, FrameError> {
-    let Some(frame) = frames::read(receive).await? else { return Ok(Err("no answer".to_owned())) };
+pub async fn read_answer(
+    receive: &mut RecvStream,
+    bytes_max: u64,
+) -> Result<Result<Vec<u8>, String>, FrameError> {
+    let Some(frame) = frames::read(receive).await? else {
+        return Ok(Err("no answer".to_owned()));
+    };
     let length = match ObjectAnswer::decode(&frame)? {
         ObjectAnswer::Found { length } => length,
         ObjectAnswer::NotHeld => return Ok(Err("not held".to_owned())),

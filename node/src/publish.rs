@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
-    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource, Delta,
-    Encoder, Encoding, Head, IntervalRecord, ObjectHash, ObjectName, PageChange, PageNumber, Slot, blob,
-    state_root,
+    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
+    Delta, Encoder, Encoding, Head, IntervalRecord, ObjectHash, ObjectName, PageChange, PageNumber, Slot,
+    blob, state_root,
 };
 use pageswarm_store::{CommitError, IndexError, NewCheckpoint, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Input};
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::events::What;
 use crate::gossip::GossipCommand;
-use crate::lineages::{Lineage, kind};
 use crate::limits::KEYFRAME_EVERY;
+use crate::lineages::{Lineage, kind};
 use crate::node::Node;
 
 /// Pages encoded before they are put into the store together.
@@ -155,7 +155,11 @@ impl Publisher {
     /// # Errors
     ///
     /// [`PublishError`].
-    pub fn publish(&mut self, captured: &Captured, staging: &SharedMemory) -> Result<CheckpointFigures, PublishError> {
+    pub fn publish(
+        &mut self,
+        captured: &Captured,
+        staging: &SharedMemory,
+    ) -> Result<CheckpointFigures, PublishError> {
         let start = Instant::now();
         let mut draft = Draft { figures: figures_of(captured), ..Draft::default() };
         let early = std::mem::take(&mut self.early);

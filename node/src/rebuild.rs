@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use pageswarm_checkpoint::{
-    BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap, PageNumber, Slot,
-    StateRoot, state_root,
+    BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap,
+    PageNumber, Slot, StateRoot, state_root,
 };
 use pageswarm_store::{ChunkRead, ReadError, Store};
 use pageswarm_vmm::SavedState;
@@ -108,7 +108,11 @@ pub fn rebuild(
 /// # Errors
 ///
 /// [`RebuildError`].
-pub fn read_state(store: &Store, map: &CheckpointMap, index: CheckpointIndex) -> Result<SavedState, RebuildError> {
+pub fn read_state(
+    store: &Store,
+    map: &CheckpointMap,
+    index: CheckpointIndex,
+) -> Result<SavedState, RebuildError> {
     let blob = |kind| read_blob(store, map, kind, index);
     Ok(SavedState {
         cpu: blob(BlobKind::Cpu)?,

@@ -53,7 +53,11 @@ impl RecentChunks {
     /// # Errors
     ///
     /// [`ReadError`] if the store fails.
-    pub fn read(&self, store: &Store, mut hashes: Vec<ChunkHash>) -> Result<HashMap<ChunkHash, SharedBytes>, ReadError> {
+    pub fn read(
+        &self,
+        store: &Store,
+        mut hashes: Vec<ChunkHash>,
+    ) -> Result<HashMap<ChunkHash, SharedBytes>, ReadError> {
         hashes.sort_unstable();
         hashes.dedup();
         let mut found = HashMap::with_capacity(hashes.len());

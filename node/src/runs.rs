@@ -9,8 +9,8 @@ use pageswarm_store::{ReadError, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Ended, Input, Patience, RequestId, Urgency};
 use tokio::time::timeout;
 
-use crate::lineages::{MapError, lineage_of};
 use crate::limits::{RUN_ANSWER_BYTES_MAX, RUN_TIMEOUT};
+use crate::lineages::{MapError, lineage_of};
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
 use crate::transport::frames::{self, FrameError};
@@ -132,7 +132,9 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, answers: Answers)
     if answers.chunks.is_empty() {
         return;
     }
-    let Ok(place) = Arc::clone(&node.coding).acquire_owned().await else { return };
+    let Ok(place) = Arc::clone(&node.coding).acquire_owned().await else {
+        return;
+    };
     let absorbing = Arc::clone(node);
     let absorbed = tokio::task::spawn_blocking(move || {
         let absorbed = absorb(&absorbing, lineage, &run.births, answers.chunks);
@@ -165,7 +167,9 @@ fn absorb(
     chunks: Vec<(Birth, EncodedChunk<ChunkRef>)>,
 ) -> Result<Absorbed, AbsorbError> {
     let mut absorbed = Absorbed::default();
-    let Some(lineage) = node.lineages.get(&id) else { return Ok(absorbed) };
+    let Some(lineage) = node.lineages.get(&id) else {
+        return Ok(absorbed);
+    };
     let births: Vec<Birth> = chunks.iter().map(|(birth, _)| *birth).collect();
     let hashes = node.lineages.hashes(id, &births)?;
     let mut wanted = Vec::new();
@@ -175,7 +179,9 @@ fn absorb(
             node.lineages.hash_of(&lineage, base)
         });
         match (named, expected) {
-            (Some(chunk), Some(expected)) if asked.contains(birth) => wanted.push((birth, expected, chunk)),
+            (Some(chunk), Some(expected)) if asked.contains(birth) => {
+                wanted.push((birth, expected, chunk));
+            }
             _ => absorbed.corrupt.push(birth),
         }
     }

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pageswarm_checkpoint::NodeId;
 use pageswarm_checkpoint::membership::{MembershipError, Ticket};
 use pageswarm_checkpoint::wire::{Control, Hello, Opening};
-use pageswarm_checkpoint::NodeId;
 use pageswarm_swarm::Input;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::events::What;
 use crate::gossip::GossipCommand;
 use crate::limits;
 use crate::node::Node;
@@ -81,7 +82,11 @@ pub async fn dial(node: &Arc<Node>, address: SocketAddr) -> Result<NodeId, Sessi
 /// # Errors
 ///
 /// [`SessionError`].
-pub async fn join(endpoint: &quinn::Endpoint, ticket: &Ticket, address: SocketAddr) -> Result<Vec<u8>, SessionError> {
+pub async fn join(
+    endpoint: &quinn::Endpoint,
+    ticket: &Ticket,
+    address: SocketAddr,
+) -> Result<Vec<u8>, SessionError> {
     let connection = timeout(limits::HELLO_TIMEOUT, endpoint.connect(address, tls::SERVER_NAME)?);
     let connection = connection.await.map_err(|_| SessionError::Slow)??;
     if tls::peer_id(&connection) != Some(ticket.admin) {
@@ -132,7 +137,9 @@ async fn greet(node: &Arc<Node>, incoming: quinn::Incoming) -> Result<(), Sessio
         };
         let opening = frames::read(&mut receive).await?.ok_or(SessionError::NoHello)?;
         match Opening::decode(&opening).map_err(FrameError::from)? {
-            Opening::Join { invitation } => admit_joiner(node, &connection, &mut send, invitation).await?,
+            Opening::Join { invitation } => {
+                admit_joiner(node, &connection, &mut send, invitation).await?;
+            }
             Opening::Control => {
                 let hello = read_hello(&connection, &mut receive).await?;
                 let reply = Control::Hello(node.hello()).encode();
@@ -173,7 +180,11 @@ async fn read_hello(connection: &Connection, receive: &mut RecvStream) -> Result
         Ok(Some(frame)) => frame,
         Ok(None) => return Err(SessionError::NoHello),
         // What the other side said when it closed is worth more than that a stream ended.
-        Err(error) => return Err(connection.close_reason().map_or(SessionError::Frame(error), SessionError::Connection)),
+        Err(error) => {
+            return Err(connection
+                .close_reason()
+                .map_or(SessionError::Frame(error), SessionError::Connection));
+        }
     };
     match Control::decode(&frame).map_err(FrameError::from)? {
         Control::Hello(hello) => Ok(hello),
@@ -189,7 +200,9 @@ fn establish(
     direction: Direction,
     (send, receive): (SendStream, RecvStream),
 ) -> Result<NodeId, SessionError> {
-    let Control::Hello(hello) = hello else { return Err(SessionError::NoHello) };
+    let Control::Hello(hello) = hello else {
+        return Err(SessionError::NoHello);
+    };
     let id = tls::peer_id(&connection).ok_or(SessionError::NoHello)?;
     let certificate = node.members.admit(&id, &hello.certificate).inspect_err(|error| {
         connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
@@ -226,6 +239,7 @@ async fn converse(
         node.hub.input(Input::PeerDown { peer: peer.id }).await;
     }
     tracing::info!(peer = %peer.id.short(), why, "disconnected");
+    node.events.add(What::Disconnected { peer: peer.id.to_string(), why });
 }
 
 /// What a new peer should know: other members, heads, lineages, who was thrown out.
@@ -254,7 +268,11 @@ async fn write_control(mut send: SendStream, mut queue: mpsc::Receiver<Control>)
     Ok(())
 }
 
-async fn read_control(node: &Arc<Node>, peer: &Arc<Peer>, mut receive: RecvStream) -> Result<(), SessionError> {
+async fn read_control(
+    node: &Arc<Node>,
+    peer: &Arc<Peer>,
+    mut receive: RecvStream,
+) -> Result<(), SessionError> {
     while let Some(frame) = frames::read(&mut receive).await? {
         match Control::decode(&frame).map_err(FrameError::from)? {
             Control::Hello(_) => return Err(SessionError::NoHello),
@@ -266,6 +284,7 @@ async fn read_control(node: &Arc<Node>, peer: &Arc<Peer>, mut receive: RecvStrea
             }
             Control::Follow(lineage) => {
                 peer.note_follow(lineage);
+                node.events.add(What::Connected { peer: peer.id.to_string() });
                 node.hub.input(Input::PeerFollows { peer: peer.id, lineage }).await;
             }
             Control::Have { lineage, births } => {
@@ -325,4 +344,3 @@ pub async fn ask_renewal(peer: &Peer) -> Result<Vec<u8>, SessionError> {
     let answer = answer.await.map_err(|_| SessionError::Slow)?;
     answer?.map_err(|why| SessionError::TicketRefused { why })
 }
-

@@ -93,7 +93,9 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
         node.hub.input(asked).await;
         let upload = Upload { node, peer, request, run: &run };
         while left > 0 {
-            let Ok(Some(command)) = timeout(DECISION_TIMEOUT, commands.recv()).await else { break };
+            let Ok(Some(command)) = timeout(DECISION_TIMEOUT, commands.recv()).await else {
+                break;
+            };
             match upload.carry_out(command, &mut send).await {
                 Some(answered) => left = left.saturating_sub(answered),
                 None => break,
@@ -197,7 +199,9 @@ fn collect(
     births: &BirthSet,
     asked: &[(Birth, Option<ChunkRef>)],
 ) -> Result<Vec<RunAnswer>, CollectError> {
-    let Some(lineage) = node.lineages.get(&id) else { return Ok(Vec::new()) };
+    let Some(lineage) = node.lineages.get(&id) else {
+        return Ok(Vec::new());
+    };
     let serve: Vec<(Birth, Option<ChunkRef>)> =
         asked.iter().filter(|(birth, _)| births.contains(*birth)).copied().collect();
     let numbers: Vec<Birth> = serve.iter().map(|(birth, _)| *birth).collect();
@@ -226,7 +230,8 @@ fn collect(
             answers.push(RunAnswer::NotHeld { birth: item.birth });
             return;
         };
-        match chunk.rename_base(|stored| item.base.filter(|(_, hash)| *hash == stored).map(|(base, _)| base)) {
+        match chunk.rename_base(|stored| item.base.filter(|(_, hash)| *hash == stored).map(|(base, _)| base))
+        {
             Some(chunk) => answers.push(RunAnswer::Chunk { birth: item.birth, chunk }),
             None => recode.push(item),
         }

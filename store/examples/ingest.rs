@@ -18,17 +18,9 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
-    let root = arguments.next().map_or_else(
-        || std::env::temp_dir().join("pageswarm-ingest"),
-        PathBuf::from,
-    );
-    let pages: usize = arguments
-        .next()
-        .map_or(Ok(100_000), |pages| pages.parse())?;
-    for (name, patched) in [
-        ("random pages, raw", Form::Raw),
-        ("patches of 8 bytes, 3 of 4", Form::Patched),
-    ] {
+    let root = arguments.next().map_or_else(|| std::env::temp_dir().join("pageswarm-ingest"), PathBuf::from);
+    let pages: usize = arguments.next().map_or(Ok(100_000), |pages| pages.parse())?;
+    for (name, patched) in [("random pages, raw", Form::Raw), ("patches of 8 bytes, 3 of 4", Form::Patched)] {
         let dir = root.join(name.replace([' ', ','], "-"));
         println!("{name}: {pages} pages in {}", dir.display());
         measure(&dir, pages, patched)?;
@@ -58,9 +50,7 @@ fn measure(dir: &std::path::Path, pages: usize, form: Form) -> Result<(), Failur
     println!("  open {:.1} ms", started.spent().wall.as_secs_f64() * 1e3);
 
     let in_order = &hashes[..hashes.len().min(REBUILD_PAGES)];
-    let stride: Vec<ChunkHash> = (0..in_order.len())
-        .map(|i| hashes[i * 48_271 % hashes.len()])
-        .collect();
+    let stride: Vec<ChunkHash> = (0..in_order.len()).map(|i| hashes[i * 48_271 % hashes.len()]).collect();
     read_all(&store, "rebuild, stored order", in_order)?;
     read_all(&store, "rebuild, stored order", in_order)?;
     read_all(&store, "rebuild, random order", &stride)?;
@@ -73,11 +63,7 @@ fn measure(dir: &std::path::Path, pages: usize, form: Form) -> Result<(), Failur
     for hash in &stride[..stride.len().min(8192)] {
         store.read_chunk(*hash)?.ok_or("a page is gone")?;
     }
-    report(
-        "random, one by one",
-        stride.len().min(8192),
-        started.spent(),
-    );
+    report("random, one by one", stride.len().min(8192), started.spent());
     let started = Clock::start();
     store.read_encoded(in_order, |_, read| {
         assert!(matches!(read, EncodedRead::Held(_)));
@@ -89,11 +75,7 @@ fn measure(dir: &std::path::Path, pages: usize, form: Form) -> Result<(), Failur
     store.close()?;
     let started = Clock::start();
     let store = Store::reindex(dir, StoreOptions::default())?;
-    report(
-        "reindex",
-        usize::try_from(store.stats()?.chunks)?,
-        started.spent(),
-    );
+    report("reindex", usize::try_from(store.stats()?.chunks)?, started.spent());
     Ok(())
 }
 
@@ -101,9 +83,8 @@ fn ingest(store: &Store, pages: usize, form: Form) -> Result<Vec<ChunkHash>, Fai
     let mut hashes = Vec::with_capacity(pages);
     let (mut spent, mut slowest) = (Spent::default(), Duration::ZERO);
     for (index, first) in (0..pages).step_by(BATCH_PAGES).enumerate() {
-        let chunks: Vec<VerifiedChunk> = (first..pages.min(first + BATCH_PAGES))
-            .map(|seed| chunk(seed, form))
-            .collect();
+        let chunks: Vec<VerifiedChunk> =
+            (first..pages.min(first + BATCH_PAGES)).map(|seed| chunk(seed, form)).collect();
         let started = Clock::start();
         store.put_chunks(&chunks)?;
         let head = store.put_object(ObjectKind(0), &index.to_le_bytes())?;
@@ -111,23 +92,14 @@ fn ingest(store: &Store, pages: usize, form: Form) -> Result<Vec<ChunkHash>, Fai
         hashes.extend_from_slice(&batch);
         let index = CheckpointIndex(u64::try_from(index)?);
         let lineage = LineageId([1; 32]);
-        store.commit_checkpoint(&NewCheckpoint {
-            lineage,
-            index,
-            head,
-            objects: vec![],
-            chunks: batch,
-        })?;
+        store.commit_checkpoint(&NewCheckpoint { lineage, index, head, objects: vec![], chunks: batch })?;
         let took = started.spent();
         spent.wall += took.wall;
         spent.cpu += took.cpu;
         slowest = slowest.max(took.wall);
     }
     report("ingest, synced commits", pages, spent);
-    println!(
-        "  slowest commit of {BATCH_PAGES} pages {:.1} ms",
-        slowest.as_secs_f64() * 1e3
-    );
+    println!("  slowest commit of {BATCH_PAGES} pages {:.1} ms", slowest.as_secs_f64() * 1e3);
     Ok(hashes)
 }
 
@@ -141,17 +113,16 @@ fn chunk(seed: usize, form: Form) -> VerifiedChunk {
     }
     let mut base = base;
     base[..8].copy_from_slice(&(seed - version).to_le_bytes());
-    VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.into()),
+    VerifiedChunk::encode(
+        &mut Encoder::new(),
+        SharedBytes::hashed(bytes.into()),
         Some(VerifiedBytes::hashed(&base)),
     )
 }
 
 fn page(seed: usize) -> Vec<u8> {
     let mut bytes = vec![0; PAGE_BYTES];
-    blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
@@ -167,11 +138,7 @@ fn read_all(store: &Store, what: &str, hashes: &[ChunkHash]) -> Result<(), Failu
         }
     })?;
     report(what, held, started.spent());
-    if held == hashes.len() {
-        Ok(())
-    } else {
-        Err("a page is gone".into())
-    }
+    if held == hashes.len() { Ok(()) } else { Err("a page is gone".into()) }
 }
 
 /// Time passed, and processor time of the calling thread: the latter holds on a busy machine too.
@@ -188,29 +155,18 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        Self {
-            wall: Instant::now(),
-            cpu: thread_cpu(),
-        }
+        Self { wall: Instant::now(), cpu: thread_cpu() }
     }
 
     fn spent(&self) -> Spent {
-        Spent {
-            wall: self.wall.elapsed(),
-            cpu: thread_cpu().saturating_sub(self.cpu),
-        }
+        Spent { wall: self.wall.elapsed(), cpu: thread_cpu().saturating_sub(self.cpu) }
     }
 }
 
 /// Processor time of this thread, zero where the kernel does not tell.
 fn thread_cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    Duration::from_nanos(
-        text.split(' ')
-            .next()
-            .and_then(|run| run.parse().ok())
-            .unwrap_or(0),
-    )
+    Duration::from_nanos(text.split(' ').next().and_then(|run| run.parse().ok()).unwrap_or(0))
 }
 
 fn report(what: &str, pages: usize, spent: Spent) {

@@ -12,32 +12,19 @@ use pageswarm_store::{NewCheckpoint, ObjectKind, Store, StoreOptions};
 use pages::{LINEAGE, patch, plain, stepped_page};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = std::env::args_os()
-        .nth(1)
-        .map(PathBuf::from)
-        .ok_or("usage: write_fixture DIRECTORY")?;
+    let dir = std::env::args_os().nth(1).map(PathBuf::from).ok_or("usage: write_fixture DIRECTORY")?;
     let store = Store::open(&dir, StoreOptions::default())?;
     let versions: Vec<Vec<u8>> = (0..2).map(|steps| stepped_page(1, steps)).collect();
-    let chunks = [
-        plain(&versions[0]),
-        patch(&versions[1], &versions[0]),
-        plain(&[5; 4096]),
-    ];
+    let chunks = [plain(&versions[0]), patch(&versions[1], &versions[0]), plain(&[5; 4096])];
     store.put_chunks(&chunks)?;
-    store.put_births(
-        LINEAGE,
-        &[(Birth(10), chunks[0].hash()), (Birth(11), chunks[1].hash())],
-    )?;
+    store.put_births(LINEAGE, &[(Birth(10), chunks[0].hash()), (Birth(11), chunks[1].hash())])?;
     let head = store.put_object(ObjectKind(2), b"head")?;
     store.commit_checkpoint(&NewCheckpoint {
         lineage: LINEAGE,
         index: CheckpointIndex(3),
         head,
         objects: vec![],
-        chunks: chunks
-            .iter()
-            .map(pageswarm_store::VerifiedChunk::hash)
-            .collect(),
+        chunks: chunks.iter().map(pageswarm_store::VerifiedChunk::hash).collect(),
     })?;
     store.record_head(LINEAGE, CheckpointIndex(4), ObjectHash([4; 32]))?;
     store.put_note(b"pin/a", Some(b"3"))?;

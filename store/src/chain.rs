@@ -26,11 +26,7 @@ pub(crate) struct Chains {
 
 impl Chains {
     /// Looks up `wanted`, their bases, and so on until every chain ends or is too long.
-    pub(crate) fn resolve(
-        &mut self,
-        index: &Index,
-        wanted: Vec<ChunkHash>,
-    ) -> Result<(), IndexError> {
+    pub(crate) fn resolve(&mut self, index: &Index, wanted: Vec<ChunkHash>) -> Result<(), IndexError> {
         let mut wanted = wanted;
         for _ in 0..=CHAIN_WALK_MAX {
             wanted.retain(|hash| !self.known.contains_key(hash));
@@ -40,10 +36,7 @@ impl Chains {
                 break;
             }
             let found = index.locate(&wanted)?;
-            let bases = found
-                .iter()
-                .filter_map(|located| located.location()?.base)
-                .collect();
+            let bases = found.iter().filter_map(|located| located.location()?.base).collect();
             self.known.extend(wanted.into_iter().zip(found));
             wanted = bases;
         }
@@ -69,9 +62,7 @@ impl Chains {
             }
             // The cause names the chunk's own base, not the one further down that is missing.
             let first_base = location.base.unwrap_or(base);
-            at = self
-                .location(base)
-                .ok_or(BadCause::BaseLost { base: first_base })?;
+            at = self.location(base).ok_or(BadCause::BaseLost { base: first_base })?;
             depth += 1;
         }
         Ok(depth)
@@ -90,16 +81,9 @@ impl Located {
 impl Index {
     /// The entries of chunks, in order.
     pub(crate) fn locate(&self, hashes: &[ChunkHash]) -> Result<Vec<Located>, IndexError> {
-        let keys: Vec<Vec<u8>> = hashes
-            .iter()
-            .map(|hash| Key::Chunk(*hash).encode())
-            .collect();
-        let found = self.look_up(&keys, |value| {
-            Location::decode(value).map_or(Located::Damaged, Located::At)
-        })?;
-        Ok(found
-            .into_iter()
-            .map(|located| located.unwrap_or(Located::NotHeld))
-            .collect())
+        let keys: Vec<Vec<u8>> = hashes.iter().map(|hash| Key::Chunk(*hash).encode()).collect();
+        let found =
+            self.look_up(&keys, |value| Location::decode(value).map_or(Located::Damaged, Located::At))?;
+        Ok(found.into_iter().map(|located| located.unwrap_or(Located::NotHeld)).collect())
     }
 }

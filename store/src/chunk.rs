@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use pageswarm_checkpoint::{
-    ChunkHash, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash,
-};
+use pageswarm_checkpoint::{ChunkHash, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash};
 
 /// Decoded bytes together with their hash, which was computed from them.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +58,7 @@ impl<'bytes> VerifiedBytes<'bytes> {
     /// Hashes `bytes`.
     #[must_use]
     pub fn hashed(bytes: &'bytes [u8]) -> Self {
-        Self {
-            hash: chunk_hash(bytes),
-            bytes,
-        }
+        Self { hash: chunk_hash(bytes), bytes }
     }
 
     /// A copy to be kept.
@@ -143,10 +138,7 @@ impl VerifiedChunk {
         if let (Encoding::Patch { base: named }, Some(given)) = (encoded.encoding, base)
             && named != given.hash
         {
-            return Err(VerifyError::WrongBase {
-                expected,
-                given: given.hash,
-            });
+            return Err(VerifyError::WrongBase { expected, given: given.hash });
         }
         let mut decoded = vec![];
         decoder
@@ -196,25 +188,15 @@ mod tests {
         let mut page = base.clone();
         page[9] = 9;
         let base = VerifiedBytes::hashed(&base);
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
+        let chunk =
+            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
         let mut decoder = Decoder::new();
-        let good = VerifiedChunk::decode(
-            &mut decoder,
-            chunk.hash(),
-            chunk.encoded().clone(),
-            Some(base),
-        )
-        .unwrap();
+        let good =
+            VerifiedChunk::decode(&mut decoder, chunk.hash(), chunk.encoded().clone(), Some(base)).unwrap();
         assert_eq!(good.decoded().bytes(), page);
         let other = ChunkHash([3; 32]);
         let wrong = VerifiedChunk::decode(&mut decoder, other, chunk.encoded().clone(), Some(base));
-        assert_eq!(
-            wrong.unwrap_err(),
-            VerifyError::WrongHash {
-                expected: other,
-                found: chunk.hash()
-            }
-        );
+        assert_eq!(wrong.unwrap_err(), VerifyError::WrongHash { expected: other, found: chunk.hash() });
     }
 
     #[test]
@@ -222,36 +204,20 @@ mod tests {
         let bases: Vec<Vec<u8>> = (1..=2_u64)
             .map(|seed| {
                 let mut bytes = vec![0; PAGE_BYTES];
-                blake3::Hasher::new()
-                    .update(&seed.to_le_bytes())
-                    .finalize_xof()
-                    .fill(&mut bytes);
+                blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
                 bytes
             })
             .collect();
         let mut page = bases[0].clone();
         page[7] ^= 1;
-        let [first, second] = [
-            VerifiedBytes::hashed(&bases[0]),
-            VerifiedBytes::hashed(&bases[1]),
-        ];
+        let [first, second] = [VerifiedBytes::hashed(&bases[0]), VerifiedBytes::hashed(&bases[1])];
         let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.into()), Some(first));
-        assert_eq!(
-            chunk.encoded().encoding,
-            Encoding::Patch { base: first.hash() }
-        );
-        let outcome = VerifiedChunk::decode(
-            &mut Decoder::new(),
-            chunk.hash(),
-            chunk.encoded().clone(),
-            Some(second),
-        );
+        assert_eq!(chunk.encoded().encoding, Encoding::Patch { base: first.hash() });
+        let outcome =
+            VerifiedChunk::decode(&mut Decoder::new(), chunk.hash(), chunk.encoded().clone(), Some(second));
         assert_eq!(
             outcome.unwrap_err(),
-            VerifyError::WrongBase {
-                expected: chunk.hash(),
-                given: second.hash()
-            }
+            VerifyError::WrongBase { expected: chunk.hash(), given: second.hash() }
         );
     }
 
@@ -260,7 +226,8 @@ mod tests {
         let mut page = vec![0; PAGE_BYTES];
         blake3::Hasher::new().finalize_xof().fill(&mut page);
         let base = VerifiedBytes::hashed(&page);
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
+        let chunk =
+            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
         assert_eq!(chunk.encoded().encoding, Encoding::Raw);
     }
 }

@@ -98,18 +98,12 @@ impl StoreDirectory {
         let lock = take_lock(dir)?;
         match read_version(dir)? {
             Some(found) if found > STORE_VERSION => {
-                return Err(DirectoryError::NewerVersion {
-                    dir: dir.to_owned(),
-                    found,
-                });
+                return Err(DirectoryError::NewerVersion { dir: dir.to_owned(), found });
             }
             Some(_) => {}
             None => write_version(dir)?,
         }
-        let directory = Self {
-            dir: dir.to_owned(),
-            lock,
-        };
+        let directory = Self { dir: dir.to_owned(), lock };
         create_dir(&directory.packs())?;
         create_dir(&directory.index())?;
         sync_dir(dir).map_err(|source| refused(dir, source))?;
@@ -150,11 +144,7 @@ impl std::fmt::Display for HolderId {
 
 fn create_dir(dir: &Path) -> Result<(), DirectoryError> {
     let existed = dir.is_dir();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| refused(dir, source))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| refused(dir, source))?;
     if !existed {
         // The mode is subject to the umask only; a parent that exists keeps its own.
         std::fs::set_permissions(dir, PermissionsExt::from_mode(0o700))
@@ -176,15 +166,8 @@ fn take_lock(dir: &Path) -> Result<File, DirectoryError> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let holder = HolderId(
-                read_small(&mut lock)
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok()),
-            );
-            return Err(DirectoryError::Locked {
-                dir: dir.to_owned(),
-                holder,
-            });
+            let holder = HolderId(read_small(&mut lock).ok().and_then(|text| text.trim().parse().ok()));
+            return Err(DirectoryError::Locked { dir: dir.to_owned(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(refused(&path, source)),
     }
@@ -204,21 +187,13 @@ fn read_version(dir: &Path) -> Result<Option<u32>, DirectoryError> {
             return if is_fresh(dir)? {
                 Ok(None)
             } else {
-                Err(DirectoryError::NotAStore {
-                    dir: dir.to_owned(),
-                })
+                Err(DirectoryError::NotAStore { dir: dir.to_owned() })
             };
         }
         Err(source) => return Err(refused(&path, source)),
     };
-    let version = text
-        .trim_end()
-        .strip_prefix(VERSION_WORD)
-        .and_then(|rest| rest.trim().parse().ok());
-    version
-        .filter(|version| *version > 0)
-        .map(Some)
-        .ok_or(DirectoryError::VersionUnreadable { path })
+    let version = text.trim_end().strip_prefix(VERSION_WORD).and_then(|rest| rest.trim().parse().ok());
+    version.filter(|version| *version > 0).map(Some).ok_or(DirectoryError::VersionUnreadable { path })
 }
 
 fn is_fresh(dir: &Path) -> Result<bool, DirectoryError> {
@@ -234,12 +209,7 @@ fn is_fresh(dir: &Path) -> Result<bool, DirectoryError> {
 fn write_version(dir: &Path) -> Result<(), DirectoryError> {
     let (fresh, path) = (dir.join("VERSION.new"), dir.join("VERSION"));
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(format!("{VERSION_WORD} {STORE_VERSION}\n").as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&fresh, &path)?;
@@ -260,9 +230,7 @@ fn refused(path: &Path, source: io::Error) -> DirectoryError {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             DirectoryError::Denied { path, source }
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            DirectoryError::DiskFull { path }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DirectoryError::DiskFull { path },
         _ => DirectoryError::Io { path, source },
     }
 }

@@ -68,9 +68,7 @@ pub enum WriteError {
     #[error("disk is full: what is acknowledged is kept, nothing more can be stored")]
     DiskFull,
     /// The batch would exceed the store's quota.
-    #[error(
-        "store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit"
-    )]
+    #[error("store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit")]
     QuotaReached {
         /// Bytes of all packs.
         used_bytes: u64,
@@ -180,8 +178,7 @@ pub enum ReadError {
 impl From<rocksdb::Error> for IndexError {
     fn from(error: rocksdb::Error) -> Self {
         // RocksDB's binding carries the subcode in its message alone.
-        if error.as_ref().contains("No space left on device") || error.as_ref().contains("NoSpace")
-        {
+        if error.as_ref().contains("No space left on device") || error.as_ref().contains("NoSpace") {
             return Self::DiskFull;
         }
         match error.kind() {

@@ -81,28 +81,17 @@ impl Store {
     /// [`CommitError`]: something it relies on is not held, another head is, or writing failed. It is not
     /// acknowledged then.
     pub fn commit_checkpoint(&self, checkpoint: &NewCheckpoint) -> Result<(), CommitError> {
-        let NewCheckpoint {
-            lineage,
-            index,
-            head,
-            ..
-        } = *checkpoint;
+        let NewCheckpoint { lineage, index, head, .. } = *checkpoint;
         let mut intake = self.intake();
         self.head_is_known(lineage, index, head)?;
-        let committed = self
-            .index
-            .get(&Key::Commit(lineage, index).encode())
-            .map_err(WriteError::from)?;
+        let committed = self.index.get(&Key::Commit(lineage, index).encode()).map_err(WriteError::from)?;
         if committed.is_none() {
             self.check_held(checkpoint)?;
             let payload = records::commit_payload(checkpoint);
-            let header =
-                RecordHeader::for_payload(RecordKind::Commit, 0, lineage.0, 0, &[&payload]);
+            let header = RecordHeader::for_payload(RecordKind::Commit, 0, lineage.0, 0, &[&payload]);
             self.write(&mut intake, |batch| {
                 batch.push(&header, &[&payload])?;
-                batch
-                    .entries
-                    .extend(entries_of_commit(lineage, &payload).into_iter().flatten());
+                batch.entries.extend(entries_of_commit(lineage, &payload).into_iter().flatten());
                 Ok(())
             })?;
         }
@@ -115,15 +104,9 @@ impl Store {
     /// # Errors
     ///
     /// [`IndexError`].
-    pub fn head(
-        &self,
-        lineage: LineageId,
-        index: CheckpointIndex,
-    ) -> Result<Option<ObjectHash>, IndexError> {
+    pub fn head(&self, lineage: LineageId, index: CheckpointIndex) -> Result<Option<ObjectHash>, IndexError> {
         let value = self.index.get(&Key::Head(lineage, index).encode())?;
-        value
-            .map(|value| hash32(&value).map(ObjectHash))
-            .transpose()
+        value.map(|value| hash32(&value).map(ObjectHash)).transpose()
     }
 
     /// An acknowledged checkpoint.
@@ -137,9 +120,7 @@ impl Store {
         index: CheckpointIndex,
     ) -> Result<Option<CommittedCheckpoint>, IndexError> {
         let value = self.index.get(&Key::Commit(lineage, index).encode())?;
-        value
-            .map(|value| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged))
-            .transpose()
+        value.map(|value| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged)).transpose()
     }
 
     /// The latest acknowledged checkpoint of a lineage.
@@ -150,10 +131,8 @@ impl Store {
     pub fn latest(&self, lineage: LineageId) -> Result<Option<CommittedCheckpoint>, IndexError> {
         let last = Key::Commit(lineage, CheckpointIndex(u64::MAX)).encode();
         let found = self.index.last_before(&last)?;
-        let own = found
-            .filter(|(key, _)| key.first() == last.first() && lineage_of(key) == Some(lineage));
-        own.map(|(_, value)| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged))
-            .transpose()
+        let own = found.filter(|(key, _)| key.first() == last.first() && lineage_of(key) == Some(lineage));
+        own.map(|(_, value)| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged)).transpose()
     }
 
     /// Every lineage that has a head, in order.
@@ -192,9 +171,7 @@ impl Store {
         count_max: usize,
     ) -> Result<Vec<(CheckpointIndex, ObjectHash)>, IndexError> {
         let from = Key::Head(lineage, from).encode();
-        self.list(lineage, &from, count_max, |index, value| {
-            Ok((index, ObjectHash(hash32(value)?)))
-        })
+        self.list(lineage, &from, count_max, |index, value| Ok((index, ObjectHash(hash32(value)?))))
     }
 
     /// The acknowledged checkpoints of a lineage from `from` on, in order, at most `count_max`.
@@ -222,14 +199,13 @@ impl Store {
         read: impl Fn(CheckpointIndex, &[u8]) -> Result<T, IndexError>,
     ) -> Result<Vec<T>, IndexError> {
         let mut listed: Vec<Result<T, IndexError>> = vec![];
-        self.index
-            .walk(from, |key, value| match Key::checkpoint_of(key) {
-                Some((owner, index)) if owner == lineage && listed.len() < count_max => {
-                    listed.push(read(index, value));
-                    Walk::On
-                }
-                _ => Walk::Stop,
-            })?;
+        self.index.walk(from, |key, value| match Key::checkpoint_of(key) {
+            Some((owner, index)) if owner == lineage && listed.len() < count_max => {
+                listed.push(read(index, value));
+                Walk::On
+            }
+            _ => Walk::Stop,
+        })?;
         listed.into_iter().collect()
     }
 
@@ -241,12 +217,9 @@ impl Store {
         head: ObjectHash,
     ) -> Result<bool, CommitError> {
         match self.head(lineage, index).map_err(WriteError::from)? {
-            Some(held) if held != head => Err(CommitError::Equivocation {
-                lineage,
-                index,
-                held,
-                offered: head,
-            }),
+            Some(held) if held != head => {
+                Err(CommitError::Equivocation { lineage, index, held, offered: head })
+            }
             held => Ok(held.is_some()),
         }
     }
@@ -254,32 +227,18 @@ impl Store {
     fn check_held(&self, checkpoint: &NewCheckpoint) -> Result<(), CommitError> {
         let count = checkpoint.objects.len();
         if count > COMMIT_OBJECTS_MAX {
-            return Err(CommitError::TooManyObjects {
-                count,
-                count_max: COMMIT_OBJECTS_MAX,
-            });
+            return Err(CommitError::TooManyObjects { count, count_max: COMMIT_OBJECTS_MAX });
         }
-        let objects: Vec<ObjectHash> = std::iter::once(checkpoint.head)
-            .chain(checkpoint.objects.clone())
-            .collect();
+        let objects: Vec<ObjectHash> =
+            std::iter::once(checkpoint.head).chain(checkpoint.objects.clone()).collect();
         let held = self.contains_objects(&objects).map_err(WriteError::from)?;
         if let Some((missing, _)) = objects.iter().zip(held).find(|(_, held)| !held) {
             return Err(CommitError::ObjectMissing(*missing));
         }
-        let held = self
-            .contains_many(&checkpoint.chunks)
-            .map_err(WriteError::from)?;
-        let mut missing = checkpoint
-            .chunks
-            .iter()
-            .zip(held)
-            .filter(|(_, held)| !held)
-            .map(|(hash, _)| *hash);
+        let held = self.contains_many(&checkpoint.chunks).map_err(WriteError::from)?;
+        let mut missing = checkpoint.chunks.iter().zip(held).filter(|(_, held)| !held).map(|(hash, _)| *hash);
         match missing.next() {
-            Some(first) => Err(CommitError::ChunksMissing {
-                count: 1 + missing.count(),
-                first,
-            }),
+            Some(first) => Err(CommitError::ChunksMissing { count: 1 + missing.count(), first }),
             None => Ok(()),
         }
     }

@@ -26,18 +26,13 @@ impl Store {
     ///
     /// [`WriteError`]: too long, disk full, or an I/O failure. The quota does not apply.
     pub fn put_note(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), WriteError> {
-        let bounds = [
-            (key.len(), NOTE_KEY_BYTES_MAX),
-            (value.map_or(0, <[u8]>::len), NOTE_VALUE_BYTES_MAX),
-        ];
+        let bounds = [(key.len(), NOTE_KEY_BYTES_MAX), (value.map_or(0, <[u8]>::len), NOTE_VALUE_BYTES_MAX)];
         for (bytes, bytes_max) in bounds {
             if bytes > bytes_max {
                 return Err(WriteError::TooLong { bytes, bytes_max });
             }
         }
-        let key_len = u16::try_from(key.len())
-            .expect("bounded above")
-            .to_le_bytes();
+        let key_len = u16::try_from(key.len()).expect("bounded above").to_le_bytes();
         let form = if value.is_some() { SET } else { REMOVED };
         let parts = [&key_len[..], key, value.unwrap_or_default()];
         let name = *blake3::hash(key).as_bytes();
@@ -45,9 +40,7 @@ impl Store {
         let mut intake = self.intake();
         self.write(&mut intake, |batch| {
             batch.push(&header, &parts)?;
-            batch
-                .entries
-                .push((Key::Note(key).encode(), value.map(<[u8]>::to_vec)));
+            batch.entries.push((Key::Note(key).encode(), value.map(<[u8]>::to_vec)));
             Ok(())
         })?;
         self.settle(&mut intake, Durability::Now)
@@ -74,10 +67,7 @@ impl Store {
             if notes.len() == count_max || !key.starts_with(&from) {
                 return Walk::Stop;
             }
-            notes.push(Note {
-                key: key[1..].to_vec(),
-                value: value.to_vec(),
-            });
+            notes.push(Note { key: key[1..].to_vec(), value: value.to_vec() });
             Walk::On
         })?;
         Ok(notes)
@@ -89,8 +79,5 @@ pub(crate) fn entry_of_record(form: u8, payload: &[u8]) -> Option<Entry> {
     let (length, rest) = payload.split_first_chunk::<2>()?;
     let (key, value) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
     debug_assert_eq!(Key::Note(key).encode()[0], Table::Notes as u8);
-    Some((
-        Key::Note(key).encode(),
-        (form == SET).then(|| value.to_vec()),
-    ))
+    Some((Key::Note(key).encode(), (form == SET).then(|| value.to_vec())))
 }

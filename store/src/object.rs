@@ -22,10 +22,7 @@ impl Store {
     /// [`WriteError`]: too long (beyond [`OBJECT_BYTES_MAX`]), disk full, quota reached, or an I/O failure.
     pub fn put_object(&self, kind: ObjectKind, bytes: &[u8]) -> Result<ObjectHash, WriteError> {
         if bytes.len() > OBJECT_BYTES_MAX {
-            return Err(WriteError::TooLong {
-                bytes: bytes.len(),
-                bytes_max: OBJECT_BYTES_MAX,
-            });
+            return Err(WriteError::TooLong { bytes: bytes.len(), bytes_max: OBJECT_BYTES_MAX });
         }
         let hash = hash_of(bytes);
         let key = Key::Object(hash).encode();
@@ -35,12 +32,10 @@ impl Store {
         }
         self.check_quota(&intake, (HEADER_BYTES + bytes.len()) as u64)?;
         let length = u32::try_from(bytes.len()).expect("bounded above");
-        let header =
-            RecordHeader::for_payload(RecordKind::Object, kind.0, hash.0, length, &[bytes]);
+        let header = RecordHeader::for_payload(RecordKind::Object, kind.0, hash.0, length, &[bytes]);
         self.write(&mut intake, |batch| {
             let place = batch.push(&header, &[bytes])?;
-            let location =
-                Location::of_record(place, &header, bytes).expect("objects have no base");
+            let location = Location::of_record(place, &header, bytes).expect("objects have no base");
             batch.totals.add_object(&location);
             batch.entries.push((key, Some(location.encode())));
             Ok(hash)
@@ -62,22 +57,14 @@ impl Store {
         self.read_records(RecordKind::Object, &[(hash.0, location)], |_, record| {
             outcome = record.and_then(|(header, payload)| {
                 let is_it = hash_of(payload) == hash;
-                if is_it {
-                    Ok((ObjectKind(header.form), payload.to_vec()))
-                } else {
-                    Err(BadCause::WrongHash)
-                }
+                if is_it { Ok((ObjectKind(header.form), payload.to_vec())) } else { Err(BadCause::WrongHash) }
             });
         })?;
         match outcome {
             Ok(object) => Ok(Some(object)),
             Err(cause) => {
                 self.forget_object(&key, &value, &location)?;
-                Err(ReadError::BadObject {
-                    hash,
-                    place: location.place,
-                    cause,
-                })
+                Err(ReadError::BadObject { hash, place: location.place, cause })
             }
         }
     }
@@ -88,25 +75,12 @@ impl Store {
     ///
     /// [`IndexError`].
     pub fn contains_objects(&self, hashes: &[ObjectHash]) -> Result<Vec<bool>, IndexError> {
-        let keys: Vec<Vec<u8>> = hashes
-            .iter()
-            .map(|hash| Key::Object(*hash).encode())
-            .collect();
-        Ok(self
-            .index
-            .look_up(&keys, |_| ())?
-            .iter()
-            .map(Option::is_some)
-            .collect())
+        let keys: Vec<Vec<u8>> = hashes.iter().map(|hash| Key::Object(*hash).encode()).collect();
+        Ok(self.index.look_up(&keys, |_| ())?.iter().map(Option::is_some).collect())
     }
 
     /// Takes a bad object out of the index, unless it was replaced meanwhile.
-    fn forget_object(
-        &self,
-        key: &[u8],
-        value: &[u8],
-        location: &Location,
-    ) -> Result<(), IndexError> {
+    fn forget_object(&self, key: &[u8], value: &[u8], location: &Location) -> Result<(), IndexError> {
         let mut intake = self.intake();
         if self.index.get(key)?.as_deref() == Some(value) {
             self.index.remove(&[key.to_vec()])?;

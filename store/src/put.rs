@@ -37,19 +37,10 @@ impl Store {
     pub fn put_chunks(&self, batch: &[VerifiedChunk]) -> Result<PutReport, WriteError> {
         let mut intake = self.intake();
         let fresh = self.not_held(batch)?;
-        let wanted = fresh
-            .iter()
-            .map(|chunk| (HEADER_BYTES + 32 + chunk.encoded().bytes.len()) as u64)
-            .sum();
+        let wanted = fresh.iter().map(|chunk| (HEADER_BYTES + 32 + chunk.encoded().bytes.len()) as u64).sum();
         self.check_quota(&intake, wanted)?;
         let mut chains = Chains::default();
-        chains.resolve(
-            &self.index,
-            fresh
-                .iter()
-                .filter_map(|chunk| base_of(chunk.encoded()))
-                .collect(),
-        )?;
+        chains.resolve(&self.index, fresh.iter().filter_map(|chunk| base_of(chunk.encoded())).collect())?;
         let reencoded = self.write(&mut intake, |batch| {
             let mut reencoded = 0;
             let mut encoder = Encoder::new();
@@ -64,11 +55,7 @@ impl Store {
         let duplicates = batch.len() as u64 - stored;
         intake.duplicates += duplicates;
         intake.reencoded += reencoded;
-        Ok(PutReport {
-            stored,
-            duplicates,
-            reencoded,
-        })
+        Ok(PutReport { stored, duplicates, reencoded })
     }
 
     /// Whether each chunk is held.
@@ -77,16 +64,8 @@ impl Store {
     ///
     /// [`IndexError`].
     pub fn contains_many(&self, hashes: &[ChunkHash]) -> Result<Vec<bool>, IndexError> {
-        let keys: Vec<Vec<u8>> = hashes
-            .iter()
-            .map(|hash| Key::Chunk(*hash).encode())
-            .collect();
-        Ok(self
-            .index
-            .look_up(&keys, |_| ())?
-            .iter()
-            .map(Option::is_some)
-            .collect())
+        let keys: Vec<Vec<u8>> = hashes.iter().map(|hash| Key::Chunk(*hash).encode()).collect();
+        Ok(self.index.look_up(&keys, |_| ())?.iter().map(Option::is_some).collect())
     }
 
     /// The chunks of the batch that are not held, each once, in order.
@@ -97,10 +76,7 @@ impl Store {
         let hashes: Vec<ChunkHash> = batch.iter().map(VerifiedChunk::hash).collect();
         let held = self.contains_many(&hashes)?;
         let mut seen = HashSet::with_capacity(batch.len());
-        let fresh = batch
-            .iter()
-            .zip(held)
-            .filter(|(chunk, held)| !held && seen.insert(chunk.hash()));
+        let fresh = batch.iter().zip(held).filter(|(chunk, held)| !held && seen.insert(chunk.hash()));
         Ok(fresh.map(|(chunk, _)| chunk).collect())
     }
 }
@@ -131,13 +107,9 @@ fn push_chunk(
     encoded: &EncodedChunk<ChunkHash>,
 ) -> Result<(), WriteError> {
     let base = base_of(encoded);
-    let parts = [
-        base.as_ref().map_or(&[][..], |base| base.as_bytes()),
-        &encoded.bytes,
-    ];
+    let parts = [base.as_ref().map_or(&[][..], |base| base.as_bytes()), &encoded.bytes];
     let form = Form::of(&encoded.encoding) as u8;
-    let header =
-        RecordHeader::for_payload(RecordKind::Chunk, form, hash.0, encoded.decoded_len, &parts);
+    let header = RecordHeader::for_payload(RecordKind::Chunk, form, hash.0, encoded.decoded_len, &parts);
     let location = batch.push_chunk(&header, &parts)?;
     chains.insert(hash, location);
     Ok(())

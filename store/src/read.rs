@@ -100,26 +100,17 @@ impl Store {
             Some(bad) => visit(position, EncodedRead::Bad(bad.clone())),
         })?;
         for window in order.chunks(READ_WINDOW_CHUNKS) {
-            let items: Vec<_> = window
-                .iter()
-                .map(|(location, position)| (hashes[*position].0, *location))
-                .collect();
+            let items: Vec<_> =
+                window.iter().map(|(location, position)| (hashes[*position].0, *location)).collect();
             let mut findings = vec![];
             self.read_records(RecordKind::Chunk, &items, |item, record| {
                 let (location, position) = window[item];
                 match record.and_then(|(header, payload)| encoded_chunk(&header, payload)) {
                     Ok(encoded) => visit(position, EncodedRead::Held(encoded)),
                     Err(cause) => {
-                        let bad = BadChunk {
-                            hash: hashes[position],
-                            place: Some(location.place),
-                            cause,
-                        };
+                        let bad = BadChunk { hash: hashes[position], place: Some(location.place), cause };
                         visit(position, EncodedRead::Bad(bad.clone()));
-                        findings.push(Finding {
-                            bad,
-                            location: Some(location),
-                        });
+                        findings.push(Finding { bad, location: Some(location) });
                     }
                 }
             })?;
@@ -141,16 +132,9 @@ impl Store {
                 Located::At(location) => order.push((location, position)),
                 Located::NotHeld => missing(position, None),
                 Located::Damaged => {
-                    let bad = BadChunk {
-                        hash: hashes[position],
-                        place: None,
-                        cause: BadCause::IndexEntry,
-                    };
+                    let bad = BadChunk { hash: hashes[position], place: None, cause: BadCause::IndexEntry };
                     missing(position, Some(&bad));
-                    findings.push(Finding {
-                        bad,
-                        location: None,
-                    });
+                    findings.push(Finding { bad, location: None });
                 }
             }
         }
@@ -160,11 +144,7 @@ impl Store {
     }
 
     /// Reads a plan from the level without bases upwards.
-    fn read_plan(
-        &self,
-        plan: &Plan,
-        visit: &mut impl FnMut(usize, ChunkRead<'_>),
-    ) -> Result<(), ReadError> {
+    fn read_plan(&self, plan: &Plan, visit: &mut impl FnMut(usize, ChunkRead<'_>)) -> Result<(), ReadError> {
         let mut findings = vec![];
         for (node, cause) in plan.unreadable() {
             reject(plan, *node, cause.clone(), &mut findings, visit);
@@ -185,24 +165,16 @@ impl Store {
         findings: &mut Vec<Finding>,
         visit: &mut impl FnMut(usize, ChunkRead<'_>),
     ) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
-        let items: Vec<_> = level
-            .iter()
-            .map(|&node| (plan.hash(node).0, *plan.location(node)))
-            .collect();
+        let items: Vec<_> = level.iter().map(|&node| (plan.hash(node).0, *plan.location(node))).collect();
         let mut kept = plan.no_bytes();
-        let mut reader = ChunkDecoder {
-            decoder: None,
-            decoded: vec![],
-        };
+        let mut reader = ChunkDecoder { decoder: None, decoded: vec![] };
         self.read_records(RecordKind::Chunk, &items, |item, record| {
             let node = level[item];
             let base = plan.base(node).and_then(|base| below[base].as_deref());
-            match record.and_then(|(header, payload)| {
-                reader.decode(plan.hash(node), &header, payload, base)
-            }) {
+            match record.and_then(|(header, payload)| reader.decode(plan.hash(node), &header, payload, base))
+            {
                 Ok(chunk) => {
-                    plan.positions(node)
-                        .for_each(|position| visit(position, ChunkRead::Held(chunk)));
+                    plan.positions(node).for_each(|position| visit(position, ChunkRead::Held(chunk)));
                     if plan.is_base(node) {
                         kept[node] = Some(chunk.bytes().to_vec());
                     }
@@ -231,10 +203,7 @@ impl Store {
             };
             if unchanged {
                 keys.push(Key::Chunk(finding.bad.hash).encode());
-                finding
-                    .location
-                    .iter()
-                    .for_each(|location| totals.remove_chunk(location));
+                finding.location.iter().for_each(|location| totals.remove_chunk(location));
             }
         }
         keys.sort_unstable();
@@ -243,9 +212,7 @@ impl Store {
         intake.totals = totals;
         drop(intake);
         let mut bad = self.bad_chunks();
-        findings
-            .into_iter()
-            .for_each(|finding| bad.remember(finding.bad));
+        findings.into_iter().for_each(|finding| bad.remember(finding.bad));
         Ok(())
     }
 }
@@ -265,8 +232,7 @@ impl<'base> ChunkDecoder<'base> {
         payload: &'out [u8],
         base: Option<&'base [u8]>,
     ) -> Result<VerifiedBytes<'out>, BadCause> {
-        let is_whole_raw =
-            header.form == Form::Raw as u8 && header.decoded_len == header.stored_len;
+        let is_whole_raw = header.form == Form::Raw as u8 && header.decoded_len == header.stored_len;
         if is_whole_raw {
             return VerifiedBytes::checked(hash, payload).ok_or(BadCause::WrongHash);
         }
@@ -276,40 +242,24 @@ impl<'base> ChunkDecoder<'base> {
         }
         self.decoded.clear();
         let decoder = self.decoder.get_or_insert_with(Decoder::new);
-        decoder
-            .decode(&encoded, base, &mut self.decoded)
-            .map_err(BadCause::Undecodable)?;
+        decoder.decode(&encoded, base, &mut self.decoded).map_err(BadCause::Undecodable)?;
         VerifiedBytes::checked(hash, &self.decoded).ok_or(BadCause::WrongHash)
     }
 }
 
 /// A record's payload as an encoded chunk.
-fn encoded_chunk(
-    header: &RecordHeader,
-    payload: &[u8],
-) -> Result<EncodedChunk<ChunkHash>, BadCause> {
+fn encoded_chunk(header: &RecordHeader, payload: &[u8]) -> Result<EncodedChunk<ChunkHash>, BadCause> {
     let (encoding, bytes) = if header.form == Form::Raw as u8 {
         (Encoding::Raw, payload)
     } else if header.form == Form::Zstd as u8 {
         (Encoding::Zstd, payload)
     } else if header.form == Form::Patch as u8 {
-        let (base, bytes) = payload
-            .split_first_chunk::<32>()
-            .ok_or(BadCause::OtherRecord)?;
-        (
-            Encoding::Patch {
-                base: ChunkHash(*base),
-            },
-            bytes,
-        )
+        let (base, bytes) = payload.split_first_chunk::<32>().ok_or(BadCause::OtherRecord)?;
+        (Encoding::Patch { base: ChunkHash(*base) }, bytes)
     } else {
         return Err(BadCause::OtherRecord);
     };
-    Ok(EncodedChunk {
-        encoding,
-        decoded_len: header.decoded_len,
-        bytes: bytes.to_vec(),
-    })
+    Ok(EncodedChunk { encoding, decoded_len: header.decoded_len, bytes: bytes.to_vec() })
 }
 
 fn reject(
@@ -320,17 +270,9 @@ fn reject(
     visit: &mut impl FnMut(usize, ChunkRead<'_>),
 ) {
     let location = *plan.location(node);
-    let bad = BadChunk {
-        hash: plan.hash(node),
-        place: Some(location.place),
-        cause,
-    };
-    plan.positions(node)
-        .for_each(|position| visit(position, ChunkRead::Bad(&bad)));
-    findings.push(Finding {
-        bad,
-        location: Some(location),
-    });
+    let bad = BadChunk { hash: plan.hash(node), place: Some(location.place), cause };
+    plan.positions(node).for_each(|position| visit(position, ChunkRead::Bad(&bad)));
+    findings.push(Finding { bad, location: Some(location) });
 }
 
 #[cfg(test)]
@@ -345,10 +287,7 @@ mod tests {
 
     fn noise(seed: u8) -> Vec<u8> {
         let mut bytes = vec![0; PAGE_BYTES];
-        blake3::Hasher::new()
-            .update(&[seed])
-            .finalize_xof()
-            .fill(&mut bytes);
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
         bytes
     }
 
@@ -360,7 +299,9 @@ mod tests {
         vec![
             VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(first.clone().into()), None),
             VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(second.into()), None),
-            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(third.into()),
+            VerifiedChunk::encode(
+                &mut Encoder::new(),
+                SharedBytes::hashed(third.into()),
                 Some(VerifiedBytes::hashed(&first)),
             ),
         ]
@@ -380,47 +321,22 @@ mod tests {
         for at in 0..good.len() {
             let mut flipped = good.clone();
             flipped[at] ^= 0x41;
-            store
-                .index
-                .settle(vec![(key.clone(), Some(flipped))], Durability::Later)
-                .unwrap();
+            store.index.settle(vec![(key.clone(), Some(flipped))], Durability::Later).unwrap();
             let error = store.read_chunk(patch.hash()).unwrap_err();
-            let ReadError::BadChunk(bad) = error else {
-                panic!("byte {at}: {error}")
-            };
+            let ReadError::BadChunk(bad) = error else { panic!("byte {at}: {error}") };
             assert_eq!(bad.hash, patch.hash(), "byte {at}");
             assert!(bad.place.is_some(), "byte {at}");
-            assert_eq!(
-                store.contains_many(&[patch.hash()]).unwrap(),
-                [false],
-                "byte {at}"
-            );
+            assert_eq!(store.contains_many(&[patch.hash()]).unwrap(), [false], "byte {at}");
         }
         assert_eq!(store.take_bad_chunks().len(), good.len());
-        store
-            .index
-            .settle(
-                vec![(key.clone(), Some(good[1..].to_vec()))],
-                Durability::Later,
-            )
-            .unwrap();
+        store.index.settle(vec![(key.clone(), Some(good[1..].to_vec()))], Durability::Later).unwrap();
         let error = store.read_chunk(patch.hash()).unwrap_err();
         assert!(matches!(
             error,
-            ReadError::BadChunk(BadChunk {
-                place: None,
-                cause: BadCause::IndexEntry,
-                ..
-            })
+            ReadError::BadChunk(BadChunk { place: None, cause: BadCause::IndexEntry, .. })
         ));
-        store
-            .index
-            .settle(vec![(key, Some(good))], Durability::Later)
-            .unwrap();
-        assert_eq!(
-            store.read_chunk(patch.hash()).unwrap().unwrap(),
-            patch.decoded().bytes()
-        );
+        store.index.settle(vec![(key, Some(good))], Durability::Later).unwrap();
+        assert_eq!(store.read_chunk(patch.hash()).unwrap().unwrap(), patch.decoded().bytes());
     }
 
     #[test]
@@ -444,28 +360,17 @@ mod tests {
     fn a_whole_record_of_other_bytes_is_found_by_its_hash() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let zeros = Encoder::new()
-            .encode::<ChunkHash>(&[0; PAGE_BYTES], None)
-            .bytes;
+        let zeros = Encoder::new().encode::<ChunkHash>(&[0; PAGE_BYTES], None).bytes;
         for (byte, form, payload) in [(1, Form::Raw, noise(9)), (2, Form::Zstd, zeros)] {
             let name = [byte; 32];
             let parts: [&[u8]; 2] = [&[], &payload];
-            let header =
-                RecordHeader::for_payload(RecordKind::Chunk, form as u8, name, 4096, &parts);
+            let header = RecordHeader::for_payload(RecordKind::Chunk, form as u8, name, 4096, &parts);
             let mut intake = store.intake();
-            store
-                .write(&mut intake, |batch| batch.push_chunk(&header, &parts))
-                .unwrap();
+            store.write(&mut intake, |batch| batch.push_chunk(&header, &parts)).unwrap();
             drop(intake);
             let error = store.read_chunk(ChunkHash(name)).unwrap_err();
             assert!(
-                matches!(
-                    error,
-                    ReadError::BadChunk(BadChunk {
-                        cause: BadCause::WrongHash,
-                        ..
-                    })
-                ),
+                matches!(error, ReadError::BadChunk(BadChunk { cause: BadCause::WrongHash, .. })),
                 "{error}"
             );
         }
@@ -478,28 +383,13 @@ mod tests {
         let chunks = three_chunks();
         store.put_chunks(&chunks).unwrap();
         let (first, patch) = (&chunks[0], &chunks[2]);
-        let mut location = Location::decode(
-            &store
-                .index
-                .get(&Key::Chunk(first.hash()).encode())
-                .unwrap()
-                .unwrap(),
-        )
-        .unwrap();
+        let mut location =
+            Location::decode(&store.index.get(&Key::Chunk(first.hash()).encode()).unwrap().unwrap()).unwrap();
         location.base = Some(patch.hash());
-        store.index.stage(vec![(
-            Key::Chunk(first.hash()).encode(),
-            Some(location.encode()),
-        )]);
+        store.index.stage(vec![(Key::Chunk(first.hash()).encode(), Some(location.encode()))]);
         let error = store.read_chunk(patch.hash()).unwrap_err();
         assert!(
-            matches!(
-                error,
-                ReadError::BadChunk(BadChunk {
-                    cause: BadCause::EndlessChain,
-                    ..
-                })
-            ),
+            matches!(error, ReadError::BadChunk(BadChunk { cause: BadCause::EndlessChain, .. })),
             "{error}"
         );
     }

@@ -11,8 +11,8 @@ use crate::fault::{IndexError, OpenError, PackError};
 use crate::index::{Durability, Entry, Index, Key, Location, Table, Walk};
 use crate::limits::{FAULTS_KEPT_MAX, PACK_BYTES_SEALED, SCAN_BATCH_ENTRIES};
 use crate::pack::{
-    ActivePack, OpenPack, PACK_HEADER_BYTES, PackFiles, PackNumber, PackTotals, RecordHeader,
-    RecordKind, Salt, ScanEvent, Scanner,
+    ActivePack, OpenPack, PACK_HEADER_BYTES, PackFiles, PackNumber, PackTotals, RecordHeader, RecordKind,
+    Salt, ScanEvent, Scanner,
 };
 use crate::stats::Totals;
 use crate::{lineage, note};
@@ -70,12 +70,7 @@ pub(crate) struct Recovered {
 
 /// Brings index and packs together.
 pub(crate) fn recover(index: &Index, packs: &PackFiles) -> Result<Recovered, OpenError> {
-    let mut recovery = Recovery {
-        index,
-        packs,
-        report: OpenReport::default(),
-        totals: read_totals(index)?,
-    };
+    let mut recovery = Recovery { index, packs, report: OpenReport::default(), totals: read_totals(index)? };
     let known = known_lengths(index)?;
     let mut files = list(packs)?;
     recovery.drop_what_packs_lost(&known, &files)?;
@@ -119,15 +114,9 @@ impl Recovery<'_> {
     ) -> Result<(), OpenError> {
         let lengths: BTreeMap<PackNumber, u64> = files.iter().copied().collect();
         let length_of = |pack| lengths.get(&pack).copied().unwrap_or(0);
-        let shorter = known
-            .iter()
-            .filter(|(pack, bytes_known)| length_of(**pack) < **bytes_known);
+        let shorter = known.iter().filter(|(pack, bytes_known)| length_of(**pack) < **bytes_known);
         self.report.short_packs = shorter
-            .map(|(&pack, &bytes_known)| ShortPack {
-                pack,
-                bytes: length_of(pack),
-                bytes_known,
-            })
+            .map(|(&pack, &bytes_known)| ShortPack { pack, bytes: length_of(pack), bytes_known })
             .collect();
         if self.report.short_packs.is_empty() {
             return Ok(());
@@ -137,13 +126,9 @@ impl Recovery<'_> {
             known.contains_key(&location.place.pack) && end > length_of(location.place.pack)
         };
         let lost_chunks = self.drop_entries(Table::Chunks, is_lost)?;
-        lost_chunks
-            .iter()
-            .for_each(|location| self.totals.remove_chunk(location));
+        lost_chunks.iter().for_each(|location| self.totals.remove_chunk(location));
         let lost_objects = self.drop_entries(Table::Objects, is_lost)?;
-        lost_objects
-            .iter()
-            .for_each(|location| self.totals.remove_object(location));
+        lost_objects.iter().for_each(|location| self.totals.remove_object(location));
         self.report.chunks_lost = lost_chunks.len() as u64;
         self.report.objects_lost = lost_objects.len() as u64;
         let lengths = self.report.short_packs.iter().map(|short| {
@@ -182,19 +167,14 @@ impl Recovery<'_> {
     ) -> Result<u64, OpenError> {
         if length < PACK_HEADER_BYTES && from == 0 {
             // A pack whose creation was interrupted: nothing can be in it.
-            std::fs::remove_file(self.packs.path(number)).map_err(|source| PackError {
-                pack: number,
-                source,
-            })?;
+            std::fs::remove_file(self.packs.path(number))
+                .map_err(|source| PackError { pack: number, source })?;
             self.report.torn_bytes += length;
             return Ok(0);
         }
         let pack = self.open(number)?;
         // What the index names must be on the disk, and a killed process leaves it in memory alone.
-        pack.file.sync_data().map_err(|source| PackError {
-            pack: number,
-            source,
-        })?;
+        pack.file.sync_data().map_err(|source| PackError { pack: number, source })?;
         let Some(salt) = pack.salt else {
             self.note_damage(number, from, length - from);
             self.settle(number, length)?;
@@ -203,10 +183,7 @@ impl Recovery<'_> {
         let mut kept = length;
         if let Some(tail) = self.scan(number, &pack, salt, from.max(PACK_HEADER_BYTES)..length)? {
             if is_last {
-                pack.file.set_len(tail).map_err(|source| PackError {
-                    pack: number,
-                    source,
-                })?;
+                pack.file.set_len(tail).map_err(|source| PackError { pack: number, source })?;
                 self.report.torn_bytes += length - tail;
                 kept = tail;
             } else {
@@ -225,10 +202,7 @@ impl Recovery<'_> {
         salt: Salt,
         range: std::ops::Range<u64>,
     ) -> Result<Option<u64>, OpenError> {
-        let failed = |source: io::Error| PackError {
-            pack: number,
-            source,
-        };
+        let failed = |source: io::Error| PackError { pack: number, source };
         let end = range.end;
         let mut scanner = Scanner::new(&pack.file, salt, range.start, end);
         let mut tail = None;
@@ -238,15 +212,8 @@ impl Recovery<'_> {
                     self.note_damage(number, offset, bytes);
                 }
                 ScanEvent::Damage { offset, .. } => tail = Some(offset),
-                ScanEvent::Record {
-                    offset,
-                    header,
-                    payload,
-                } => {
-                    let place = Place {
-                        pack: number,
-                        offset,
-                    };
+                ScanEvent::Record { offset, header, payload } => {
+                    let place = Place { pack: number, offset };
                     if !self.index_record(place, &header, payload)? {
                         self.note_damage(number, offset, u64::from(header.stored_len));
                     }
@@ -275,9 +242,7 @@ impl Recovery<'_> {
             RecordKind::Births => lineage::birth_entries_of_record(self.index, lineage, payload)?,
             RecordKind::Head => lineage::entry_of_head(lineage, payload).map(|entry| vec![entry]),
             RecordKind::Commit => lineage::entries_of_commit(lineage, payload).map(Vec::from),
-            RecordKind::Note => {
-                note::entry_of_record(header.form, payload).map(|entry| vec![entry])
-            }
+            RecordKind::Note => note::entry_of_record(header.form, payload).map(|entry| vec![entry]),
         };
         let is_known_shape = entries.is_some();
         if let Some(entries) = entries {
@@ -301,56 +266,32 @@ impl Recovery<'_> {
             _ => Key::Object(ObjectHash(header.name)).encode(),
         };
         // A later record replaces an earlier one: it was written because that one turned bad.
-        let replaced = self
-            .index
-            .get(&key)?
-            .and_then(|value| Location::decode(&value));
+        let replaced = self.index.get(&key)?.and_then(|value| Location::decode(&value));
         if header.kind == RecordKind::Chunk {
-            replaced
-                .iter()
-                .for_each(|old| self.totals.remove_chunk(old));
+            replaced.iter().for_each(|old| self.totals.remove_chunk(old));
             self.totals.add_chunk(&location);
         } else {
-            replaced
-                .iter()
-                .for_each(|old| self.totals.remove_object(old));
+            replaced.iter().for_each(|old| self.totals.remove_object(old));
             self.totals.add_object(&location);
         }
         Ok(Some((key, Some(location.encode()))))
     }
 
-    fn active_pack(
-        &self,
-        number: PackNumber,
-        length: u64,
-    ) -> Result<Option<ActivePack>, OpenError> {
+    fn active_pack(&self, number: PackNumber, length: u64) -> Result<Option<ActivePack>, OpenError> {
         if length >= PACK_BYTES_SEALED {
             return Ok(None);
         }
         let pack = self.open(number)?;
-        Ok(pack.salt.map(|salt| ActivePack {
-            number,
-            file: pack.file,
-            salt,
-            length,
-            synced: length,
-        }))
+        Ok(pack.salt.map(|salt| ActivePack { number, file: pack.file, salt, length, synced: length }))
     }
 
     fn open(&self, number: PackNumber) -> Result<OpenPack, PackError> {
-        self.packs.open(number).map_err(|source| PackError {
-            pack: number,
-            source,
-        })
+        self.packs.open(number).map_err(|source| PackError { pack: number, source })
     }
 
     fn settle(&self, number: PackNumber, length: u64) -> Result<(), IndexError> {
-        let length = (
-            Key::Pack(number).encode(),
-            Some(length.to_le_bytes().to_vec()),
-        );
-        self.index
-            .settle(vec![length, self.totals_entry()], Durability::Now)
+        let length = (Key::Pack(number).encode(), Some(length.to_le_bytes().to_vec()));
+        self.index.settle(vec![length, self.totals_entry()], Durability::Now)
     }
 
     fn totals_entry(&self) -> Entry {
@@ -360,10 +301,7 @@ impl Recovery<'_> {
     fn note_damage(&mut self, pack: PackNumber, offset: u64, bytes: u64) {
         self.report.damaged_count += 1;
         if self.report.damaged.len() < FAULTS_KEPT_MAX {
-            self.report.damaged.push(DamagedRegion {
-                place: Place { pack, offset },
-                bytes,
-            });
+            self.report.damaged.push(DamagedRegion { place: Place { pack, offset }, bytes });
         }
     }
 }
@@ -380,10 +318,7 @@ fn known_lengths(index: &Index) -> Result<BTreeMap<PackNumber, u64>, IndexError>
     let mut known = BTreeMap::new();
     let mut damaged = false;
     index.walk(&[Table::Packs as u8], |key, value| {
-        let number = key
-            .get(1..)
-            .and_then(|number| number.try_into().ok())
-            .map(u32::from_be_bytes);
+        let number = key.get(1..).and_then(|number| number.try_into().ok()).map(u32::from_be_bytes);
         match (number, value.try_into().map(u64::from_le_bytes)) {
             (Some(number), Ok(length)) => {
                 known.insert(PackNumber(number), length);
@@ -392,18 +327,11 @@ fn known_lengths(index: &Index) -> Result<BTreeMap<PackNumber, u64>, IndexError>
         }
         Walk::On
     })?;
-    if damaged {
-        Err(IndexError::EntryDamaged)
-    } else {
-        Ok(known)
-    }
+    if damaged { Err(IndexError::EntryDamaged) } else { Ok(known) }
 }
 
 fn list(packs: &PackFiles) -> Result<Vec<(PackNumber, u64)>, OpenError> {
-    packs.list().map_err(|source| OpenError::List {
-        dir: packs.dir().to_owned(),
-        source,
-    })
+    packs.list().map_err(|source| OpenError::List { dir: packs.dir().to_owned(), source })
 }
 
 fn next_number(last: Option<PackNumber>) -> Result<PackNumber, OpenError> {

@@ -45,10 +45,7 @@ const BYTES: usize = 40;
 
 impl Totals {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        self.fields()
-            .iter()
-            .flat_map(|field| field.to_le_bytes())
-            .collect()
+        self.fields().iter().flat_map(|field| field.to_le_bytes()).collect()
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
@@ -72,12 +69,8 @@ impl Totals {
     // Totals are read from disk: what does not add up must not stop a store.
     pub(crate) fn remove_chunk(&mut self, location: &Location) {
         self.chunks = self.chunks.saturating_sub(1);
-        self.chunk_bytes_decoded = self
-            .chunk_bytes_decoded
-            .saturating_sub(u64::from(location.decoded_len));
-        self.chunk_bytes_stored = self
-            .chunk_bytes_stored
-            .saturating_sub(location.record_bytes());
+        self.chunk_bytes_decoded = self.chunk_bytes_decoded.saturating_sub(u64::from(location.decoded_len));
+        self.chunk_bytes_stored = self.chunk_bytes_stored.saturating_sub(location.record_bytes());
     }
 
     pub(crate) fn add_object(&mut self, location: &Location) {
@@ -87,9 +80,7 @@ impl Totals {
 
     pub(crate) fn remove_object(&mut self, location: &Location) {
         self.objects = self.objects.saturating_sub(1);
-        self.object_bytes_stored = self
-            .object_bytes_stored
-            .saturating_sub(location.record_bytes());
+        self.object_bytes_stored = self.object_bytes_stored.saturating_sub(location.record_bytes());
     }
 
     fn fields(&self) -> [u64; 5] {

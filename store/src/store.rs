@@ -168,11 +168,7 @@ impl Store {
             Some(quota_bytes)
                 if wanted_bytes > 0 && used_bytes.saturating_add(wanted_bytes) > quota_bytes =>
             {
-                Err(WriteError::QuotaReached {
-                    used_bytes,
-                    quota_bytes,
-                    wanted_bytes,
-                })
+                Err(WriteError::QuotaReached { used_bytes, quota_bytes, wanted_bytes })
             }
             _ => Ok(()),
         }
@@ -193,16 +189,9 @@ impl Store {
         let totals = intake.totals;
         let appender = &mut intake.appender;
         let mark = appender.mark();
-        let mut batch = Batch {
-            packs: &self.packs,
-            appender,
-            entries: vec![],
-            totals,
-        };
+        let mut batch = Batch { packs: &self.packs, appender, entries: vec![], totals };
         let filled = fill(&mut batch).and_then(|filled| batch.appender.finish().map(|()| filled));
-        let Batch {
-            entries, totals, ..
-        } = batch;
+        let Batch { entries, totals, .. } = batch;
         match filled {
             Ok(filled) => {
                 self.index.stage(entries);
@@ -217,21 +206,12 @@ impl Store {
     }
 
     /// Syncs packs, then the index: the order that an acknowledgement rests on.
-    pub(crate) fn settle(
-        &self,
-        intake: &mut Intake,
-        durability: Durability,
-    ) -> Result<(), WriteError> {
+    pub(crate) fn settle(&self, intake: &mut Intake, durability: Durability) -> Result<(), WriteError> {
         intake.appender.sync()?;
         let mut more: Vec<Entry> = intake
             .appender
             .synced_lengths()
-            .map(|(number, length)| {
-                (
-                    Key::Pack(number).encode(),
-                    Some(length.to_le_bytes().to_vec()),
-                )
-            })
+            .map(|(number, length)| (Key::Pack(number).encode(), Some(length.to_le_bytes().to_vec())))
             .collect();
         more.push((Key::Totals.encode(), Some(intake.totals.encode())));
         self.index.settle(more, durability)?;
@@ -249,11 +229,7 @@ impl Drop for Store {
 
 impl Batch<'_> {
     /// Adds a record; its place holds once the batch is written.
-    pub(crate) fn push(
-        &mut self,
-        header: &RecordHeader,
-        parts: &[&[u8]],
-    ) -> Result<Place, WriteError> {
+    pub(crate) fn push(&mut self, header: &RecordHeader, parts: &[&[u8]]) -> Result<Place, WriteError> {
         self.appender.push(self.packs, header, parts)
     }
 
@@ -269,10 +245,7 @@ impl Batch<'_> {
             .expect("the payload of a patch starts with its base");
         debug_assert_eq!(header.kind, RecordKind::Chunk);
         self.totals.add_chunk(&location);
-        self.entries.push((
-            Key::Chunk(ChunkHash(header.name)).encode(),
-            Some(location.encode()),
-        ));
+        self.entries.push((Key::Chunk(ChunkHash(header.name)).encode(), Some(location.encode())));
         Ok(location)
     }
 }

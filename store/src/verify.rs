@@ -62,10 +62,7 @@ impl Store {
         count_max: usize,
         report: &mut VerifyReport,
     ) -> Result<Option<ChunkHash>, ReadError> {
-        let from = after.map_or_else(
-            || vec![Table::Chunks as u8],
-            |hash| Key::Chunk(hash).encode(),
-        );
+        let from = after.map_or_else(|| vec![Table::Chunks as u8], |hash| Key::Chunk(hash).encode());
         let hashes = names(&self.index, from, count_max, |key| {
             Key::chunk_of(key).filter(|hash| Some(*hash) != after)
         })?;
@@ -89,10 +86,7 @@ impl Store {
     fn verify_objects(&self, report: &mut VerifyReport) -> Result<(), ReadError> {
         let mut after: Option<ObjectHash> = None;
         loop {
-            let from = after.map_or_else(
-                || vec![Table::Objects as u8],
-                |hash| Key::Object(hash).encode(),
-            );
+            let from = after.map_or_else(|| vec![Table::Objects as u8], |hash| Key::Object(hash).encode());
             let hashes = names(&self.index, from, STEP_CHUNKS, |key| {
                 Key::object_of(key).filter(|hash| Some(*hash) != after)
             })?;
@@ -126,11 +120,7 @@ fn names<N>(
     let mut names = vec![];
     index.walk(&from, |key, _| {
         names.extend(name(key));
-        if names.len() < count_max {
-            Walk::On
-        } else {
-            Walk::Stop
-        }
+        if names.len() < count_max { Walk::On } else { Walk::Stop }
     })?;
     Ok(names)
 }

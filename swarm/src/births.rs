@@ -103,12 +103,8 @@ impl BirthSet {
         let parts = self.0.bitmaps().flat_map(|(high, bitmap)| {
             let base = u64::from(high) << 32;
             let mut births = bitmap.iter();
-            std::iter::from_fn(move || births.next_range()).map(move |part| {
-                (
-                    base | u64::from(*part.start()),
-                    base | u64::from(*part.end()),
-                )
-            })
+            std::iter::from_fn(move || births.next_range())
+                .map(move |part| (base | u64::from(*part.start()), base | u64::from(*part.end())))
         });
         let mut parts = parts.peekable();
         std::iter::from_fn(move || {
@@ -201,20 +197,13 @@ mod tests {
     fn ranges_are_maximal_and_reach_the_last_birth() {
         let mut set = BirthSet::range(Birth(4), Birth(9));
         set.insert(Birth(u64::MAX));
-        assert_eq!(
-            set.ranges().collect::<Vec<_>>(),
-            [4..=9, u64::MAX..=u64::MAX]
-        );
+        assert_eq!(set.ranges().collect::<Vec<_>>(), [4..=9, u64::MAX..=u64::MAX]);
     }
 
     #[test]
     fn a_full_holder_of_260_000_births_costs_less_than_stated() {
         let every_second: BirthSet = (0..260_000).step_by(2).map(Birth).collect();
-        assert!(
-            every_second.memory_bytes() <= 40 << 10,
-            "{}",
-            every_second.memory_bytes()
-        );
+        assert!(every_second.memory_bytes() <= 40 << 10, "{}", every_second.memory_bytes());
         let scattered: BirthSet = (0..1000).map(|i| Birth(i << 32)).collect();
         assert!(scattered.memory_bytes() >= 1000 * BITMAP_BYTES);
     }

@@ -19,10 +19,7 @@ impl Budget {
 
     /// Bytes are no longer outstanding: they arrived or will not.
     pub(crate) fn settle(&mut self, bytes: u64) {
-        assert!(
-            bytes <= self.outstanding,
-            "only what was asked for is settled"
-        );
+        assert!(bytes <= self.outstanding, "only what was asked for is settled");
         self.outstanding -= bytes;
     }
 
@@ -49,8 +46,6 @@ impl Budget {
     /// Encoded bytes that may be asked for twice now: a share of what was received, one run to begin with.
     pub(crate) fn duplicates_left(&self, config: &Config) -> u64 {
         let share = self.received / 1000 * config.duplicate_permille;
-        share
-            .saturating_add(RUN_BYTES_MIN)
-            .saturating_sub(self.doubled)
+        share.saturating_add(RUN_BYTES_MIN).saturating_sub(self.doubled)
     }
 }

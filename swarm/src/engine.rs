@@ -83,10 +83,7 @@ impl Engine {
     ///
     /// In debug builds, panics if the effects of the input before were not drained.
     pub fn handle(&mut self, now: Time, input: Input) {
-        debug_assert!(
-            self.drained,
-            "poll until Output::Wait before the next input"
-        );
+        debug_assert!(self.drained, "poll until Output::Wait before the next input");
         self.drained = false;
         self.now = self.now.max(now);
         self.dispatch(input);
@@ -133,149 +130,66 @@ impl Engine {
     /// Panics if the engine's books do not balance; for tests and simulations, it walks everything.
     pub fn assert_invariants(&self) {
         let outstanding: u64 = self.requests.iter().map(|(_, request)| request.bytes).sum();
-        assert_eq!(
-            outstanding,
-            self.budget.outstanding(),
-            "the budget is the sum of the requests"
-        );
+        assert_eq!(outstanding, self.budget.outstanding(), "the budget is the sum of the requests");
         let mut in_flight: BTreeMap<LineageId, BirthSet> = BTreeMap::new();
         for (_, request) in self.requests.iter() {
             assert!(!request.births.is_empty(), "an answered request is closed");
-            assert!(
-                self.peers.contains_key(&request.peer),
-                "requests end with their peer"
-            );
-            in_flight
-                .entry(request.lineage)
-                .or_default()
-                .add(&request.births);
+            assert!(self.peers.contains_key(&request.peer), "requests end with their peer");
+            in_flight.entry(request.lineage).or_default().add(&request.births);
         }
         for (id, lineage) in &self.lineages {
             lineage.assert_invariants();
             let asked = in_flight.remove(id).unwrap_or_default();
-            assert!(
-                lineage.is_exactly_in_flight(&asked),
-                "in flight is the union of the requests"
-            );
-            assert_eq!(
-                lineage.wanted(),
-                &self.wants.still_wanted(*id),
-                "wanted follows the wants"
-            );
+            assert!(lineage.is_exactly_in_flight(&asked), "in flight is the union of the requests");
+            assert_eq!(lineage.wanted(), &self.wants.still_wanted(*id), "wanted follows the wants");
         }
         assert!(in_flight.is_empty(), "requests end with their lineage");
         for (id, peer) in &self.peers {
-            let at_peer = || {
-                self.requests
-                    .iter()
-                    .filter(|(_, request)| request.peer == *id)
-            };
+            let at_peer = || self.requests.iter().filter(|(_, request)| request.peer == *id);
             let bytes: u64 = at_peer().map(|(_, request)| request.bytes).sum();
             assert_eq!(peer.outstanding, bytes, "a peer's share of the budget");
-            assert_eq!(
-                peer.requests + peer.fault_requests,
-                at_peer().count(),
-                "a peer's requests"
-            );
+            assert_eq!(peer.requests + peer.fault_requests, at_peer().count(), "a peer's requests");
         }
     }
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one arm an input: the table is easier to read whole"
-    )]
     fn dispatch(&mut self, input: Input) {
         match input {
-            Input::Asked {
-                peer,
-                request,
-                lineage,
-                births,
-                urgency,
-                patience,
-            } => {
+            Input::Asked { peer, request, lineage, births, urgency, patience } => {
                 self.asked(peer, request, lineage, births, (urgency, patience));
             }
             Input::AskedCancelled { peer, request } => self.asked_cancelled(peer, request),
-            Input::ChunkCorrupt {
-                peer,
-                request,
-                lineage,
-                birth,
-            } => {
+            Input::ChunkCorrupt { peer, request, lineage, birth } => {
                 self.chunk_corrupt(peer, request, lineage, birth);
             }
-            Input::ChunksArrived {
-                peer,
-                request,
-                lineage,
-                births,
-                bytes,
-            } => {
+            Input::ChunksArrived { peer, request, lineage, births, bytes } => {
                 self.chunks_arrived(peer, request, lineage, &births, bytes);
             }
-            Input::ChunksDeferred {
-                peer,
-                request,
-                lineage,
-                births,
-                holder,
-            } => {
+            Input::ChunksDeferred { peer, request, lineage, births, holder } => {
                 self.chunks_deferred(peer, request, lineage, &births, holder);
             }
-            Input::ChunksNotHeld {
-                peer,
-                request,
-                lineage,
-                births,
-            } => {
+            Input::ChunksNotHeld { peer, request, lineage, births } => {
                 self.chunks_not_held(peer, request, lineage, &births);
             }
             Input::Close { lineage } => self.close(lineage),
             Input::Fault { lineage, birth } => self.fault(lineage, birth),
-            Input::Lengths {
-                lineage,
-                first,
-                lengths,
-            } => {
-                self.lineages
-                    .entry(lineage)
-                    .or_default()
-                    .lengths
-                    .learn(first, &lengths);
+            Input::Lengths { lineage, first, lengths } => {
+                self.lineages.entry(lineage).or_default().lengths.learn(first, &lengths);
             }
             Input::LocalHas { lineage, births } => self.gain(lineage, &births),
             Input::LocalLost { lineage, births } => self.local_lost(lineage, &births),
             Input::Open { lineage, writer } => self.open(lineage, writer),
             Input::PeerDown { peer } => self.peer_down(peer),
             Input::PeerFollows { peer, lineage } => self.peer_follows(peer, lineage),
-            Input::PeerHas {
-                peer,
-                lineage,
-                births,
-            } => self.peer_has(peer, lineage, &births),
-            Input::PeerLacks {
-                peer,
-                lineage,
-                births,
-            } => self.peer_lacks(peer, lineage, &births),
+            Input::PeerHas { peer, lineage, births } => self.peer_has(peer, lineage, &births),
+            Input::PeerLacks { peer, lineage, births } => self.peer_lacks(peer, lineage, &births),
             Input::PeerUnfollows { peer, lineage } => self.peer_unfollows(peer, lineage),
             Input::PeerUp { peer } => self.peer_up(peer),
             Input::RequestEnded { peer, request, how } => self.request_ended(peer, request, how),
-            Input::Served {
-                peer,
-                request,
-                bytes,
-            } => self.served(peer, request, bytes),
+            Input::Served { peer, request, bytes } => self.served(peer, request, bytes),
             Input::Tick => {}
             Input::Unfault { lineage, birth } => self.unfault(lineage, birth),
             Input::Unwant { want } => self.unwant(want),
-            Input::Want {
-                want,
-                lineage,
-                births,
-                deadline,
-            } => {
+            Input::Want { want, lineage, births, deadline } => {
                 self.want(want, lineage, births, deadline);
             }
         }

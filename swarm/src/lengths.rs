@@ -36,24 +36,15 @@ impl Lengths {
     pub(crate) fn of(&self, birth: Birth) -> u64 {
         let (page, slot) = split(birth.0);
         let known = self.pages.get(&page).map_or(0, |page| page[slot]);
-        if known == 0 {
-            LENGTH_ASSUMED
-        } else {
-            u64::from(known)
-        }
+        if known == 0 { LENGTH_ASSUMED } else { u64::from(known) }
     }
 
     /// The encoded bytes of a set.
     pub(crate) fn sum(&self, births: &BirthSet) -> u64 {
-        births
-            .iter()
-            .fold(0, |sum, birth| sum.saturating_add(self.of(birth)))
+        births.iter().fold(0, |sum, birth| sum.saturating_add(self.of(birth)))
     }
 }
 
 fn split(birth: u64) -> (u64, usize) {
-    (
-        birth / PAGE,
-        usize::try_from(birth % PAGE).expect("below the page length"),
-    )
+    (birth / PAGE, usize::try_from(birth % PAGE).expect("below the page length"))
 }

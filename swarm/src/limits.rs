@@ -66,10 +66,7 @@ pub const HOSTILE_SETS_MAX: u32 = 3;
 /// Banned peers remembered.
 pub const BANNED_MAX: usize = 4096;
 
-const _: () = assert!(
-    RUN_BYTES_SPLIT < RUN_BYTES_MIN,
-    "splitting must end below the normal size"
-);
+const _: () = assert!(RUN_BYTES_SPLIT < RUN_BYTES_MIN, "splitting must end below the normal size");
 const _: () = assert!(RUN_BYTES_MIN < RUN_BYTES_MAX, "a run has room to grow");
 const _: () = assert!(
     ASKED_BYTES_MAX >= 2 * RUN_BYTES_MAX,

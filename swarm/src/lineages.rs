@@ -134,27 +134,11 @@ impl Lineage {
 
     /// Checks the invariants; meant for tests and debug builds.
     pub(crate) fn assert_invariants(&self) {
-        assert!(
-            self.wanted.is_disjoint(&self.held),
-            "what is held is not wanted"
-        );
-        assert_eq!(
-            self.unasked,
-            self.wanted.minus(&self.in_flight),
-            "unasked is derived"
-        );
-        assert!(
-            self.doubled.is_subset(&self.in_flight),
-            "what is asked twice is asked"
-        );
-        assert!(
-            self.in_flight.is_disjoint(&self.held),
-            "what is held is not asked for"
-        );
-        assert!(
-            self.fresh.is_subset(&self.held),
-            "only what is held is announced"
-        );
+        assert!(self.wanted.is_disjoint(&self.held), "what is held is not wanted");
+        assert_eq!(self.unasked, self.wanted.minus(&self.in_flight), "unasked is derived");
+        assert!(self.doubled.is_subset(&self.in_flight), "what is asked twice is asked");
+        assert!(self.in_flight.is_disjoint(&self.held), "what is held is not asked for");
+        assert!(self.fresh.is_subset(&self.held), "only what is held is announced");
     }
 }
 

@@ -47,10 +47,7 @@ impl Pace {
         let gap = nanos(now.since(since));
         if let Some(asked) = self.first_asked.take() {
             let latency = nanos(now.since(asked));
-            self.latency_ns = Some(
-                self.latency_ns
-                    .map_or(latency, |old| blend(old, latency, 4)),
-            );
+            self.latency_ns = Some(self.latency_ns.map_or(latency, |old| blend(old, latency, 4)));
             let drifted = self.floor_ns.map(|old| blend(old, latency, 64));
             self.floor_ns = Some(drifted.map_or(latency, |floor| floor.min(latency)));
         }
@@ -92,8 +89,7 @@ impl Pace {
 
     /// Time to the first byte of a request to an idle peer.
     pub(crate) fn latency(&self) -> Duration {
-        self.latency_ns
-            .map_or(LATENCY_ASSUMED, Duration::from_nanos)
+        self.latency_ns.map_or(LATENCY_ASSUMED, Duration::from_nanos)
     }
 
     /// Time to the first byte without queueing.
@@ -112,8 +108,7 @@ impl Pace {
     /// Expected time until the last of `bytes`, behind `outstanding` bytes, is here.
     pub(crate) fn expected(&self, outstanding: u64, bytes: u64) -> Duration {
         let transfer = outstanding.saturating_add(bytes).saturating_mul(1_000_000) / self.rate();
-        self.latency()
-            .saturating_add(Duration::from_micros(transfer))
+        self.latency().saturating_add(Duration::from_micros(transfer))
     }
 
     /// How long to wait for one small urgent answer before asking someone else too.
@@ -124,11 +119,7 @@ impl Pace {
 
 /// The old estimate moved one part in `parts` towards the sample.
 fn blend(old: u64, sample: u64, parts: u64) -> u64 {
-    if sample >= old {
-        old.saturating_add((sample - old) / parts)
-    } else {
-        old - (old - sample) / parts
-    }
+    if sample >= old { old.saturating_add((sample - old) / parts) } else { old - (old - sample) / parts }
 }
 
 #[cfg(test)]
@@ -142,18 +133,10 @@ mod tests {
         for i in 1..=100 {
             pace.arrived(Time::from_millis(i * 10), 100_000);
         }
-        assert!(
-            (9_000_000..=11_000_000).contains(&pace.rate()),
-            "{}",
-            pace.rate()
-        );
+        assert!((9_000_000..=11_000_000).contains(&pace.rate()), "{}", pace.rate());
         let min = Duration::from_millis(400);
         let silent = pace.silent_at(min, Duration::from_secs(10)).unwrap();
-        assert_eq!(
-            silent,
-            Time::from_millis(1400),
-            "the floor binds for regular arrivals"
-        );
+        assert_eq!(silent, Time::from_millis(1400), "the floor binds for regular arrivals");
         pace.idle();
         assert_eq!(pace.silent_at(min, Duration::from_secs(10)), None);
     }

@@ -70,17 +70,9 @@ pub(crate) struct TooLarge;
 
 impl Peer {
     /// Notes that it holds more; returns what is new.
-    pub(crate) fn has(
-        &mut self,
-        lineage: LineageId,
-        births: &BirthSet,
-    ) -> Result<BirthSet, TooLarge> {
-        let others: usize = self
-            .lineages
-            .iter()
-            .filter(|(id, _)| **id != lineage)
-            .map(|(_, part)| part.has_bytes)
-            .sum();
+    pub(crate) fn has(&mut self, lineage: LineageId, births: &BirthSet) -> Result<BirthSet, TooLarge> {
+        let others: usize =
+            self.lineages.iter().filter(|(id, _)| **id != lineage).map(|(_, part)| part.has_bytes).sum();
         let part = self.lineages.entry(lineage).or_default();
         let new = births.minus(&part.barred).minus(&part.has);
         let mut has = part.has.clone();
@@ -135,8 +127,7 @@ impl Peer {
     /// When its silence becomes a timeout; each silence in a row is given twice the time of the last.
     pub(crate) fn silent_at(&self, config: &Config) -> Option<Time> {
         let min = config.timeout_min.saturating_mul(1 << self.silences.min(5));
-        self.pace
-            .silent_at(min.min(config.timeout_max), config.timeout_max)
+        self.pace.silent_at(min.min(config.timeout_max), config.timeout_max)
     }
 
     /// It has not answered anything since its last silence: one request is enough to find out.
@@ -235,11 +226,7 @@ impl PeerLineage {
                 return;
             }
         }
-        self.deferrals.push_back(Deferral {
-            until,
-            holder,
-            births: births.clone(),
-        });
+        self.deferrals.push_back(Deferral { until, holder, births: births.clone() });
     }
 
     /// Ends the deferrals that are over, or whose holder is `gone`; true if any was.

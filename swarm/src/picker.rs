@@ -6,9 +6,7 @@ use crate::births::BirthSet;
 use crate::config::Config;
 use crate::input::{Patience, Urgency};
 use crate::lengths::Lengths;
-use crate::limits::{
-    REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT,
-};
+use crate::limits::{REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT};
 use crate::lineages::Lineage;
 use crate::peers::{Peer, PeerLineage};
 use crate::rng::Rng;
@@ -43,11 +41,7 @@ pub(crate) enum Source {
 
 impl Source {
     pub(crate) fn of(lineage: &Lineage, peer: NodeId) -> Self {
-        if lineage.writer == Some(peer) {
-            Self::Writer
-        } else {
-            Self::Holder
-        }
+        if lineage.writer == Some(peer) { Self::Writer } else { Self::Holder }
     }
 }
 
@@ -57,10 +51,7 @@ pub(crate) fn run_size(peer: &Peer, source: Source, config: &Config) -> Option<R
         Source::Writer => (1, config.writer_depth),
         Source::Holder => (2, config.peer_depth),
     };
-    let wanted = |bytes: u64| RunSize {
-        bytes,
-        births: RUN_BIRTHS_MAX,
-    };
+    let wanted = |bytes: u64| RunSize { bytes, births: RUN_BIRTHS_MAX };
     if peer.is_on_probation() {
         return (peer.requests == 0).then(|| wanted(RUN_BYTES_SPLIT));
     }
@@ -75,15 +66,12 @@ pub(crate) fn run_size(peer: &Peer, source: Source, config: &Config) -> Option<R
     let limit = bytes_in(config.queue_time.saturating_add(latency))
         .clamp(2 * RUN_BYTES_SPLIT, config.peer_outstanding_bytes_max);
     let in_transit = usize::try_from(2 * bytes_in(latency) / RUN_BYTES_MAX).unwrap_or(usize::MAX);
-    let deepest = depth_wanted
-        .max(in_transit.saturating_add(1))
-        .min(REQUESTS_PER_PEER_MAX);
+    let deepest = depth_wanted.max(in_transit.saturating_add(1)).min(REQUESTS_PER_PEER_MAX);
     let by_bytes = usize::try_from(limit / RUN_BYTES_MIN).unwrap_or(usize::MAX);
     let depth = by_bytes.clamp(shallow, deepest.max(shallow));
     let share = limit / u64::try_from(depth).unwrap_or(u64::MAX);
     let bytes = share.clamp(RUN_BYTES_SPLIT, RUN_BYTES_MAX);
-    let fits =
-        peer.requests < depth && (peer.requests == 0 || peer.outstanding + bytes / 2 <= limit);
+    let fits = peer.requests < depth && (peer.requests == 0 || peer.outstanding + bytes / 2 <= limit);
     fits.then(|| wanted(bytes))
 }
 
@@ -108,11 +96,7 @@ pub(crate) fn cut_run(
     rng: &mut Rng,
 ) -> (BirthSet, u64, Patience) {
     let insisted = candidates.and(&part.insist);
-    let patience = if insisted.is_empty() {
-        Patience::MayDefer
-    } else {
-        Patience::Insist
-    };
+    let patience = if insisted.is_empty() { Patience::MayDefer } else { Patience::Insist };
     if patience == Patience::Insist {
         candidates = insisted;
     }
@@ -143,12 +127,7 @@ fn births_end(births: &BirthSet, start: Birth) -> Option<Birth> {
 }
 
 /// Births from `start` on, wrapping around, up to the size; at least one.
-pub(crate) fn take(
-    births: &BirthSet,
-    start: Birth,
-    size: RunSize,
-    lengths: &Lengths,
-) -> (BirthSet, u64) {
+pub(crate) fn take(births: &BirthSet, start: Birth, size: RunSize, lengths: &Lengths) -> (BirthSet, u64) {
     let mut run = BirthSet::new();
     let mut bytes = 0_u64;
     for (birth, count) in births.iter_from(start).zip(0..) {
@@ -165,8 +144,5 @@ pub(crate) fn take(
 /// Smaller runs when little is left, so that all peers help with the rest.
 pub(crate) fn split_for(size: RunSize, unasked: u64, peers: usize) -> RunSize {
     let parts = 8 * u64::try_from(peers).unwrap_or(u64::MAX).max(1);
-    RunSize {
-        births: size.births.min((unasked / parts).max(SPLIT_BIRTHS_MIN)),
-        ..size
-    }
+    RunSize { births: size.births.min((unasked / parts).max(SPLIT_BIRTHS_MIN)), ..size }
 }

@@ -52,16 +52,12 @@ impl Requests {
         peer: NodeId,
         lineage: LineageId,
     ) -> Option<&mut Request> {
-        self.open
-            .get_mut(&id)
-            .filter(|request| request.peer == peer && request.lineage == lineage)
+        self.open.get_mut(&id).filter(|request| request.peer == peer && request.lineage == lineage)
     }
 
     /// The request, if it is open and was sent to this peer.
     pub(crate) fn is_at(&self, id: RequestId, peer: NodeId) -> bool {
-        self.open
-            .get(&id)
-            .is_some_and(|request| request.peer == peer)
+        self.open.get(&id).is_some_and(|request| request.peer == peer)
     }
 
     pub(crate) fn get(&self, id: RequestId) -> Option<&Request> {
@@ -79,9 +75,6 @@ impl Requests {
 
     /// Numbers of the requests that `which` picks.
     pub(crate) fn select(&self, which: impl Fn(&Request) -> bool) -> Vec<RequestId> {
-        self.iter()
-            .filter(|(_, request)| which(request))
-            .map(|(id, _)| id)
-            .collect()
+        self.iter().filter(|(_, request)| which(request)).map(|(id, _)| id).collect()
     }
 }

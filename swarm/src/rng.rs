@@ -22,10 +22,6 @@ impl Rng {
 
     /// A number below `bound`, or 0 if `bound` is 0; the bias is below 2^-32 for bounds below 2^32.
     pub const fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 {
-            0
-        } else {
-            self.next_u64() % bound
-        }
+        if bound == 0 { 0 } else { self.next_u64() % bound }
     }
 }

@@ -73,10 +73,7 @@ pub fn encoded_set_bytes(set: &BirthSet) -> usize {
 pub fn decode_set(bytes: &mut &[u8], limits: SetLimits) -> Result<BirthSet, DecodeSetError> {
     let ranges = take_number(bytes)?;
     if ranges > limits.ranges {
-        return Err(DecodeSetError::TooManyRanges {
-            ranges,
-            limit: limits.ranges,
-        });
+        return Err(DecodeSetError::TooManyRanges { ranges, limit: limits.ranges });
     }
     let mut set = BirthSet::new();
     let mut end = Some(0_u64);
@@ -86,13 +83,9 @@ pub fn decode_set(bytes: &mut &[u8], limits: SetLimits) -> Result<BirthSet, Deco
         let more = take_number(bytes)?;
         births = births.saturating_add(more).saturating_add(1);
         if births > limits.births {
-            return Err(DecodeSetError::TooManyBirths {
-                limit: limits.births,
-            });
+            return Err(DecodeSetError::TooManyBirths { limit: limits.births });
         }
-        let first = end
-            .and_then(|end| end.checked_add(gap))
-            .ok_or(DecodeSetError::OutOfRange)?;
+        let first = end.and_then(|end| end.checked_add(gap)).ok_or(DecodeSetError::OutOfRange)?;
         let last = first.checked_add(more).ok_or(DecodeSetError::OutOfRange)?;
         set.insert_range(Birth(first), Birth(last));
         end = last.checked_add(1);
@@ -139,38 +132,27 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    const WIDE: SetLimits = SetLimits {
-        births: u64::MAX,
-        ranges: 1 << 20,
-    };
+    const WIDE: SetLimits = SetLimits { births: u64::MAX, ranges: 1 << 20 };
 
     #[test]
     fn sets_come_back_and_the_stated_size_is_the_real_one() {
         let mut rng = Rng::new(1);
         for _ in 0..300 {
             let bits = rng.below(40) + 1;
-            let mut set: BirthSet = (0..rng.below(50))
-                .map(|_| Birth(rng.below(1 << bits)))
-                .collect();
+            let mut set: BirthSet = (0..rng.below(50)).map(|_| Birth(rng.below(1 << bits))).collect();
             set.insert_range(Birth(1 << bits), Birth((1 << bits) + rng.below(1000)));
             let mut bytes = Vec::new();
             encode_set(&set, &mut bytes);
             assert_eq!(bytes.len(), encoded_set_bytes(&set));
             assert_eq!(decode_set(&mut bytes.as_slice(), WIDE), Ok(set));
             bytes.pop();
-            assert_eq!(
-                decode_set(&mut bytes.as_slice(), WIDE),
-                Err(DecodeSetError::EndsEarly)
-            );
+            assert_eq!(decode_set(&mut bytes.as_slice(), WIDE), Err(DecodeSetError::EndsEarly));
         }
     }
 
     #[test]
     fn hostile_sets_are_refused_before_they_take_memory() {
-        let narrow = SetLimits {
-            births: 100,
-            ranges: 10,
-        };
+        let narrow = SetLimits { births: 100, ranges: 10 };
         let mut many = vec![1, 0];
         put_number(1 << 40, &mut many);
         assert!(matches!(
@@ -184,14 +166,8 @@ mod tests {
         let mut past_the_end = vec![2];
         put_number(u64::MAX, &mut past_the_end);
         past_the_end.extend([0, 0, 0]);
-        assert_eq!(
-            decode_set(&mut past_the_end.as_slice(), narrow),
-            Err(DecodeSetError::OutOfRange)
-        );
+        assert_eq!(decode_set(&mut past_the_end.as_slice(), narrow), Err(DecodeSetError::OutOfRange));
         let eleven = [0xff; 11];
-        assert_eq!(
-            decode_set(&mut eleven.as_slice(), narrow),
-            Err(DecodeSetError::OutOfRange)
-        );
+        assert_eq!(decode_set(&mut eleven.as_slice(), narrow), Err(DecodeSetError::OutOfRange));
     }
 }

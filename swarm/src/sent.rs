@@ -33,9 +33,7 @@ impl Sent {
     /// These were not sent to the peer after all, or it has announced them.
     pub(crate) fn forget(&mut self, lineage: LineageId, peer: NodeId, births: &BirthSet) {
         if let Some(generations) = self.recent.get_mut(&(lineage, peer)) {
-            generations
-                .iter_mut()
-                .for_each(|generation| generation.subtract(births));
+            generations.iter_mut().for_each(|generation| generation.subtract(births));
         }
     }
 
@@ -76,8 +74,7 @@ impl Sent {
         for generations in self.recent.values_mut() {
             generations[1] = std::mem::take(&mut generations[0]);
         }
-        self.recent
-            .retain(|_, generations| !generations[1].is_empty());
+        self.recent.retain(|_, generations| !generations[1].is_empty());
         self.ages_at = (!self.recent.is_empty()).then(|| now.after(memory));
     }
 
@@ -100,10 +97,7 @@ mod tests {
         let mut sent = Sent::default();
         sent.note(lineage, a, &births, (Time::ZERO, memory));
         assert_eq!(sent.holders(lineage, b, &births), [(a, births.clone())]);
-        assert!(
-            sent.holders(lineage, a, &births).is_empty(),
-            "the asker itself is no holder"
-        );
+        assert!(sent.holders(lineage, a, &births).is_empty(), "the asker itself is no holder");
         sent.age(Time::from_millis(2000), memory);
         assert_eq!(sent.holders(lineage, b, &births).len(), 1);
         sent.age(Time::from_millis(4000), memory);

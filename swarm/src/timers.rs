@@ -12,10 +12,7 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub(crate) fn new() -> Self {
-        Self {
-            until: None,
-            why: Wake::Idle,
-        }
+        Self { until: None, why: Wake::Idle }
     }
 
     /// Something is due at the time, if any.

@@ -59,15 +59,10 @@ pub(crate) struct Uploads {
 impl Uploads {
     /// Queues an answer.
     pub(crate) fn queue(&mut self, peer: NodeId, upload: Upload) -> Result<(), Refusal> {
-        let at_peer = self
-            .sending
-            .range((peer, RequestId(0))..=(peer, RequestId(u64::MAX)));
+        let at_peer = self.sending.range((peer, RequestId(0))..=(peer, RequestId(u64::MAX)));
         let sending = at_peer.count();
         let turn = self.turn;
-        let queue = self.queues.entry(peer).or_insert_with(|| Queue {
-            turn,
-            ..Queue::default()
-        });
+        let queue = self.queues.entry(peer).or_insert_with(|| Queue { turn, ..Queue::default() });
         let known = queue.iter().any(|queued| queued.request == upload.request);
         if known || self.sending.contains_key(&(peer, upload.request)) {
             return Err(Refusal::Unreasonable);
@@ -94,10 +89,7 @@ impl Uploads {
         if let Some(rate) = config.upload_bytes_per_s {
             let takes = upload.bytes.saturating_mul(1_000_000_000) / rate.max(1);
             let earliest = Time(now.0.saturating_sub(nanos(BURST)));
-            self.free_at = self
-                .free_at
-                .max(earliest)
-                .after(Duration::from_nanos(takes));
+            self.free_at = self.free_at.max(earliest).after(Duration::from_nanos(takes));
         }
         let key = (peer, upload.request);
         self.sending.insert(key, Sending { upload, since: now });
@@ -125,16 +117,10 @@ impl Uploads {
             let half = config.upload_slots.div_ceil(2);
             let choice = self.queues.iter().filter(|(_, queue)| backlogged(queue));
             let choice = choice.filter(|(peer, _)| used(Some(**peer)) < half);
-            let Some(peer) = choice
-                .min_by_key(|(_, queue)| queue.turn)
-                .map(|(peer, _)| *peer)
-            else {
+            let Some(peer) = choice.min_by_key(|(_, queue)| queue.turn).map(|(peer, _)| *peer) else {
                 continue;
             };
-            let queue = self
-                .queues
-                .get_mut(&peer)
-                .expect("it was chosen from there");
+            let queue = self.queues.get_mut(&peer).expect("it was chosen from there");
             let upload = match urgency {
                 Urgency::Fault => queue.urgent.pop_front(),
                 Urgency::Deadline | Urgency::Normal => queue.normal.pop_front(),
@@ -149,9 +135,7 @@ impl Uploads {
 
     /// An answer is sent, given up or abandoned; returns it if it was being sent.
     pub(crate) fn done(&mut self, peer: NodeId, request: RequestId) -> Option<Upload> {
-        self.sending
-            .remove(&(peer, request))
-            .map(|sending| sending.upload)
+        self.sending.remove(&(peer, request)).map(|sending| sending.upload)
     }
 
     /// Takes an answer out of the queue if it has not started.
@@ -177,9 +161,7 @@ impl Uploads {
             queue.urgent.retain(|upload| upload.lineage != lineage);
             queue.normal.retain(|upload| upload.lineage != lineage);
         }
-        let at_peer = self
-            .sending
-            .range((peer, RequestId(0))..=(peer, RequestId(u64::MAX)));
+        let at_peer = self.sending.range((peer, RequestId(0))..=(peer, RequestId(u64::MAX)));
         let leaving = at_peer.filter(|(_, sending)| sending.upload.lineage == lineage);
         leaving.map(|((_, request), _)| *request).collect()
     }
@@ -187,11 +169,7 @@ impl Uploads {
     /// Answers that have been sent for longer than allowed.
     pub(crate) fn overdue(&self, now: Time, config: &Config) -> Vec<(NodeId, RequestId)> {
         let late = |sending: &Sending| sending.since.after(config.serve_timeout) <= now;
-        self.sending
-            .iter()
-            .filter(|(_, sending)| late(sending))
-            .map(|(key, _)| *key)
-            .collect()
+        self.sending.iter().filter(|(_, sending)| late(sending)).map(|(key, _)| *key).collect()
     }
 
     /// When the first answer becomes overdue.
@@ -203,10 +181,7 @@ impl Uploads {
     /// When the rate limit lets a waiting answer start.
     pub(crate) fn next_start(&self, now: Time, config: &Config) -> Option<Time> {
         config.upload_bytes_per_s?;
-        let waits = self
-            .queues
-            .values()
-            .any(|queue| queue.iter().next().is_some());
+        let waits = self.queues.values().any(|queue| queue.iter().next().is_some());
         (waits && self.free_at > now).then_some(self.free_at)
     }
 
@@ -224,22 +199,13 @@ mod tests {
 
     fn upload(request: u64, bytes: u64, urgency: Urgency) -> Upload {
         let births = BirthSet::range(Birth(request), Birth(request));
-        Upload {
-            request: RequestId(request),
-            lineage: LineageId([0; 32]),
-            births,
-            bytes,
-            urgency,
-        }
+        Upload { request: RequestId(request), lineage: LineageId([0; 32]), births, bytes, urgency }
     }
 
     #[test]
     fn peers_share_by_bytes_and_urgent_answers_go_first() {
         let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
-        let config = Config {
-            upload_slots: 1,
-            ..Config::default()
-        };
+        let config = Config { upload_slots: 1, ..Config::default() };
         let mut uploads = Uploads::default();
         for i in 0..8 {
             uploads.queue(a, upload(i, 300, Urgency::Normal)).unwrap();
@@ -254,11 +220,7 @@ mod tests {
         }
         assert_eq!(order[0], (b, 99));
         let first_eight = &order[1..9];
-        assert_eq!(
-            first_eight.iter().filter(|(peer, _)| *peer == b).count(),
-            6,
-            "{order:?}"
-        );
+        assert_eq!(first_eight.iter().filter(|(peer, _)| *peer == b).count(), 6, "{order:?}");
         assert_eq!(order.len(), 17);
     }
 
@@ -269,33 +231,21 @@ mod tests {
         for i in 0..64 {
             uploads.queue(a, upload(i, 1, Urgency::Normal)).unwrap();
         }
-        assert_eq!(
-            uploads.queue(a, upload(3, 1, Urgency::Normal)),
-            Err(Refusal::Unreasonable)
-        );
-        assert_eq!(
-            uploads.queue(a, upload(64, 1, Urgency::Fault)),
-            Err(Refusal::Busy)
-        );
+        assert_eq!(uploads.queue(a, upload(3, 1, Urgency::Normal)), Err(Refusal::Unreasonable));
+        assert_eq!(uploads.queue(a, upload(64, 1, Urgency::Fault)), Err(Refusal::Busy));
     }
 
     #[test]
     fn the_rate_limit_spaces_answers() {
         let a = NodeId([1; 32]);
-        let config = Config {
-            upload_bytes_per_s: Some(1000),
-            ..Config::default()
-        };
+        let config = Config { upload_bytes_per_s: Some(1000), ..Config::default() };
         let mut uploads = Uploads::default();
         uploads.queue(a, upload(0, 1000, Urgency::Normal)).unwrap();
         uploads.queue(a, upload(1, 1000, Urgency::Normal)).unwrap();
         let start = Time::from_millis(10_000);
         assert!(uploads.next(start, &config).is_some());
         assert!(uploads.next(start, &config).is_none());
-        assert_eq!(
-            uploads.next_start(start, &config),
-            Some(Time::from_millis(10_950))
-        );
+        assert_eq!(uploads.next_start(start, &config), Some(Time::from_millis(10_950)));
         assert!(uploads.next(Time::from_millis(10_950), &config).is_some());
     }
 }

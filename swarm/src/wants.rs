@@ -59,17 +59,9 @@ impl Wants {
             return Err(TooMany);
         }
         self.homes.insert(want, lineage);
-        self.deadlines
-            .extend(deadline.map(|deadline| (deadline, want)));
+        self.deadlines.extend(deadline.map(|deadline| (deadline, want)));
         let wants = self.lineages.entry(lineage).or_default();
-        wants.insert(
-            want,
-            Want {
-                births,
-                missing,
-                deadline,
-            },
-        );
+        wants.insert(want, Want { births, missing, deadline });
         Ok(())
     }
 
@@ -97,9 +89,7 @@ impl Wants {
     }
 
     fn wants_of(&self, lineage: LineageId) -> Vec<WantId> {
-        self.lineages
-            .get(&lineage)
-            .map_or_else(Vec::new, |wants| wants.keys().copied().collect())
+        self.lineages.get(&lineage).map_or_else(Vec::new, |wants| wants.keys().copied().collect())
     }
 
     /// Chunks are held; returns the wants that are complete and no longer open.
@@ -120,13 +110,7 @@ impl Wants {
     /// Chunks are no longer held; returns what open wants miss of them.
     pub(crate) fn lost(&mut self, lineage: LineageId, births: &BirthSet) -> BirthSet {
         let mut missed = BirthSet::new();
-        for want in self
-            .lineages
-            .get_mut(&lineage)
-            .into_iter()
-            .flatten()
-            .map(|(_, want)| want)
-        {
+        for want in self.lineages.get_mut(&lineage).into_iter().flatten().map(|(_, want)| want) {
             let again = want.births.and(births);
             missed.add(&again);
             want.missing.add(&again);
@@ -137,13 +121,7 @@ impl Wants {
     /// Everything that open wants and faults of a lineage miss.
     pub(crate) fn still_wanted(&self, lineage: LineageId) -> BirthSet {
         let mut wanted = self.faulted(lineage);
-        for want in self
-            .lineages
-            .get(&lineage)
-            .into_iter()
-            .flatten()
-            .map(|(_, want)| want)
-        {
+        for want in self.lineages.get(&lineage).into_iter().flatten().map(|(_, want)| want) {
             wanted.add(&want.missing);
         }
         wanted
@@ -151,10 +129,7 @@ impl Wants {
 
     /// Wants with a deadline up to `horizon`, nearest first.
     pub(crate) fn urgent(&self, horizon: Time) -> impl Iterator<Item = (LineageId, &Want)> {
-        let near = self
-            .deadlines
-            .iter()
-            .take_while(move |(deadline, _)| *deadline <= horizon);
+        let near = self.deadlines.iter().take_while(move |(deadline, _)| *deadline <= horizon);
         near.filter_map(|(_, want)| {
             let lineage = self.homes.get(want)?;
             Some((*lineage, self.lineages.get(lineage)?.get(want)?))
@@ -164,10 +139,7 @@ impl Wants {
     /// The nearest deadline after `horizon`.
     pub(crate) fn next_deadline(&self, horizon: Time) -> Option<Time> {
         let beyond = (horizon.after(std::time::Duration::from_nanos(1)), WantId(0));
-        self.deadlines
-            .range(beyond..)
-            .next()
-            .map(|(deadline, _)| *deadline)
+        self.deadlines.range(beyond..).next().map(|(deadline, _)| *deadline)
     }
 
     /// Notes a fault; already noted ones stay as they are.
@@ -188,12 +160,7 @@ impl Wants {
     }
 
     /// Moves a fault to another standing, or away; returns where it stood.
-    pub(crate) fn set_fault(
-        &mut self,
-        lineage: LineageId,
-        birth: Birth,
-        to: Option<Fault>,
-    ) -> Option<Fault> {
+    pub(crate) fn set_fault(&mut self, lineage: LineageId, birth: Birth, to: Option<Fault>) -> Option<Fault> {
         let from = match to {
             Some(fault) => self.faults.insert((lineage, birth), fault),
             None => self.faults.remove(&(lineage, birth)),
@@ -218,10 +185,7 @@ impl Wants {
     /// The faulted births of a lineage.
     pub(crate) fn faulted(&self, lineage: LineageId) -> BirthSet {
         let all = (lineage, Birth(0))..=(lineage, Birth(u64::MAX));
-        self.faults
-            .range(all)
-            .map(|((_, birth), _)| *birth)
-            .collect()
+        self.faults.range(all).map(|((_, birth), _)| *birth).collect()
     }
 
     /// The faulted ones among `births`, without building the whole set.
@@ -230,9 +194,7 @@ impl Wants {
             return Vec::new();
         };
         let span = self.faults.range((lineage, first)..=(lineage, last));
-        span.map(|((_, birth), _)| *birth)
-            .filter(|birth| births.contains(*birth))
-            .collect()
+        span.map(|((_, birth), _)| *birth).filter(|birth| births.contains(*birth)).collect()
     }
 
     /// Faults that are to be asked for: waiting ones not yet tried at this version of the supply.
@@ -240,8 +202,7 @@ impl Wants {
         if self.waiting == 0 {
             return Vec::new();
         }
-        let waits =
-            |fault: &Fault| matches!(fault, Fault::Waiting { supply: tried } if *tried < supply);
+        let waits = |fault: &Fault| matches!(fault, Fault::Waiting { supply: tried } if *tried < supply);
         self.faults
             .iter()
             .filter(|(_, fault)| waits(fault))
@@ -252,18 +213,11 @@ impl Wants {
 
     /// Takes the faults whose first peer has had its time; they count as hedged from now on.
     pub(crate) fn take_hedges(&mut self, now: Time) -> Vec<(LineageId, Birth, NodeId)> {
-        let due: Vec<_> = self
-            .hedges
-            .iter()
-            .take_while(|(at, ..)| *at <= now)
-            .copied()
-            .collect();
+        let due: Vec<_> = self.hedges.iter().take_while(|(at, ..)| *at <= now).copied().collect();
         due.into_iter()
-            .filter_map(|(_, lineage, birth)| {
-                match self.set_fault(lineage, birth, Some(Fault::Hedged)) {
-                    Some(Fault::Asked { of, .. }) => Some((lineage, birth, of)),
-                    _ => None,
-                }
+            .filter_map(|(_, lineage, birth)| match self.set_fault(lineage, birth, Some(Fault::Hedged)) {
+                Some(Fault::Asked { of, .. }) => Some((lineage, birth, of)),
+                _ => None,
             })
             .collect()
     }

@@ -5,21 +5,13 @@ mod driver;
 
 use driver::{Driver, LINEAGE, ME, births, peer, served};
 use pageswarm_checkpoint::{Birth, LineageId};
-use pageswarm_swarm::{
-    BirthSet, Config, Input, Output, Patience, Refusal, RequestId, Time, Urgency, limits,
-};
+use pageswarm_swarm::{BirthSet, Config, Input, Output, Patience, Refusal, RequestId, Time, Urgency, limits};
 
 /// An engine that is the writer and holds the births, with two peers that hold nothing.
 fn writer(config: Config) -> Driver {
     let mut node = Driver::new(config);
-    node.tell(Input::Open {
-        lineage: LINEAGE,
-        writer: Some(ME),
-    });
-    node.tell(Input::LocalHas {
-        lineage: LINEAGE,
-        births: births(0, 99),
-    });
+    node.tell(Input::Open { lineage: LINEAGE, writer: Some(ME) });
+    node.tell(Input::LocalHas { lineage: LINEAGE, births: births(0, 99) });
     for number in 1..=2 {
         node.join(peer(number), &BirthSet::new());
     }
@@ -55,11 +47,7 @@ fn the_writer_serves_again_when_the_holder_is_gone_or_never_announces() {
 
     let mut node = writer(Config::default());
     node.asked(peer(1), 0, &births(0, 9), Patience::MayDefer);
-    node.tell(Input::Served {
-        peer: peer(1),
-        request: RequestId(0),
-        bytes: 40_960,
-    });
+    node.tell(Input::Served { peer: peer(1), request: RequestId(0), bytes: 40_960 });
     node.pass(Time::from_millis(5000));
     let outputs = node.asked(peer(2), 0, &births(0, 9), Patience::MayDefer);
     assert_eq!(served(&outputs, peer(2)), births(0, 9));
@@ -67,22 +55,13 @@ fn the_writer_serves_again_when_the_holder_is_gone_or_never_announces() {
 
 #[test]
 fn a_cancelled_request_was_not_sent() {
-    let mut node = writer(Config {
-        upload_slots: 1,
-        ..Config::default()
-    });
+    let mut node = writer(Config { upload_slots: 1, ..Config::default() });
     node.asked(peer(1), 0, &births(50, 59), Patience::MayDefer);
     node.asked(peer(1), 1, &births(0, 9), Patience::MayDefer);
-    node.tell(Input::AskedCancelled {
-        peer: peer(1),
-        request: RequestId(1),
-    });
+    node.tell(Input::AskedCancelled { peer: peer(1), request: RequestId(1) });
     let outputs = node.asked(peer(2), 0, &births(0, 9), Patience::MayDefer);
     assert_eq!(deferral(&outputs), None);
-    let abandoned = node.tell(Input::AskedCancelled {
-        peer: peer(1),
-        request: RequestId(0),
-    });
+    let abandoned = node.tell(Input::AskedCancelled { peer: peer(1), request: RequestId(0) });
     let (peer, request) = (peer(1), RequestId(0));
     assert!(abandoned.contains(&Output::AbandonServe { peer, request }));
 }
@@ -90,10 +69,7 @@ fn a_cancelled_request_was_not_sent() {
 #[test]
 fn another_holder_than_the_writer_never_defers() {
     let mut node = Driver::new(Config::default());
-    node.tell(Input::LocalHas {
-        lineage: LINEAGE,
-        births: births(0, 9),
-    });
+    node.tell(Input::LocalHas { lineage: LINEAGE, births: births(0, 9) });
     node.join(peer(1), &BirthSet::new());
     node.join(peer(2), &BirthSet::new());
     node.asked(peer(1), 0, &births(0, 9), Patience::MayDefer);
@@ -123,22 +99,14 @@ fn requests_without_right_or_reason_are_refused() {
     assert_eq!(refusal(&elsewhere), Some(Refusal::NotAllowed));
     let empty = node.asked(peer(1), 1, &BirthSet::new(), Patience::Insist);
     assert_eq!(refusal(&empty), Some(Refusal::Unreasonable));
-    let long = node.asked(
-        peer(1),
-        2,
-        &births(0, limits::RUN_BIRTHS_MAX),
-        Patience::Insist,
-    );
+    let long = node.asked(peer(1), 2, &births(0, limits::RUN_BIRTHS_MAX), Patience::Insist);
     assert_eq!(refusal(&long), Some(Refusal::Unreasonable));
     let mut last = Vec::new();
     for request in 10..10 + limits::UPLOAD_QUEUE_MAX as u64 + 1 {
         last = node.asked(peer(1), request, &births(0, 1), Patience::Insist);
     }
     assert_eq!(refusal(&last), Some(Refusal::Busy));
-    node.tell(Input::PeerUnfollows {
-        peer: peer(1),
-        lineage: LINEAGE,
-    });
+    node.tell(Input::PeerUnfollows { peer: peer(1), lineage: LINEAGE });
     let after = node.asked(peer(1), 999, &births(0, 1), Patience::Insist);
     assert_eq!(refusal(&after), Some(Refusal::NotAllowed));
     assert_eq!(node.engine.stats().uploads, 0, "its answers are dropped");
@@ -146,54 +114,28 @@ fn requests_without_right_or_reason_are_refused() {
 
 #[test]
 fn what_is_not_held_is_said_so_at_once_or_when_it_was_lost_in_the_queue() {
-    let mut node = writer(Config {
-        upload_slots: 1,
-        ..Config::default()
-    });
+    let mut node = writer(Config { upload_slots: 1, ..Config::default() });
     let outputs = node.asked(peer(1), 0, &births(95, 104), Patience::Insist);
     let request = RequestId(0);
     let (peer_1, lineage) = (peer(1), LINEAGE);
-    let lacking = Output::NotHeld {
-        peer: peer_1,
-        request,
-        lineage,
-        births: births(100, 104),
-    };
+    let lacking = Output::NotHeld { peer: peer_1, request, lineage, births: births(100, 104) };
     assert!(outputs.contains(&lacking));
     node.asked(peer(2), 5, &births(0, 9), Patience::Insist);
-    node.tell(Input::LocalLost {
-        lineage,
-        births: births(0, 4),
-    });
-    let outputs = node.tell(Input::Served {
-        peer: peer_1,
-        request,
-        bytes: 1,
-    });
+    node.tell(Input::LocalLost { lineage, births: births(0, 4) });
+    let outputs = node.tell(Input::Served { peer: peer_1, request, bytes: 1 });
     assert_eq!(served(&outputs, peer(2)), births(5, 9));
     let (peer, request) = (peer(2), RequestId(5));
-    assert!(outputs.contains(&Output::NotHeld {
-        peer,
-        request,
-        lineage,
-        births: births(0, 4)
-    }));
+    assert!(outputs.contains(&Output::NotHeld { peer, request, lineage, births: births(0, 4) }));
 }
 
 #[test]
 fn a_serve_that_takes_too_long_frees_its_slot() {
-    let mut node = writer(Config {
-        upload_slots: 1,
-        ..Config::default()
-    });
+    let mut node = writer(Config { upload_slots: 1, ..Config::default() });
     node.asked(peer(1), 0, &births(0, 0), Patience::Insist);
     node.asked(peer(2), 0, &births(1, 1), Patience::Insist);
     let outputs = node.pass(Time::from_millis(31_000));
     let (stuck, request) = (peer(1), RequestId(0));
-    assert!(outputs.contains(&Output::AbandonServe {
-        peer: stuck,
-        request
-    }));
+    assert!(outputs.contains(&Output::AbandonServe { peer: stuck, request }));
     assert_eq!(served(&outputs, peer(2)), births(1, 1));
 }
 
@@ -203,18 +145,11 @@ fn gains_are_announced_together_and_soon() {
     node.pass(Time::from_millis(100));
     let mut outputs = Vec::new();
     for birth in 200..210 {
-        outputs.extend(node.tell(Input::LocalHas {
-            lineage: LINEAGE,
-            births: births(birth, birth),
-        }));
+        outputs.extend(node.tell(Input::LocalHas { lineage: LINEAGE, births: births(birth, birth) }));
     }
     assert!(outputs.is_empty(), "they wait for each other");
     let outputs = node.pass(Time::from_millis(150));
-    let have = |to| Output::AnnounceHave {
-        to,
-        lineage: LINEAGE,
-        births: births(200, 209),
-    };
+    let have = |to| Output::AnnounceHave { to, lineage: LINEAGE, births: births(200, 209) };
     assert_eq!(outputs, [have(peer(1)), have(peer(2))]);
 }
 
@@ -222,19 +157,8 @@ fn gains_are_announced_together_and_soon() {
 fn a_peer_that_begins_to_follow_is_told_everything() {
     let mut node = writer(Config::default());
     node.tell(Input::PeerUp { peer: peer(3) });
-    let outputs = node.tell(Input::PeerFollows {
-        peer: peer(3),
-        lineage: LINEAGE,
-    });
+    let outputs = node.tell(Input::PeerFollows { peer: peer(3), lineage: LINEAGE });
     let to = peer(3);
-    assert!(outputs.contains(&Output::AnnounceHave {
-        to,
-        lineage: LINEAGE,
-        births: births(0, 99)
-    }));
-    assert!(
-        node.engine
-            .held(LINEAGE)
-            .is_some_and(|held| held.contains(Birth(99)))
-    );
+    assert!(outputs.contains(&Output::AnnounceHave { to, lineage: LINEAGE, births: births(0, 99) }));
+    assert!(node.engine.held(LINEAGE).is_some_and(|held| held.contains(Birth(99))));
 }

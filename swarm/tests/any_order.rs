@@ -48,13 +48,7 @@ fn some_births() -> impl Strategy<Value = BirthSet> {
 
 fn from_a_peer() -> impl Strategy<Value = Input> {
     let lineage = LINEAGE;
-    let asks = (
-        some_peer(),
-        0_u64..40,
-        some_births(),
-        any::<bool>(),
-        any::<bool>(),
-    );
+    let asks = (some_peer(), 0_u64..40, some_births(), any::<bool>(), any::<bool>());
     let has = (some_peer(), some_births());
     let lacks = (some_peer(), some_births());
     let arrives = (some_peer(), 0_u64..60, some_births());
@@ -63,56 +57,23 @@ fn from_a_peer() -> impl Strategy<Value = Input> {
         some_peer().prop_map(|peer| Input::PeerDown { peer }),
         some_peer().prop_map(move |peer| Input::PeerFollows { peer, lineage }),
         some_peer().prop_map(move |peer| Input::PeerUnfollows { peer, lineage }),
-        has.prop_map(move |(peer, births)| Input::PeerHas {
+        has.prop_map(move |(peer, births)| Input::PeerHas { peer, lineage, births }),
+        lacks.prop_map(move |(peer, births)| Input::PeerLacks { peer, lineage, births }),
+        asks.prop_map(move |(peer, request, births, is_urgent, insists)| Input::Asked {
             peer,
+            request: RequestId(request),
             lineage,
-            births
+            births,
+            urgency: if is_urgent { Urgency::Fault } else { Urgency::Normal },
+            patience: if insists { Patience::Insist } else { Patience::MayDefer },
         }),
-        lacks.prop_map(move |(peer, births)| Input::PeerLacks {
-            peer,
-            lineage,
-            births
-        }),
-        asks.prop_map(
-            move |(peer, request, births, is_urgent, insists)| Input::Asked {
-                peer,
-                request: RequestId(request),
-                lineage,
-                births,
-                urgency: if is_urgent {
-                    Urgency::Fault
-                } else {
-                    Urgency::Normal
-                },
-                patience: if insists {
-                    Patience::Insist
-                } else {
-                    Patience::MayDefer
-                },
-            }
-        ),
-        (some_peer(), 0_u64..40).prop_map(|(peer, request)| {
-            Input::Served {
-                peer,
-                request: RequestId(request),
-                bytes: 9,
-            }
-        }),
-        (some_peer(), 0_u64..40).prop_map(|(peer, request)| {
-            Input::AskedCancelled {
-                peer,
-                request: RequestId(request),
-            }
-        }),
+        (some_peer(), 0_u64..40)
+            .prop_map(|(peer, request)| { Input::Served { peer, request: RequestId(request), bytes: 9 } }),
+        (some_peer(), 0_u64..40)
+            .prop_map(|(peer, request)| { Input::AskedCancelled { peer, request: RequestId(request) } }),
         arrives.prop_map(move |(peer, request, births)| {
             let bytes = births.len() * 1000;
-            Input::ChunksArrived {
-                peer,
-                request: RequestId(request),
-                lineage,
-                births,
-                bytes,
-            }
+            Input::ChunksArrived { peer, request: RequestId(request), lineage, births, bytes }
         }),
     ]
 }
@@ -124,27 +85,13 @@ fn from_this_node() -> impl Strategy<Value = Input> {
     prop_oneof![
         some_births().prop_map(move |births| Input::LocalHas { lineage, births }),
         some_births().prop_map(move |births| Input::LocalLost { lineage, births }),
-        (0..BIRTHS).prop_map(move |birth| Input::Fault {
-            lineage,
-            birth: Birth(birth)
-        }),
-        (0..BIRTHS).prop_map(move |birth| Input::Unfault {
-            lineage,
-            birth: Birth(birth)
-        }),
+        (0..BIRTHS).prop_map(move |birth| Input::Fault { lineage, birth: Birth(birth) }),
+        (0..BIRTHS).prop_map(move |birth| Input::Unfault { lineage, birth: Birth(birth) }),
         (0_u64..4).prop_map(|want| Input::Unwant { want: WantId(want) }),
         Just(Input::Close { lineage }),
-        Just(Input::Open {
-            lineage,
-            writer: Some(WRITER)
-        }),
-        lengths.prop_map(move |(first, lengths)| {
-            Input::Lengths {
-                lineage,
-                first: Birth(first),
-                lengths,
-            }
-        }),
+        Just(Input::Open { lineage, writer: Some(WRITER) }),
+        lengths
+            .prop_map(move |(first, lengths)| { Input::Lengths { lineage, first: Birth(first), lengths } }),
         wants.prop_map(move |(want, births, deadline)| Input::Want {
             want: WantId(want),
             lineage,
@@ -155,12 +102,8 @@ fn from_this_node() -> impl Strategy<Value = Input> {
 }
 
 fn some_operation() -> impl Strategy<Value = Operation> {
-    let how = prop_oneof![
-        Just(Ended::Busy),
-        Just(Ended::Failed),
-        Just(Ended::NotAllowed),
-        Just(Ended::Served)
-    ];
+    let how =
+        prop_oneof![Just(Ended::Busy), Just(Ended::Failed), Just(Ended::NotAllowed), Just(Ended::Served)];
     prop_oneof![
         3 => from_a_peer().prop_map(Operation::Input),
         3 => from_this_node().prop_map(Operation::Input),
@@ -206,37 +149,21 @@ fn apply(node: &mut Driver, operation: Operation) {
             if let Some(sent) = open(node, rank) {
                 let (peer_id, request, lineage) = (sent.peer, sent.request, sent.lineage);
                 let (births, holder) = (sent.births, peer(holder));
-                node.tell(Input::ChunksDeferred {
-                    peer: peer_id,
-                    request,
-                    lineage,
-                    births,
-                    holder,
-                });
+                node.tell(Input::ChunksDeferred { peer: peer_id, request, lineage, births, holder });
             }
         }
         Operation::NotHeld(rank, from) => {
             if let Some(sent) = open(node, rank) {
                 let births = sent.births.and(&births(from, BIRTHS));
                 let (peer, request, lineage) = (sent.peer, sent.request, sent.lineage);
-                node.tell(Input::ChunksNotHeld {
-                    peer,
-                    request,
-                    lineage,
-                    births,
-                });
+                node.tell(Input::ChunksNotHeld { peer, request, lineage, births });
             }
         }
         Operation::Corrupt(rank) => {
             if let Some(sent) = open(node, rank) {
                 let birth = sent.births.first().expect("requests are not empty");
                 let (peer, request, lineage) = (sent.peer, sent.request, sent.lineage);
-                node.tell(Input::ChunkCorrupt {
-                    peer,
-                    request,
-                    lineage,
-                    birth,
-                });
+                node.tell(Input::ChunkCorrupt { peer, request, lineage, birth });
             }
         }
         Operation::Pass(millis) => {
@@ -249,10 +176,7 @@ fn apply(node: &mut Driver, operation: Operation) {
 /// An honest holder of everything joins and answers; all others stay as they are, and answer nothing.
 fn completes_in_a_fair_environment(node: &mut Driver) {
     let honest = peer(100);
-    node.tell(Input::Open {
-        lineage: LINEAGE,
-        writer: Some(WRITER),
-    });
+    node.tell(Input::Open { lineage: LINEAGE, writer: Some(WRITER) });
     node.join(honest, &births(0, BIRTHS));
     for _ in 0..3000 {
         if node.engine.missing(LINEAGE).is_none_or(BirthSet::is_empty) {
@@ -262,11 +186,7 @@ fn completes_in_a_fair_environment(node: &mut Driver) {
         let end = Time(node.now.0 + 20_000_000);
         node.pass(end);
     }
-    panic!(
-        "still missing {:?}, asked {:?}",
-        node.engine.missing(LINEAGE),
-        node.open
-    );
+    panic!("still missing {:?}, asked {:?}", node.engine.missing(LINEAGE), node.open);
 }
 
 proptest! {

@@ -30,11 +30,7 @@ fn the_writer_is_never_banned_for_silence_and_is_tried_again() {
     node.join(WRITER, &births(0, 3));
     node.want(1, &births(0, 3));
     let outputs = node.pass(Time::from_millis(600_000));
-    assert!(
-        !outputs
-            .iter()
-            .any(|output| matches!(output, Output::Ban { .. }))
-    );
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Ban { .. })));
     while node.open.is_empty() {
         let until = node.until.expect("it will be asked again");
         node.pass(until);
@@ -50,31 +46,15 @@ fn a_corrupt_chunk_is_fetched_elsewhere_and_three_end_the_acquaintance() {
     node.join(WRITER, &births(0, 99));
     let mut outputs = Vec::new();
     for strike in 0..3 {
-        let sent = node
-            .open
-            .iter()
-            .find(|sent| sent.peer == peer(1))
-            .expect("asked")
-            .clone();
+        let sent = node.open.iter().find(|sent| sent.peer == peer(1)).expect("asked").clone();
         let birth = sent.births.first().unwrap();
         let (from, request) = (sent.peer, sent.request);
-        outputs = node.tell(Input::ChunkCorrupt {
-            peer: from,
-            request,
-            lineage: LINEAGE,
-            birth,
-        });
+        outputs = node.tell(Input::ChunkCorrupt { peer: from, request, lineage: LINEAGE, birth });
         assert!(!node.asked_of(peer(1)).contains(birth), "strike {strike}");
         let elsewhere = node.asked_of(WRITER).contains(birth);
-        assert!(
-            elsewhere || strike == 2,
-            "the ban moves too much at once for two runs"
-        );
+        assert!(elsewhere || strike == 2, "the ban moves too much at once for two runs");
         node.has(peer(1), &BirthSet::range(birth, birth));
-        assert!(
-            !node.asked_of(peer(1)).contains(birth),
-            "announcing it again does not help"
-        );
+        assert!(!node.asked_of(peer(1)).contains(birth), "announcing it again does not help");
     }
     let why = BanReason::CorruptChunks;
     let ban = |output: &Output| matches!(output, Output::Ban { why: reason, .. } if *reason == why);
@@ -93,10 +73,7 @@ fn a_peer_that_answers_all_but_one_chunk_cannot_keep_it_from_us() {
         let mut rounds = 0;
         while !node.asked_of(WRITER).contains(Birth(50)) {
             rounds += 1;
-            assert!(
-                rounds < 200,
-                "the writer is never asked for the withheld chunk"
-            );
+            assert!(rounds < 200, "the writer is never asked for the withheld chunk");
             for sent in node.open.clone() {
                 let mut sends = sent.births.clone();
                 sends.remove(Birth(50));
@@ -117,10 +94,7 @@ fn a_peer_that_answers_all_but_one_chunk_cannot_keep_it_from_us() {
 
 #[test]
 fn a_request_that_is_never_answered_is_given_up_though_its_peer_answers_others() {
-    let config = Config {
-        duplicate_permille: 0,
-        ..Config::default()
-    };
+    let config = Config { duplicate_permille: 0, ..Config::default() };
     let mut node = Driver::new(config);
     node.join(peer(1), &births(0, 1 << 20));
     node.want(1, &births(0, 0));
@@ -144,15 +118,9 @@ fn late_and_repeated_answers_are_accepted() {
     node.want(1, &births(0, 3));
     let sent = node.request_for(0);
     node.pass(Time::from_millis(3000));
-    assert!(
-        node.open.iter().all(|open| open.request != sent.request),
-        "it timed out"
-    );
+    assert!(node.open.iter().all(|open| open.request != sent.request), "it timed out");
     assert!(completes(&node.arrive(&sent, &births(0, 3)), 1));
-    assert!(
-        node.open.is_empty(),
-        "whatever was asked again is cancelled"
-    );
+    assert!(node.open.is_empty(), "whatever was asked again is cancelled");
     node.arrive(&sent, &births(0, 3));
     let stats = node.engine.stats();
     assert_eq!((stats.chunks_arrived, stats.chunks_duplicate), (4, 4));
@@ -169,22 +137,9 @@ fn sets_that_do_not_fit_a_peers_memory_are_ignored_and_then_banned() {
     for _ in 0..3 {
         outputs = node.has(peer(1), &hostile);
     }
-    let memory = |node: &Driver| {
-        node.engine
-            .peer_stats()
-            .map(|(_, peer)| peer.has_memory_bytes)
-            .sum()
-    };
+    let memory = |node: &Driver| node.engine.peer_stats().map(|(_, peer)| peer.has_memory_bytes).sum();
     let bytes: u64 = memory(&node);
     assert!(bytes <= limits::PEER_HAS_BYTES_MAX as u64, "{bytes}");
-    let ban = |output: &Output| {
-        matches!(
-            output,
-            Output::Ban {
-                why: BanReason::HostileSets,
-                ..
-            }
-        )
-    };
+    let ban = |output: &Output| matches!(output, Output::Ban { why: BanReason::HostileSets, .. });
     assert!(outputs.iter().any(ban));
 }

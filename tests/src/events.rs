@@ -34,17 +34,24 @@ pub async fn wait_for_text(
     name: &str,
     piece: &str,
 ) -> anyhow::Result<Value> {
-    let found = wait_for(directory, patience, |event| event["event"] == name && event.to_string().contains(piece));
+    let found =
+        wait_for(directory, patience, |event| event["event"] == name && event.to_string().contains(piece));
     found.await.with_context(|| format!("waiting for {name} with {piece:?}"))
 }
 
-async fn read(directory: &Path, wanted: &impl Fn(&Value) -> bool, seen: &mut Vec<Value>) -> anyhow::Result<Value> {
+async fn read(
+    directory: &Path,
+    wanted: &impl Fn(&Value) -> bool,
+    seen: &mut Vec<Value>,
+) -> anyhow::Result<Value> {
     let mut stream = UnixStream::connect(directory.join("api.sock")).await.context("event stream")?;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: pageswarm\r\n\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await? {
         // Headers and chunk lengths lie between the events.
-        let Some(text) = line.strip_prefix("data:") else { continue };
+        let Some(text) = line.strip_prefix("data:") else {
+            continue;
+        };
         let event: Value = serde_json::from_str(text.trim()).context("event")?;
         if wanted(&event) {
             return Ok(event);

@@ -171,7 +171,9 @@ pub async fn ask_run(connection: &Connection, request: RunRequest) -> anyhow::Re
     let (mut send, mut receive) = connection.open_bi().await?;
     frames::write(&mut send, &Opening::Run(request).encode()).await?;
     let mut answers = Vec::new();
-    while let Some(frame) = timeout(PATIENCE, frames::read(&mut receive)).await.context("no answer to a run")?? {
+    while let Some(frame) =
+        timeout(PATIENCE, frames::read(&mut receive)).await.context("no answer to a run")??
+    {
         answers.push(RunAnswer::decode(&frame)?);
     }
     Ok(answers)

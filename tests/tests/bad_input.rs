@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use pageswarm_node::exit::ExitCode;
-use pageswarm_tests::cluster::{Ground, Guest, NodeProcess, Outcome, PATIENCE, node_run, pageswarm, run, until};
+use pageswarm_tests::calls::Guest;
+use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
+use pageswarm_tests::command::{Outcome, node_run, pageswarm, run};
 use pageswarm_tests::skip::{Need, skipped};
 
 #[track_caller]
@@ -94,7 +96,8 @@ async fn a_port_in_use_is_named() -> anyhow::Result<()> {
 
     let tcp = std::net::TcpListener::bind(any_port())?;
     let taken = tcp.local_addr()?.to_string();
-    let outcome = run(node_run(&ground.path("b"), any_port())?.args(["--create-swarm", "--http", &taken])).await?;
+    let outcome =
+        run(node_run(&ground.path("b"), any_port())?.args(["--create-swarm", "--http", &taken])).await?;
     expect(&outcome, ExitCode::Address, &[&taken, "--http"]);
     Ok(())
 }
@@ -153,7 +156,7 @@ async fn a_user_who_may_not_open_kvm_is_told_what_to_do() -> anyhow::Result<()> 
     std::fs::create_dir(&home)?;
     // The build directory may be closed to others.
     let program = ground.path("pageswarm");
-    std::fs::copy(pageswarm_tests::cluster::program()?, &program)?;
+    std::fs::copy(pageswarm_tests::command::program()?, &program)?;
     let opened = run(tokio::process::Command::new("chmod").arg("755").args([&root, &program])).await?;
     ensure!(opened.code == Some(0), "chmod: {}", opened.text);
     let given = run(tokio::process::Command::new("chown").args(["nobody", text(&home)?])).await?;
@@ -165,15 +168,29 @@ async fn a_user_who_may_not_open_kvm_is_told_what_to_do() -> anyhow::Result<()> 
     };
     let directory = home.join("node");
     let mut node = as_nobody(&program);
-    node.args(["node", "run", "--create-swarm", "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--dir"]);
-    let _node = node.arg(&directory).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+    node.args([
+        "node",
+        "run",
+        "--create-swarm",
+        "--listen",
+        "127.0.0.1:0",
+        "--gossip-listen",
+        "127.0.0.1:0",
+        "--dir",
+    ]);
+    let _node = node
+        .arg(&directory)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
     let directory = text(&directory)?;
     until("the node answers", PATIENCE, async || {
         let status = pageswarm(&["status", "--dir", directory]).await.ok()?;
         (status.code == Some(0)).then_some(())
     })
     .await?;
-    let outcome = run(as_nobody(&program).args(["vm", "run", "--memory", "64MiB", "--dir", directory])).await?;
+    let outcome =
+        run(as_nobody(&program).args(["vm", "run", "--memory", "64MiB", "--dir", directory])).await?;
     expect(&outcome, ExitCode::NoKvm, &["/dev/kvm", "kvm group"]);
     Ok(())
 }
@@ -216,7 +233,8 @@ impl SmallDisk {
     async fn mount(at: PathBuf, size: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&at)?;
         let mut command = tokio::process::Command::new("mount");
-        let mounted = run(command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&at)).await?;
+        let mounted =
+            run(command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&at)).await?;
         ensure!(mounted.code == Some(0), "mount: {}", mounted.text);
         Ok(Self(at))
     }

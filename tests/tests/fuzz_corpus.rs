@@ -86,7 +86,9 @@ fn the_corpus_is_replayed_cut_short_and_changed() {
 #[test]
 fn what_is_seeded_decodes() {
     // A seed that its decoder refuses would exercise the first branch only.
-    for (target, name, bytes) in seeds::all().into_iter().filter(|seed| seed.0 == "delta" || seed.0 == "keyframe") {
+    for (target, name, bytes) in
+        seeds::all().into_iter().filter(|seed| seed.0 == "delta" || seed.0 == "keyframe")
+    {
         let decoded = match target {
             "delta" => pageswarm_checkpoint::Delta::decode(&bytes, decoders::PAGES).is_ok(),
             _ => pageswarm_checkpoint::CheckpointMap::decode_keyframe(&bytes, decoders::PAGES).is_ok(),

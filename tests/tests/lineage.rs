@@ -10,7 +10,8 @@ use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::wire::{Control, ObjectRequest};
 use pageswarm_checkpoint::{CheckpointIndex, Head, LineageId, StateRoot};
 use pageswarm_node::identity;
-use pageswarm_tests::cluster::{Ground, Guest, NodeProcess, PATIENCE, until};
+use pageswarm_tests::calls::Guest;
+use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::events;
 use pageswarm_tests::member::{Member, Session};
 use pageswarm_tests::skip::{Need, skipped};
@@ -26,7 +27,12 @@ async fn collect(heads: &mut Heads, node: &NodeProcess) -> anyhow::Result<()> {
         for view in node.checkpoints(&lineage.lineage).await? {
             let text = serde_json::to_string(&view)?;
             let known = heads.entry((view.lineage, view.index)).or_insert_with(|| text.clone());
-            assert_eq!(*known, text, "two heads share (lineage, index), one in {}", node.directory().display());
+            assert_eq!(
+                *known,
+                text,
+                "two heads share (lineage, index), one in {}",
+                node.directory().display()
+            );
         }
     }
     Ok(())
@@ -56,7 +62,10 @@ async fn a_killed_publisher_never_gives_an_index_twice() -> anyhow::Result<()> {
         let kept = publisher.checkpoints(&lineage).await?;
         let kept_upto = kept.last().map(|view| view.index);
         let heard_upto = heard.last().map(|view| view.index);
-        assert!(kept_upto >= heard_upto, "checkpoint {heard_upto:?} was announced and is not durable: {kept_upto:?}");
+        assert!(
+            kept_upto >= heard_upto,
+            "checkpoint {heard_upto:?} was announced and is not durable: {kept_upto:?}"
+        );
         collect(&mut heads, &publisher).await?;
         collect(&mut heads, &follower).await?;
         followers.push(follower);
@@ -89,7 +98,9 @@ async fn what_was_committed_and_never_announced_is_announced_after_a_restart() -
     collect(&mut heads, &publisher).await?;
     let last = heads.keys().map(|(_, index)| *index).max().context("nothing was kept")?;
     assert!(last >= 3, "checkpoint 3 was acknowledged and is lost, the last is {last}");
-    let branch = publisher.continue_as_branch(Guest { checkpoints: Some(2), ..Guest::default() }, &lineage, last).await?;
+    let branch = publisher
+        .continue_as_branch(Guest { checkpoints: Some(2), ..Guest::default() }, &lineage, last)
+        .await?;
     assert_ne!(branch, lineage, "a restarted publisher must not continue its old lineage");
     let follower = ground.join("follower", &publisher, "reader", &[]).await?;
     follower.wait_checkpoint(&lineage, last).await?;
@@ -119,7 +130,8 @@ impl Scene {
         let ground = Ground::new()?;
         let publisher = ground.create("publisher", &[]).await?;
         let follower = ground.join("follower", &publisher, "reader", &[]).await?;
-        let lineage = publisher.run_vm(Guest { checkpoints: Some(3), interval_ms: 60, ..Guest::default() }).await?;
+        let lineage =
+            publisher.run_vm(Guest { checkpoints: Some(3), interval_ms: 60, ..Guest::default() }).await?;
         follower.wait_checkpoint(&lineage, 2).await?;
         let member = Member::new()?;
         let certificate = member.join(&publisher.ticket("reader", 1000).await?).await?;
@@ -128,7 +140,8 @@ impl Scene {
         hostile.tell(&Control::Follow(id)).await?;
         let record = hostile.object(ObjectRequest::Head(id, CheckpointIndex(2))).await?;
         let last = Head::peek(&record.context("the follower does not give its head")?)?;
-        let writer = identity::load(&publisher.directory().join("node.key"))?.context("the publisher has no key")?;
+        let writer =
+            identity::load(&publisher.directory().join("node.key"))?.context("the publisher has no key")?;
         Ok(Self { _ground: ground, publisher, follower, hostile, lineage, writer, last })
     }
 
@@ -164,7 +177,8 @@ async fn an_equivocating_head_is_refused() -> anyhow::Result<()> {
     let second = Head { births: next.births + 1, ..next };
     let record = second.sign(&scene.writer);
     scene.assert_refused(record, "two heads").await?;
-    let roots = (scene.publisher.get(&scene.lineage, 2).await?.1, scene.follower.get(&scene.lineage, 2).await?.1);
+    let roots =
+        (scene.publisher.get(&scene.lineage, 2).await?.1, scene.follower.get(&scene.lineage, 2).await?.1);
     assert_eq!(roots.0.state_root, roots.1.state_root);
     Ok(())
 }

@@ -17,12 +17,19 @@ use pageswarm_node::exit::ExitCode;
 use pageswarm_node::peers::close;
 use pageswarm_node::transport::frames;
 use pageswarm_node::{clock, identity, objects};
-use pageswarm_tests::cluster::{Ground, Guest, NodeProcess, PATIENCE, node_run, pageswarm, run, until};
+use pageswarm_tests::calls::Guest;
+use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
+use pageswarm_tests::command::{node_run, pageswarm, run};
 use pageswarm_tests::events;
-use pageswarm_tests::member::{self, Member};
+use pageswarm_tests::member::{self, Member, Session};
 use pageswarm_tests::skip::{Need, skipped};
 
-fn certificate(authority: &SigningKey, node: NodeId, role: Role, valid_unix_s: std::ops::Range<u64>) -> Vec<u8> {
+fn certificate(
+    authority: &SigningKey,
+    node: NodeId,
+    role: Role,
+    valid_unix_s: std::ops::Range<u64>,
+) -> Vec<u8> {
     let certificate = Certificate {
         swarm: node_id(authority),
         node,
@@ -50,7 +57,12 @@ fn run_request(lineage: LineageId) -> RunRequest {
     }
 }
 
-async fn assert_refused(member: &Member, node: &NodeProcess, certificate: Vec<u8>, why: &str) -> anyhow::Result<()> {
+async fn assert_refused(
+    member: &Member,
+    node: &NodeProcess,
+    certificate: Vec<u8>,
+    why: &str,
+) -> anyhow::Result<()> {
     let refused = member.connect(node.address, certificate).await;
     let refused = refused.err().context("the node kept the connection")?.to_string();
     assert!(refused.contains(&format!("refused with {}", close::NOT_MEMBER)), "closed otherwise: {refused}");
@@ -91,7 +103,8 @@ async fn another_swarms_member_gets_no_page() -> anyhow::Result<()> {
     let lineage = here.run_vm(Guest { checkpoints: Some(1), ..Guest::default() }).await?;
     here.wait_checkpoint(&lineage, 0).await?;
     let there = ground.create("there", &["--peer", &here.address.to_string()]).await?;
-    events::wait_for_text(here.directory(), PATIENCE, "connection_refused", "not issued by this swarm").await?;
+    events::wait_for_text(here.directory(), PATIENCE, "connection_refused", "not issued by this swarm")
+        .await?;
 
     let member = Member::new()?;
     let certificate = member.join(&there.ticket("publisher", 1000).await?).await?;
@@ -167,6 +180,22 @@ async fn a_reader_may_not_run_vms_or_invite() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives a writer's genesis and certificate to a node that asks, and nothing else.
+async fn answer(session: &Session, genesis: &[u8], certificate: &[u8]) -> anyhow::Result<()> {
+    while let Some((opening, mut send)) = session.asked().await {
+        let record = match opening {
+            Opening::Object(ObjectRequest::Genesis(_)) => genesis,
+            Opening::Object(ObjectRequest::WriterCertificate(_)) => certificate,
+            _ => {
+                frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await?;
+                continue;
+            }
+        };
+        objects::write_answer(&mut send, Ok(record.to_vec())).await?;
+    }
+    anyhow::bail!("the node closed the connection")
+}
+
 #[tokio::test]
 async fn a_lineage_written_by_a_reader_is_refused() -> anyhow::Result<()> {
     let ground = Ground::new()?;
@@ -175,7 +204,8 @@ async fn a_lineage_written_by_a_reader_is_refused() -> anyhow::Result<()> {
     for (role, learnt) in [(Role::Reader, false), (Role::Publisher, true)] {
         let writer = Member::new()?;
         let certificate = certificate(&authority, writer.id(), role, now() - 10..now() + 1000);
-        let genesis = Genesis { writer: writer.id(), nonce: [1; 16], pages: 64, interval_ms: 100, parent: None };
+        let genesis =
+            Genesis { writer: writer.id(), nonce: [1; 16], pages: 64, interval_ms: 100, parent: None };
         let (genesis, lineage) = genesis.sign(&writer.key);
         let head = Head {
             lineage,
@@ -190,20 +220,7 @@ async fn a_lineage_written_by_a_reader_is_refused() -> anyhow::Result<()> {
         let mut session = writer.connect(admin.address, certificate.clone()).await?;
         session.tell(&Control::Follow(lineage)).await?;
         session.tell(&Control::Heads(vec![head.sign(&writer.key)])).await?;
-        let answering = async {
-            while let Some((opening, mut send)) = session.asked().await {
-                let answer = match opening {
-                    Opening::Object(ObjectRequest::Genesis(_)) => Ok(genesis.clone()),
-                    Opening::Object(ObjectRequest::WriterCertificate(_)) => Ok(certificate.clone()),
-                    _ => {
-                        frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await?;
-                        continue;
-                    }
-                };
-                objects::write_answer(&mut send, answer).await?;
-            }
-            anyhow::bail!("the node closed the connection")
-        };
+        let answering = answer(&session, &genesis, &certificate);
         let judged = async {
             if learnt {
                 let known = async || {

@@ -2,7 +2,8 @@
 //! nodes on the loopback, killed with SIGKILL; every checkpoint is read back and hashed against its signed head.
 
 use anyhow::{Context as _, ensure};
-use pageswarm_tests::cluster::{Ground, Guest, NodeProcess, PATIENCE, until};
+use pageswarm_tests::calls::Guest;
+use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::skip::{Need, skipped};
 
 /// Nodes that may finish before they can be killed, until one is caught in the middle.
@@ -86,7 +87,10 @@ async fn without_the_publisher_the_others_finish_and_late_joiners_too() -> anyho
     tokio::try_join!(everywhere(&admin), everywhere(&other), everywhere(&third))?;
     let transfer = third.status().await?.transfer;
     assert!(transfer.from_peers_bytes > 0, "the third node got nothing from members");
-    assert_eq!(transfer.from_writer_bytes, 0, "the third node got bytes from a publisher that was killed before");
+    assert_eq!(
+        transfer.from_writer_bytes, 0,
+        "the third node got bytes from a publisher that was killed before"
+    );
 
     let late = ground.join("late", &admin, "reader", &[]).await?;
     late.wait_checkpoint(&lineage, 3).await?;
@@ -150,7 +154,10 @@ async fn a_checkpoint_continued_on_two_nodes_gives_two_branches_that_share_pages
         assert_rebuilt(&reader, branch, 1).await?;
         let grown = reader.status().await?.store.chunks - held;
         held += grown;
-        println!("{} pages, {} births of its own, {grown} chunks more", detail.filled_pages, detail.head.births);
+        println!(
+            "{} pages, {} births of its own, {grown} chunks more",
+            detail.filled_pages, detail.head.births
+        );
         assert!(grown <= detail.head.births, "pages that the branches share were stored once more");
     }
     Ok(())

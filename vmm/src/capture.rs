@@ -1,9 +1,7 @@
 //! Capture strategies: which pages are copied while the guest runs and which while it stands still.
 
 use crate::kvm::DirtyLog;
-use crate::limits::{
-    PRECOPY_ROUNDS_MAX, RESIDUAL_PAGES_GOAL, RESIDUAL_SLOTS, SLOTS_WORTH_WAITING_FOR,
-};
+use crate::limits::{PRECOPY_ROUNDS_MAX, RESIDUAL_PAGES_GOAL, RESIDUAL_SLOTS, SLOTS_WORTH_WAITING_FOR};
 use crate::memory::SharedMemory;
 use crate::staging::Staging;
 use pageswarm_machine::PageNumber;
@@ -62,11 +60,7 @@ impl From<io::Error> for CollectError {
 pub(crate) trait Capture {
     /// Copies what can be copied while the guest runs. May wait for staging slots; `outlet` then gives the parent what
     /// is there so far. Returns the rounds made.
-    fn while_running(
-        self,
-        collector: &mut Collector,
-        outlet: &mut dyn Outlet,
-    ) -> Result<u32, CollectError>;
+    fn while_running(self, collector: &mut Collector, outlet: &mut dyn Outlet) -> Result<u32, CollectError>;
 
     /// Copies the rest while the guest stands still, without waiting for anything. Returns the pages copied.
     fn while_stopped(self, collector: &mut Collector) -> Result<u64, CollectError>;
@@ -160,8 +154,7 @@ impl Collector {
             let number = u32::try_from(page).expect("page numbers have 32 bits");
             self.pages.push((PageNumber(number), slot));
         }
-        self.ram
-            .copy_page(page, &self.staging.memory, self.slot_of[page] as usize);
+        self.ram.copy_page(page, &self.staging.memory, self.slot_of[page] as usize);
         Ok(())
     }
 
@@ -202,12 +195,7 @@ impl Collector {
     /// Removes the pages that are zero: in a full checkpoint they need no naming. Their slots are free at once.
     pub(crate) fn drop_zero_pages(&mut self, pages: &mut Vec<(PageNumber, u32)>) {
         pages.retain(|&(_, slot)| {
-            let keep = self
-                .staging
-                .memory
-                .page(slot as usize)
-                .iter()
-                .any(|&byte| byte != 0);
+            let keep = self.staging.memory.page(slot as usize).iter().any(|&byte| byte != 0);
             if !keep {
                 self.reserve.push(slot);
             }
@@ -217,11 +205,7 @@ impl Collector {
 }
 
 impl Capture for Strategy {
-    fn while_running(
-        self,
-        collector: &mut Collector,
-        outlet: &mut dyn Outlet,
-    ) -> Result<u32, CollectError> {
+    fn while_running(self, collector: &mut Collector, outlet: &mut dyn Outlet) -> Result<u32, CollectError> {
         match self {
             Self::StopAndCopy => {
                 let all = collector.ram.pages();

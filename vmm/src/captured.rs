@@ -101,11 +101,7 @@ pub struct Captured {
 }
 
 pub(crate) fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(
-        u32::try_from(bytes.len())
-            .expect("blobs are far below 4 GiB")
-            .to_le_bytes(),
-    );
+    out.extend(u32::try_from(bytes.len()).expect("blobs are far below 4 GiB").to_le_bytes());
     out.extend(bytes);
 }
 
@@ -125,11 +121,7 @@ impl SavedState {
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, BytesError> {
-        Ok(Self {
-            cpu: blob(reader)?,
-            devices: blob(reader)?,
-            attachment: blob(reader)?,
-        })
+        Ok(Self { cpu: blob(reader)?, devices: blob(reader)?, attachment: blob(reader)? })
     }
 }
 
@@ -138,11 +130,7 @@ impl PageBatch {
         out.reserve(20 + 8 * self.pages.len());
         out.extend(self.batch.to_le_bytes());
         out.extend(self.index.0.to_le_bytes());
-        out.extend(
-            u32::try_from(self.pages.len())
-                .expect("fewer than 2^32 pages")
-                .to_le_bytes(),
-        );
+        out.extend(u32::try_from(self.pages.len()).expect("fewer than 2^32 pages").to_le_bytes());
         for (page, slot) in &self.pages {
             out.extend(page.0.to_le_bytes());
             out.extend(slot.to_le_bytes());
@@ -159,11 +147,7 @@ impl PageBatch {
         for _ in 0..count {
             pages.push((PageNumber(reader.u32()?), reader.u32()?));
         }
-        Ok(Self {
-            batch,
-            index,
-            pages,
-        })
+        Ok(Self { batch, index, pages })
     }
 }
 

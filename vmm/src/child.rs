@@ -79,9 +79,7 @@ impl Outbox {
 /// When the VM fails or the parent breaks the protocol.
 pub fn serve(control: UnixStream) -> Result<(), ServeError> {
     let sending = control.try_clone().map_err(ServeError::Control)?;
-    let outbox = Arc::new(Outbox {
-        stream: Mutex::new(sending),
-    });
+    let outbox = Arc::new(Outbox { stream: Mutex::new(sending) });
     let Some(frame) = socket::receive(&control).map_err(ServeError::Control)? else {
         return Ok(());
     };
@@ -135,26 +133,11 @@ fn start(frame: Frame, outbox: &Arc<Outbox>) -> Result<Running, VmFailure> {
     kvm::install_kick().map_err(|error| VmFailure::system(Call::Thread, &error))?;
     let fds: Vec<BorrowedFd<'_>> = uffd.iter().map(AsFd::as_fd).collect();
     outbox
-        .send_with(
-            &ToParent::Ready {
-                base: ram.base() as u64,
-            },
-            &fds,
-        )
+        .send_with(&ToParent::Ready { base: ram.base() as u64 }, &fds)
         .map_err(|error| VmFailure::system(Call::Control, &error))?;
     let reports = Arc::new(Reports::default());
     spawn_reporter(outbox, &reports)?;
-    launch(
-        *start,
-        machine,
-        devices,
-        &Shared {
-            ram,
-            staging,
-            reports,
-            outbox: Arc::clone(outbox),
-        },
-    )
+    launch(*start, machine, devices, &Shared { ram, staging, reports, outbox: Arc::clone(outbox) })
 }
 
 /// What the threads share.
@@ -165,19 +148,10 @@ struct Shared {
     outbox: Arc<Outbox>,
 }
 
-fn launch(
-    start: Start,
-    machine: Machine,
-    devices: Devices,
-    shared: &Shared,
-) -> Result<Running, VmFailure> {
+fn launch(start: Start, machine: Machine, devices: Devices, shared: &Shared) -> Result<Running, VmFailure> {
     let gate = Arc::new(Gate::new());
     let interval_ns = Arc::new(AtomicU64::new(start.interval_ns));
-    let collector = Collector::new(
-        machine.log.clone(),
-        Arc::clone(&shared.ram),
-        Arc::clone(&shared.staging),
-    );
+    let collector = Collector::new(machine.log.clone(), Arc::clone(&shared.ram), Arc::clone(&shared.staging));
     // A guest that still fills its base image asks for the first boundary itself.
     let due = (devices.phase == Phase::Running || devices.phase == Phase::Stopped)
         .then(|| Instant::now() + Duration::from_nanos(start.interval_ns));
@@ -189,21 +163,13 @@ fn launch(
         witness_dir: PathBuf::from(OsString::from_vec(start.witness_dir)),
         witness: start.witness,
         pages_per_second_set: match start.pace {
-            PaceMode::Rate {
-                dirty_pages_per_second,
-                ..
-            } => u64::from(dirty_pages_per_second),
+            PaceMode::Rate { dirty_pages_per_second, .. } => u64::from(dirty_pages_per_second),
             PaceMode::Verify { .. } => 0,
         },
         pages_told_before: devices.pages_told,
     };
     let outside = Outside::new(devices, Pace::new(start.pace), Arc::clone(&shared.reports));
-    let vcpu = Vcpu {
-        machine,
-        outside,
-        gate: Arc::clone(&gate),
-        ram: Arc::clone(&shared.ram),
-    };
+    let vcpu = Vcpu { machine, outside, gate: Arc::clone(&gate), ram: Arc::clone(&shared.ram) };
     let outbox = Arc::clone(&shared.outbox);
     let vcpu = thread::Builder::new().name("vcpu".into()).spawn(move || {
         raise_priority();
@@ -225,11 +191,7 @@ fn launch(
         }
     });
     spawned.map_err(|error| VmFailure::system(Call::Thread, &error))?;
-    Ok(Running {
-        staging: Arc::clone(&shared.staging),
-        interval_ns,
-        gate,
-    })
+    Ok(Running { staging: Arc::clone(&shared.staging), interval_ns, gate })
 }
 
 fn check_staging(start: &Start) -> Result<(), VmFailure> {
@@ -238,10 +200,7 @@ fn check_staging(start: &Start) -> Result<(), VmFailure> {
         _ => u32::try_from(STAGING_SLOTS_MIN).expect("a small constant"),
     };
     if start.staging_slots < needed {
-        return Err(VmFailure::StagingTooSmall {
-            slots: start.staging_slots,
-            needed,
-        });
+        return Err(VmFailure::StagingTooSmall { slots: start.staging_slots, needed });
     }
     Ok(())
 }
@@ -267,15 +226,9 @@ fn register_lazy(ram: &SharedMemory) -> Result<Uffd, VmFailure> {
         userfaultfd::Error::SystemError(errno) => match errno as i32 {
             libc::ENOSYS => VmFailure::UserfaultfdMissing,
             libc::EPERM | libc::EACCES => VmFailure::UserfaultfdDenied,
-            errno => VmFailure::System {
-                call: Call::Userfaultfd,
-                errno,
-            },
+            errno => VmFailure::System { call: Call::Userfaultfd, errno },
         },
-        _ => VmFailure::System {
-            call: Call::Userfaultfd,
-            errno: libc::EINVAL,
-        },
+        _ => VmFailure::System { call: Call::Userfaultfd, errno: libc::EINVAL },
     };
     // KVM's accesses come from inside the kernel, so faults of user mode alone would not do.
     let uffd = UffdBuilder::new()
@@ -285,8 +238,7 @@ fn register_lazy(ram: &SharedMemory) -> Result<Uffd, VmFailure> {
         .require_features(FeatureFlags::MISSING_SHMEM)
         .create()
         .map_err(failed)?;
-    uffd.register(ram.base().cast(), ram.pages() * PAGE_BYTES)
-        .map_err(failed)?;
+    uffd.register(ram.base().cast(), ram.pages() * PAGE_BYTES).map_err(failed)?;
     Ok(uffd)
 }
 
@@ -316,7 +268,5 @@ fn spawn_reporter(outbox: &Arc<Outbox>, reports: &Arc<Reports>) -> Result<(), Vm
         // It ends when the parent has gone, and the main loop notices that too.
         let _ended = send();
     });
-    spawned
-        .map(drop)
-        .map_err(|error| VmFailure::system(Call::Thread, &error))
+    spawned.map(drop).map_err(|error| VmFailure::system(Call::Thread, &error))
 }

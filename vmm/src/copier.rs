@@ -58,14 +58,8 @@ impl Outlet for Flush<'_> {
             return Ok(());
         }
         self.flushed += pages.len() as u64;
-        let batch = self
-            .staging
-            .hand_over(pages.iter().map(|&(_, slot)| slot).collect());
-        self.outbox.send(&ToParent::Pages(PageBatch {
-            batch,
-            index: self.index,
-            pages,
-        }))
+        let batch = self.staging.hand_over(pages.iter().map(|&(_, slot)| slot).collect());
+        self.outbox.send(&ToParent::Pages(PageBatch { batch, index: self.index, pages }))
     }
 }
 
@@ -89,10 +83,7 @@ impl Copier {
         let mut last_boundary = Instant::now();
         let mut told = self.plan.pages_told_before;
         let mut lead = Duration::ZERO;
-        while self
-            .gate
-            .wait_boundary(due.map(|due| due.checked_sub(lead).unwrap_or(due)))
-        {
+        while self.gate.wait_boundary(due.map(|due| due.checked_sub(lead).unwrap_or(due))) {
             let mut before = Before::default();
             collector.waited = Duration::ZERO;
             let Some(mut order) = self.checkpoint(index, kind, collector, &mut before)? else {
@@ -107,10 +98,7 @@ impl Copier {
             let interval = Duration::from_nanos(self.interval_ns.load(Ordering::Relaxed));
             if order.kind == CaptureKind::Incremental {
                 // Begin so much earlier that the pause, not the copying, falls on the interval's end.
-                lead = before
-                    .precopy
-                    .saturating_sub(order.collector.waited)
-                    .min(interval / 2);
+                lead = before.precopy.saturating_sub(order.collector.waited).min(interval / 2);
             }
             due = Some(last_boundary + interval);
             collector = order.collector;
@@ -140,17 +128,9 @@ impl Copier {
         if kind == CaptureKind::Full && self.plan.strategy != Strategy::StopAndCopy {
             collector.want_all().map_err(|error| failure(&error))?;
         }
-        let mut outlet = Flush {
-            index,
-            staging: &self.staging,
-            outbox: &self.outbox,
-            flushed: 0,
-        };
+        let mut outlet = Flush { index, staging: &self.staging, outbox: &self.outbox, flushed: 0 };
         loop {
-            let rounds = self
-                .plan
-                .strategy
-                .while_running(&mut collector, &mut outlet);
+            let rounds = self.plan.strategy.while_running(&mut collector, &mut outlet);
             before.rounds += u64::from(rounds.map_err(|error| failure(&error))?);
             before.precopy = started.elapsed();
             before.flushed = outlet.flushed;
@@ -170,12 +150,7 @@ impl Copier {
         }
     }
 
-    fn order(
-        &self,
-        index: CheckpointIndex,
-        kind: CaptureKind,
-        collector: Collector,
-    ) -> Box<PauseOrder> {
+    fn order(&self, index: CheckpointIndex, kind: CaptureKind, collector: Collector) -> Box<PauseOrder> {
         let witness = self.plan.witness.contains(&index.0);
         let now = Instant::now();
         Box::new(PauseOrder {
@@ -200,10 +175,7 @@ impl Copier {
         told: u64,
         flushed: u64,
     ) -> Result<u64, VmFailure> {
-        let stopped = order
-            .stopped
-            .take()
-            .expect("only a successful pause is sent");
+        let stopped = order.stopped.take().expect("only a successful pause is sent");
         let mut pages = order.collector.take_pages();
         figures.dirty_pages = flushed + pages.len() as u64;
         figures.pages_told = stopped.devices.pages_told.wrapping_sub(told);
@@ -211,15 +183,9 @@ impl Copier {
             // Once a batch is out, a page may be zero now and something else there, so it must be named.
             order.collector.drop_zero_pages(&mut pages);
         }
-        let batch = self
-            .staging
-            .hand_over(pages.iter().map(|&(_, slot)| slot).collect());
+        let batch = self.staging.hand_over(pages.iter().map(|&(_, slot)| slot).collect());
         let captured = Captured {
-            last: PageBatch {
-                batch,
-                index,
-                pages,
-            },
+            last: PageBatch { batch, index, pages },
             kind: order.kind,
             state: SavedState {
                 cpu: stopped.cpu.canonical().encode(),
@@ -238,9 +204,7 @@ impl Copier {
 fn figures(order: &PauseOrder, before: &Before) -> CaptureFigures {
     let whole = nanoseconds(order.stopped_at, order.resumed_at);
     CaptureFigures {
-        pause_ns: whole
-            .saturating_sub(order.figures.witness_ns)
-            .max(order.figures.pause_ns),
+        pause_ns: whole.saturating_sub(order.figures.witness_ns).max(order.figures.pause_ns),
         kick_ns: nanoseconds(order.requested_at, order.stopped_at),
         state_ns: order.figures.state_ns,
         precopy_ns: u64::try_from(before.precopy.as_nanos()).unwrap_or(u64::MAX),
@@ -255,10 +219,7 @@ fn figures(order: &PauseOrder, before: &Before) -> CaptureFigures {
 
 fn failure(error: &CollectError) -> VmFailure {
     match error {
-        CollectError::OutOfSlots => VmFailure::System {
-            call: Call::DirtyLog,
-            errno: libc::ENOBUFS,
-        },
+        CollectError::OutOfSlots => VmFailure::System { call: Call::DirtyLog, errno: libc::ENOBUFS },
         CollectError::System(error) => VmFailure::system(Call::DirtyLog, error),
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Why a VM ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeathReason {
-    /// [`VmProcess::stop`] was called.
+    /// [`crate::VmProcess::stop`] was called.
     #[error("vm was stopped")]
     Stopped,
     /// The VM failed and said why.
@@ -98,13 +98,9 @@ impl EndOfChild {
         drop(child);
         let told = *lock(&self.reason);
         told.unwrap_or_else(|| {
-            status.map_or(DeathReason::Protocol, |status: ExitStatus| {
-                match status.signal() {
-                    Some(number) => DeathReason::Signal { number },
-                    None => DeathReason::Exited {
-                        code: status.code().unwrap_or(-1),
-                    },
-                }
+            status.map_or(DeathReason::Protocol, |status: ExitStatus| match status.signal() {
+                Some(number) => DeathReason::Signal { number },
+                None => DeathReason::Exited { code: status.code().unwrap_or(-1) },
             })
         })
     }
@@ -149,9 +145,6 @@ impl Reader {
     }
 
     fn possible(&self, batch: &PageBatch) -> bool {
-        batch
-            .pages
-            .iter()
-            .all(|&(page, slot)| (page.0 as usize) < self.pages && (slot as usize) < self.slots)
+        batch.pages.iter().all(|&(page, slot)| (page.0 as usize) < self.pages && (slot as usize) < self.slots)
     }
 }

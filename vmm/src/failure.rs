@@ -145,18 +145,12 @@ pub enum VmFailure {
 impl VmFailure {
     /// A failed system call.
     pub(crate) fn system(call: Call, error: &io::Error) -> Self {
-        Self::System {
-            call,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        }
+        Self::System { call, errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 
     /// A failed KVM call.
     pub(crate) fn kvm(call: Call) -> impl Fn(kvm_ioctls::Error) -> Self {
-        move |error| Self::System {
-            call,
-            errno: error.errno(),
-        }
+        move |error| Self::System { call, errno: error.errno() }
     }
 
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
@@ -193,20 +187,10 @@ impl VmFailure {
             },
             5 => Self::StartInvalid,
             6 => Self::StateDisagrees,
-            7 => Self::MsrRefused {
-                index: small(first)?,
-            },
-            8 => Self::StagingTooSmall {
-                slots: small(first)?,
-                needed: small(second)?,
-            },
-            9 => Self::Port {
-                port: u16::try_from(first).map_err(|_| bad)?,
-            },
-            10 => Self::Guest {
-                exit: GuestExit::from_number(first).ok_or(bad)?,
-                rip: second,
-            },
+            7 => Self::MsrRefused { index: small(first)? },
+            8 => Self::StagingTooSmall { slots: small(first)?, needed: small(second)? },
+            9 => Self::Port { port: u16::try_from(first).map_err(|_| bad)? },
+            10 => Self::Guest { exit: GuestExit::from_number(first).ok_or(bad)?, rip: second },
             _ => return Err(bad),
         })
     }
@@ -226,20 +210,11 @@ mod tests {
             VmFailure::StartInvalid,
             VmFailure::StateDisagrees,
             VmFailure::MsrRefused { index: 0xc000_0081 },
-            VmFailure::StagingTooSmall {
-                slots: 1,
-                needed: 2,
-            },
+            VmFailure::StagingTooSmall { slots: 1, needed: 2 },
             VmFailure::Port { port: 0x60 },
         ];
-        failures.extend(Call::ALL.iter().map(|&call| VmFailure::System {
-            call,
-            errno: libc::EPERM,
-        }));
-        failures.extend(GuestExit::ALL.iter().map(|&exit| VmFailure::Guest {
-            exit,
-            rip: 0x10_0000,
-        }));
+        failures.extend(Call::ALL.iter().map(|&call| VmFailure::System { call, errno: libc::EPERM }));
+        failures.extend(GuestExit::ALL.iter().map(|&exit| VmFailure::Guest { exit, rip: 0x10_0000 }));
         for failure in failures {
             let mut bytes = Vec::new();
             failure.encode(&mut bytes);

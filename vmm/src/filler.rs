@@ -46,12 +46,7 @@ enum End {
 impl Prefetch {
     /// Pages in `order` first, then the rest by number.
     pub(crate) const fn new(order: Vec<PageNumber>, background: Background) -> Self {
-        Self {
-            order,
-            next: 0,
-            sweep: 0,
-            background,
-        }
+        Self { order, next: 0, sweep: 0, background }
     }
 }
 
@@ -104,10 +99,7 @@ impl Filler {
         lock(&self.watch.stats).complete_after = Some(self.started.elapsed());
         // Wakes whoever still waits; from here on the memory is ordinary.
         let length = self.pages as usize * PAGE_BYTES;
-        match self
-            .uffd
-            .unregister(self.address(0) as *mut libc::c_void, length)
-        {
+        match self.uffd.unregister(self.address(0) as *mut libc::c_void, length) {
             Ok(()) => Ok(()),
             Err(_) => Err(End::Gone),
         }
@@ -115,19 +107,13 @@ impl Filler {
 
     /// True when a fault waits.
     fn wait(&self, timeout_ms: libc::c_int) -> Result<bool, End> {
-        let mut poll = libc::pollfd {
-            fd: self.uffd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: self.uffd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid entry.
         match unsafe { libc::poll(&raw mut poll, 1, timeout_ms) } {
             0 => Ok(false),
             1 if poll.revents & libc::POLLIN != 0 => Ok(true),
             1 => Err(End::Gone),
-            _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {
-                Ok(false)
-            }
+            _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => Ok(false),
             _ => Err(End::Failed(LazyFailure::Handler)),
         }
     }
@@ -146,12 +132,8 @@ impl Filler {
 
     fn answer(&mut self, address: u64) -> Result<(), End> {
         let read_at = Instant::now();
-        let page = address
-            .checked_sub(self.base)
-            .map(|offset| offset / PAGE_BYTES as u64);
-        let page = page
-            .and_then(|page| u32::try_from(page).ok())
-            .filter(|&page| page < self.pages);
+        let page = address.checked_sub(self.base).map(|offset| offset / PAGE_BYTES as u64);
+        let page = page.and_then(|page| u32::try_from(page).ok()).filter(|&page| page < self.pages);
         let page = page.ok_or(End::Failed(LazyFailure::Handler))?;
         if self.is_resident(page) {
             self.wake(page)?;
@@ -162,9 +144,7 @@ impl Filler {
         stats.faults += 1;
         stats.fault_times.record(read_at.elapsed());
         if stats.first_faults.len() < FIRST_FAULTS {
-            stats
-                .first_faults
-                .push((read_at - self.started, PageNumber(page)));
+            stats.first_faults.push((read_at - self.started, PageNumber(page)));
         }
         Ok(())
     }
@@ -173,24 +153,14 @@ impl Filler {
     fn fill_around(&mut self, page: u32) -> Result<(), End> {
         let low = page / FAULT_PAGES * FAULT_PAGES;
         let high = (low + FAULT_PAGES).min(self.pages);
-        let first = (low..page)
-            .rev()
-            .take_while(|&page| !self.is_resident(page))
-            .last()
-            .unwrap_or(page);
-        let count = (first..high)
-            .take_while(|&page| !self.is_resident(page))
-            .count();
+        let first = (low..page).rev().take_while(|&page| !self.is_resident(page)).last().unwrap_or(page);
+        let count = (first..high).take_while(|&page| !self.is_resident(page)).count();
         let count = u32::try_from(count).unwrap_or(FAULT_PAGES);
         if self.ask(first, count).is_ok() {
             return self.install(first, count);
         }
-        self.ask(page, 1).map_err(|error| {
-            End::Failed(LazyFailure::Source {
-                page: PageNumber(page),
-                error,
-            })
-        })?;
+        self.ask(page, 1)
+            .map_err(|error| End::Failed(LazyFailure::Source { page: PageNumber(page), error }))?;
         self.install(page, 1)
     }
 
@@ -227,10 +197,8 @@ impl Filler {
         }
         while plan.sweep < self.pages {
             let first = plan.sweep;
-            let count = (first..self.pages)
-                .take(PREFETCH_PAGES as usize)
-                .take_while(|&page| missing(page))
-                .count();
+            let count =
+                (first..self.pages).take(PREFETCH_PAGES as usize).take_while(|&page| missing(page)).count();
             let count = u32::try_from(count).unwrap_or(PREFETCH_PAGES);
             plan.sweep += count.max(1);
             if count > 0 {
@@ -296,29 +264,21 @@ impl Filler {
                     }
                     libc::ESRCH | libc::ENOENT => return Err(End::Gone),
                     errno => {
-                        return Err(End::Failed(LazyFailure::Fill {
-                            page: PageNumber(page),
-                            errno,
-                        }));
+                        return Err(End::Failed(LazyFailure::Fill { page: PageNumber(page), errno }));
                     }
                 },
                 Err(_) => return Err(End::Failed(LazyFailure::Handler)),
             }
             retries += 1;
             if retries > FILL_RETRIES {
-                return Err(End::Failed(LazyFailure::Fill {
-                    page: PageNumber(page),
-                    errno: libc::EAGAIN,
-                }));
+                return Err(End::Failed(LazyFailure::Fill { page: PageNumber(page), errno: libc::EAGAIN }));
             }
         }
         Ok(())
     }
 
     fn wake(&self, page: u32) -> Result<(), End> {
-        self.uffd
-            .wake(self.address(page) as *mut libc::c_void, PAGE_BYTES)
-            .map_err(|_| End::Gone)
+        self.uffd.wake(self.address(page) as *mut libc::c_void, PAGE_BYTES).map_err(|_| End::Gone)
     }
 
     fn address(&self, page: u32) -> u64 {

@@ -65,10 +65,7 @@ enum Slot {
 
 impl Gate {
     pub(crate) const fn new() -> Self {
-        let place = Place {
-            slot: Slot::Idle,
-            boundary_wanted: false,
-        };
+        let place = Place { slot: Slot::Idle, boundary_wanted: false };
         Self {
             requested: AtomicBool::new(false),
             held: AtomicBool::new(false),
@@ -81,22 +78,12 @@ impl Gate {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(
-        &self,
-        place: MutexGuard<'a, Place>,
-        until: Option<Instant>,
-    ) -> MutexGuard<'a, Place> {
+    fn wait<'a>(&self, place: MutexGuard<'a, Place>, until: Option<Instant>) -> MutexGuard<'a, Place> {
         match until {
-            None => self
-                .changed
-                .wait(place)
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.changed.wait(place).unwrap_or_else(PoisonError::into_inner),
             Some(until) => {
                 let left = until.saturating_duration_since(Instant::now());
-                self.changed
-                    .wait_timeout(place, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+                self.changed.wait_timeout(place, left).unwrap_or_else(PoisonError::into_inner).0
             }
         }
     }
@@ -193,11 +180,7 @@ impl Gate {
     }
 
     /// Copier: has the vCPU thread carry out `order`; `kick` makes it look. `None` when it has left.
-    pub(crate) fn pause(
-        &self,
-        order: Box<PauseOrder>,
-        kick: impl FnOnce(),
-    ) -> Option<Box<PauseOrder>> {
+    pub(crate) fn pause(&self, order: Box<PauseOrder>, kick: impl FnOnce()) -> Option<Box<PauseOrder>> {
         let mut place = self.lock();
         if matches!(place.slot, Slot::Gone) {
             return None;

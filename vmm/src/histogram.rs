@@ -14,10 +14,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; BUCKETS],
-            total: 0,
-        }
+        Self { counts: vec![0; BUCKETS], total: 0 }
     }
 }
 
@@ -38,9 +35,7 @@ impl Histogram {
     /// The time that `percent` of all counted times do not exceed, rounded up by at most an eighth.
     #[must_use]
     pub fn percentile(&self, percent: u8) -> Option<Duration> {
-        let wanted = (self.total * u64::from(percent.min(100)))
-            .div_ceil(100)
-            .max(1);
+        let wanted = (self.total * u64::from(percent.min(100))).div_ceil(100).max(1);
         let mut seen = 0;
         let bucket = self.counts.iter().position(|count| {
             seen += count;
@@ -75,13 +70,9 @@ mod tests {
 
     #[test]
     fn buckets_hold_what_they_say() {
-        for value in (0..64).flat_map(|power| {
-            [
-                1_u64 << power,
-                (1_u64 << power) - 1,
-                (1_u64 << power) / 3 * 4,
-            ]
-        }) {
+        for value in
+            (0..64).flat_map(|power| [1_u64 << power, (1_u64 << power) - 1, (1_u64 << power) / 3 * 4])
+        {
             let top = bucket_top(bucket(value));
             assert!(top >= value && top - value <= value / 8, "{value} {top}");
         }
@@ -97,10 +88,7 @@ mod tests {
         for (percent, exact) in [(50, 500), (99, 990), (100, 1000)] {
             let found = histogram.percentile(percent).unwrap();
             let exact = Duration::from_micros(exact);
-            assert!(
-                found >= exact && found <= exact * 9 / 8,
-                "{percent} {found:?}"
-            );
+            assert!(found >= exact && found <= exact * 9 / 8, "{percent} {found:?}");
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::failure::{Call, GuestExit, VmFailure};
 use crate::memory::SharedMemory;
 use crate::state::{KvmState, StateSaver, Synced};
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1,
-    kvm_run, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_run,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::io;
@@ -52,31 +52,15 @@ impl Machine {
         };
         // SAFETY: the region is exactly a mapping that lives until this process ends.
         unsafe { vm.set_user_memory_region(region) }.map_err(VmFailure::kvm(Call::MemorySlot))?;
-        let mut vcpu = vm
-            .create_vcpu(0)
-            .map_err(VmFailure::kvm(Call::CreateVcpu))?;
+        let mut vcpu = vm.create_vcpu(0).map_err(VmFailure::kvm(Call::CreateVcpu))?;
         let failed = VmFailure::kvm(Call::Features);
-        let features = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(&failed)?;
+        let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(&failed)?;
         vcpu.set_cpuid2(&features).map_err(&failed)?;
         RUN_PAGE.store(vcpu.get_kvm_run(), Ordering::SeqCst);
-        let synced = if vm.check_extension(Cap::SyncRegs) {
-            Synced::RunPage
-        } else {
-            Synced::Not
-        };
+        let synced = if vm.check_extension(Cap::SyncRegs) { Synced::RunPage } else { Synced::Not };
         let saver = StateSaver::new(&vcpu)?;
-        let log = DirtyLog {
-            vm: Arc::new(vm),
-            words: ram.pages().div_ceil(64),
-        };
-        Ok(Self {
-            vcpu,
-            saver,
-            synced,
-            log,
-        })
+        let log = DirtyLog { vm: Arc::new(vm), words: ram.pages().div_ceil(64) };
+        Ok(Self { vcpu, saver, synced, log })
     }
 
     /// Finishes a port access that KVM holds half done, then saves the vCPU's state.
@@ -85,21 +69,12 @@ impl Machine {
         self.vcpu.set_kvm_immediate_exit(1);
         let interrupted = match self.vcpu.run() {
             Err(error) if error.errno() == libc::EINTR => Ok(()),
-            Err(error) => Err(VmFailure::System {
-                call: Call::Run,
-                errno: error.errno(),
-            }),
-            Ok(_) => Err(VmFailure::System {
-                call: Call::Run,
-                errno: libc::EPROTO,
-            }),
+            Err(error) => Err(VmFailure::System { call: Call::Run, errno: error.errno() }),
+            Ok(_) => Err(VmFailure::System { call: Call::Run, errno: libc::EPROTO }),
         };
         self.vcpu.set_kvm_immediate_exit(0);
         interrupted?;
-        let state = self
-            .saver
-            .save(&self.vcpu, self.synced)
-            .map_err(VmFailure::kvm(Call::Save));
+        let state = self.saver.save(&self.vcpu, self.synced).map_err(VmFailure::kvm(Call::Save));
         Synced::clear(&mut self.vcpu);
         state
     }
@@ -124,9 +99,7 @@ impl DirtyLog {
         let log = kvm_dirty_log {
             slot: RAM_SLOT,
             padding1: 0,
-            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 {
-                dirty_bitmap: bitmap.as_mut_ptr().cast(),
-            },
+            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.as_mut_ptr().cast() },
         };
         // SAFETY: the bitmap has a bit for each page of the slot, as the call wants, and is writable.
         match unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } {
@@ -141,10 +114,7 @@ fn open() -> Result<Kvm, VmFailure> {
     Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => VmFailure::KvmMissing,
         libc::EACCES | libc::EPERM => VmFailure::KvmDenied,
-        errno => VmFailure::System {
-            call: Call::Open,
-            errno,
-        },
+        errno => VmFailure::System { call: Call::Open, errno },
     })
 }
 

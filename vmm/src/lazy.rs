@@ -96,9 +96,7 @@ pub enum Background {
 
 impl std::fmt::Debug for LazyMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LazyMemory")
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+        f.debug_struct("LazyMemory").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 
@@ -175,13 +173,8 @@ impl FaultHandler {
         named("lazy-watch")
             .spawn(move || watchdog(&clock, memory.timeout, &ended))
             .map_err(|_| LazyFailure::Handler)?;
-        named("lazy-fill")
-            .spawn(move || filler.run(plan))
-            .map_err(|_| LazyFailure::Handler)?;
-        Ok(Self {
-            watch,
-            _ends_watchdog: ends_watchdog,
-        })
+        named("lazy-fill").spawn(move || filler.run(plan)).map_err(|_| LazyFailure::Handler)?;
+        Ok(Self { watch, _ends_watchdog: ends_watchdog })
     }
 
     /// What was done so far.

@@ -53,11 +53,7 @@ impl SharedMemory {
     fn map(file: File, pages: usize) -> io::Result<Self> {
         let offset = FileOffset::new(file.try_clone()?, 0);
         let region = MmapRegion::from_file(offset, pages * PAGE_BYTES).map_err(io::Error::other)?;
-        Ok(Self {
-            file,
-            region,
-            pages,
-        })
+        Ok(Self { file, region, pages })
     }
 
     /// Number of pages.
@@ -186,9 +182,7 @@ mod tests {
         first.read(PageNumber(40), &mut found);
         assert_eq!(found, [9; PAGE_BYTES]);
         let mut pages = Vec::new();
-        first
-            .for_each_extent(|start, end| pages.extend(start..end))
-            .unwrap();
+        first.for_each_extent(|start, end| pages.extend(start..end)).unwrap();
         assert_eq!(pages, [5, 40]);
     }
 

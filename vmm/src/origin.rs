@@ -76,10 +76,7 @@ pub struct VmOptions {
 impl Default for VmOptions {
     fn default() -> Self {
         Self {
-            pace: PaceMode::Rate {
-                dirty_pages_per_second: 22_000,
-                check_pages_per_second: 10_000,
-            },
+            pace: PaceMode::Rate { dirty_pages_per_second: 22_000, check_pages_per_second: 10_000 },
             strategy: Strategy::PreCopy,
             interval: Duration::from_millis(500),
             first_index: CheckpointIndex(0),
@@ -131,45 +128,19 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(origin: Origin) -> Result<Prepared, SpawnError> {
     let pages = |ram_bytes| Ok::<_, RamSizeError>(Layout::new(ram_bytes)?.ram_pages() as usize);
     match origin {
-        Origin::Boot {
-            ram_bytes,
-            parameters,
-        } => {
+        Origin::Boot { ram_bytes, parameters } => {
             let mut ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
             let cpu = guest::load(ram.bytes_mut(), parameters)?.encode();
-            let state = SavedState {
-                cpu,
-                devices: Devices::default().encode(),
-                attachment: Vec::new(),
-            };
-            Ok(Prepared {
-                ram,
-                state,
-                first_kind: CaptureKind::Full,
-                lazy: None,
-            })
+            let state = SavedState { cpu, devices: Devices::default().encode(), attachment: Vec::new() };
+            Ok(Prepared { ram, state, first_kind: CaptureKind::Full, lazy: None })
         }
         Origin::Restore { ram, state } => {
             Layout::new(ram.pages() as u64 * PAGE_BYTES as u64)?;
-            Ok(Prepared {
-                ram,
-                state,
-                first_kind: CaptureKind::Incremental,
-                lazy: None,
-            })
+            Ok(Prepared { ram, state, first_kind: CaptureKind::Incremental, lazy: None })
         }
-        Origin::LazyRestore {
-            ram_bytes,
-            state,
-            memory,
-        } => {
+        Origin::LazyRestore { ram_bytes, state, memory } => {
             let ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
-            Ok(Prepared {
-                ram,
-                state,
-                first_kind: CaptureKind::Incremental,
-                lazy: Some(memory),
-            })
+            Ok(Prepared { ram, state, first_kind: CaptureKind::Incremental, lazy: Some(memory) })
         }
     }
 }
@@ -186,11 +157,7 @@ pub(crate) fn start_message(
     Start {
         ram_pages: u32::try_from(ram.pages()).expect("the layout bounds it"),
         staging_slots: u32::try_from(staging.pages()).expect("checked by the caller"),
-        residency: if lazy.is_some() {
-            Residency::Lazy
-        } else {
-            Residency::Complete
-        },
+        residency: if lazy.is_some() { Residency::Lazy } else { Residency::Complete },
         pace: options.pace,
         strategy: options.strategy,
         first_kind,

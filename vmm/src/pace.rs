@@ -32,10 +32,7 @@ struct Account {
 
 impl Account {
     const fn new(per_second: u32) -> Self {
-        Self {
-            per_second: per_second as u64,
-            due: 0,
-        }
+        Self { per_second: per_second as u64, due: 0 }
     }
 
     /// Pages to give out after `elapsed_ns` more.
@@ -43,9 +40,7 @@ impl Account {
         const NANO: u64 = 1_000_000_000;
         let backlog_ns = u64::try_from(PACE_BACKLOG.as_nanos()).unwrap_or(NANO);
         let grown = elapsed_ns.min(backlog_ns).saturating_mul(self.per_second);
-        let most = backlog_ns
-            .saturating_mul(self.per_second)
-            .min(0xffff * NANO);
+        let most = backlog_ns.saturating_mul(self.per_second).min(0xffff * NANO);
         self.due = self.due.saturating_add(grown).min(most);
         let pages = self.due / NANO;
         self.due %= NANO;
@@ -69,21 +64,13 @@ enum Work {
 impl Pace {
     pub(crate) fn new(mode: PaceMode) -> Self {
         let work = match mode {
-            PaceMode::Rate {
-                dirty_pages_per_second,
-                check_pages_per_second,
-            } => Work::Rate {
+            PaceMode::Rate { dirty_pages_per_second, check_pages_per_second } => Work::Rate {
                 dirty: Account::new(dirty_pages_per_second),
                 check: Account::new(check_pages_per_second),
             },
-            PaceMode::Verify { dirty_first } => Work::Verify {
-                dirty_left: dirty_first,
-            },
+            PaceMode::Verify { dirty_first } => Work::Verify { dirty_left: dirty_first },
         };
-        Self {
-            work,
-            last: Instant::now(),
-        }
+        Self { work, last: Instant::now() }
     }
 
     /// Waits until work is due, or less when a pause is requested, and gives the pace port's value.
@@ -103,11 +90,7 @@ impl Pace {
             Work::Verify { dirty_left } => {
                 let dirty = (*dirty_left).min(VERIFY_CHECK_PAGES);
                 *dirty_left -= dirty;
-                if dirty > 0 {
-                    dirty
-                } else {
-                    VERIFY_CHECK_PAGES << 16
-                }
+                if dirty > 0 { dirty } else { VERIFY_CHECK_PAGES << 16 }
             }
         }
     }
@@ -121,11 +104,7 @@ mod tests {
     fn a_rate_is_met_exactly_in_batches_of_any_length() {
         let mut account = Account::new(53_000);
         let (mut given, mut elapsed) = (0_u64, 0_u64);
-        for step in [1_000_003, 999_999, 17, 4_000_000, 1]
-            .into_iter()
-            .cycle()
-            .take(5000)
-        {
+        for step in [1_000_003, 999_999, 17, 4_000_000, 1].into_iter().cycle().take(5000) {
             elapsed += step;
             given += u64::from(account.draw(step));
         }
@@ -140,10 +119,7 @@ mod tests {
 
     #[test]
     fn verifying_dirties_first_and_then_only_checks() {
-        let (mut pace, gate) = (
-            Pace::new(PaceMode::Verify { dirty_first: 3000 }),
-            Gate::new(),
-        );
+        let (mut pace, gate) = (Pace::new(PaceMode::Verify { dirty_first: 3000 }), Gate::new());
         let answers: Vec<u32> = (0..4).map(|_| pace.answer(Phase::Running, &gate)).collect();
         assert_eq!(answers, [2048, 952, 2048 << 16, 2048 << 16]);
     }

@@ -39,17 +39,11 @@ impl VmProcess {
         options: &VmOptions,
     ) -> Result<(Self, Receiver<VmEvent>), SpawnError> {
         let staging_slots = usize::try_from(options.staging_bytes).unwrap_or(0) / PAGE_BYTES;
-        let slots_fit =
-            u32::try_from(staging_slots).is_ok_and(|slots| slots > 0 && slots < u32::MAX);
+        let slots_fit = u32::try_from(staging_slots).is_ok_and(|slots| slots > 0 && slots < u32::MAX);
         if !slots_fit || options.witness.len() > WITNESSES_MAX {
             return Err(SpawnError::Options);
         }
-        let Prepared {
-            ram,
-            state,
-            first_kind,
-            lazy,
-        } = prepare(origin)?;
+        let Prepared { ram, state, first_kind, lazy } = prepare(origin)?;
         let staging = SharedMemory::create(staging_slots).map_err(SpawnError::Memory)?;
         let (control, theirs) = UnixStream::pair().map_err(SpawnError::Launch)?;
         let child = Command::new(&launcher.program)
@@ -58,18 +52,9 @@ impl VmProcess {
             .stdout(Stdio::null())
             .spawn()
             .map_err(SpawnError::Launch)?;
-        let end = Arc::new(EndOfChild {
-            child: Mutex::new(child),
-            reason: Mutex::new(None),
-        });
+        let end = Arc::new(EndOfChild { child: Mutex::new(child), reason: Mutex::new(None) });
         let start = start_message(options, &ram, &staging, state, first_kind, lazy.as_ref());
-        let vm = Self {
-            ram,
-            staging: Arc::new(staging),
-            control: Mutex::new(control),
-            end,
-            lazy: None,
-        };
+        let vm = Self { ram, staging: Arc::new(staging), control: Mutex::new(control), end, lazy: None };
         // From here on, dropping `vm` ends the child.
         vm.finish_spawn(start, lazy)
     }
@@ -79,34 +64,21 @@ impl VmProcess {
         start: Start,
         lazy: Option<LazyMemory>,
     ) -> Result<(Self, Receiver<VmEvent>), SpawnError> {
-        let reading = lock(&self.control)
-            .try_clone()
-            .map_err(SpawnError::NotReady)?;
+        let reading = lock(&self.control).try_clone().map_err(SpawnError::NotReady)?;
         let fds = [self.ram.fd(), self.staging.fd()];
         let message = ToChild::Start(Box::new(start)).encode();
         socket::send(&lock(&self.control), &message, &fds).map_err(SpawnError::NotReady)?;
         let (base, uffd) = await_ready(&reading)?;
         if let Some(memory) = lazy {
-            let uffd =
-                uffd.ok_or_else(|| SpawnError::NotReady(io::ErrorKind::InvalidData.into()))?;
+            let uffd = uffd.ok_or_else(|| SpawnError::NotReady(io::ErrorKind::InvalidData.into()))?;
             let pages = u32::try_from(self.ram.pages()).map_err(|_| SpawnError::Options)?;
             let end = Arc::clone(&self.end);
             let fail = Box::new(move |failure| end.kill(DeathReason::Lazy(failure)));
             self.lazy = Some(FaultHandler::start(uffd, base, pages, memory, fail)?);
         }
         let (sender, receiver) = mpsc::sync_channel(EVENTS_WAITING_MAX);
-        let (end, pages, slots) = (
-            Arc::clone(&self.end),
-            self.ram.pages(),
-            self.staging.pages(),
-        );
-        let reader = Reader {
-            reading,
-            sender,
-            end,
-            pages,
-            slots,
-        };
+        let (end, pages, slots) = (Arc::clone(&self.end), self.ram.pages(), self.staging.pages());
+        let reader = Reader { reading, sender, end, pages, slots };
         thread::Builder::new()
             .name("vm-events".into())
             .spawn(move || reader.run())
@@ -201,15 +173,11 @@ impl Drop for VmProcess {
 
 /// Waits for the child's first message.
 fn await_ready(reading: &UnixStream) -> Result<(u64, Option<OwnedFd>), SpawnError> {
-    reading
-        .set_read_timeout(Some(READY_TIMEOUT))
-        .map_err(SpawnError::NotReady)?;
+    reading.set_read_timeout(Some(READY_TIMEOUT)).map_err(SpawnError::NotReady)?;
     let frame = socket::receive(reading).map_err(SpawnError::NotReady)?;
     let Frame { bytes, fds } =
         frame.ok_or_else(|| SpawnError::NotReady(io::ErrorKind::UnexpectedEof.into()))?;
-    reading
-        .set_read_timeout(None)
-        .map_err(SpawnError::NotReady)?;
+    reading.set_read_timeout(None).map_err(SpawnError::NotReady)?;
     match ToParent::decode(&bytes) {
         Ok(ToParent::Ready { base }) => Ok((base, fds.into_iter().next())),
         Ok(ToParent::Failed(failure)) => Err(failure.into()),

@@ -64,20 +64,16 @@ fn choice<T: Copy>(reader: &mut Reader<'_>, values: &[T]) -> Result<T, BytesErro
     values.get(number).copied().ok_or(reader.impossible())
 }
 
-const STRATEGIES: [Strategy; 3] = [
-    Strategy::StopAndCopy,
-    Strategy::IncrementalStopAndCopy,
-    Strategy::PreCopy,
-];
+const STRATEGIES: [Strategy; 3] =
+    [Strategy::StopAndCopy, Strategy::IncrementalStopAndCopy, Strategy::PreCopy];
 const RESIDENCIES: [Residency; 2] = [Residency::Complete, Residency::Lazy];
 const PHASES: [Phase; 4] = [Phase::Start, Phase::Filling, Phase::Running, Phase::Stopped];
 
 fn put_pace(out: &mut Vec<u8>, pace: PaceMode) {
     let (number, first, second) = match pace {
-        PaceMode::Rate {
-            dirty_pages_per_second,
-            check_pages_per_second,
-        } => (0, dirty_pages_per_second, check_pages_per_second),
+        PaceMode::Rate { dirty_pages_per_second, check_pages_per_second } => {
+            (0, dirty_pages_per_second, check_pages_per_second)
+        }
         PaceMode::Verify { dirty_first } => (1, dirty_first, 0),
     };
     out.push(number);
@@ -88,10 +84,7 @@ fn put_pace(out: &mut Vec<u8>, pace: PaceMode) {
 fn pace(reader: &mut Reader<'_>) -> Result<PaceMode, BytesError> {
     let (number, first, second) = (reader.u8()?, reader.u32()?, reader.u32()?);
     match number {
-        0 => Ok(PaceMode::Rate {
-            dirty_pages_per_second: first,
-            check_pages_per_second: second,
-        }),
+        0 => Ok(PaceMode::Rate { dirty_pages_per_second: first, check_pages_per_second: second }),
         1 => Ok(PaceMode::Verify { dirty_first: first }),
         _ => Err(reader.impossible()),
     }
@@ -109,14 +102,8 @@ impl Start {
         out.extend(self.interval_ns.to_le_bytes());
         self.state.encode(out);
         put_blob(out, &self.witness_dir);
-        out.extend(
-            u32::try_from(self.witness.len())
-                .expect("bounded before")
-                .to_le_bytes(),
-        );
-        self.witness
-            .iter()
-            .for_each(|index| out.extend(index.to_le_bytes()));
+        out.extend(u32::try_from(self.witness.len()).expect("bounded before").to_le_bytes());
+        self.witness.iter().for_each(|index| out.extend(index.to_le_bytes()));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, BytesError> {
@@ -170,12 +157,8 @@ impl ToChild {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()? {
             0 => Self::Start(Box::new(Start::decode(&mut reader)?)),
-            1 => Self::Release {
-                batch: reader.u64()?,
-            },
-            2 => Self::SetInterval {
-                interval_ns: reader.u64()?,
-            },
+            1 => Self::Release { batch: reader.u64()? },
+            2 => Self::SetInterval { interval_ns: reader.u64()? },
             3 => Self::Hold,
             4 => Self::Resume,
             _ => return Err(reader.impossible()),
@@ -207,12 +190,7 @@ impl ToParent {
                 );
                 out.extend(report.operations.to_le_bytes());
                 out.extend(report.passes.to_le_bytes());
-                out.extend(
-                    report
-                        .wrong_page
-                        .map_or(u32::MAX, |page| page.0)
-                        .to_le_bytes(),
-                );
+                out.extend(report.wrong_page.map_or(u32::MAX, |page| page.0).to_le_bytes());
             }
             Self::Pages(batch) => {
                 out.push(3);
@@ -233,17 +211,13 @@ impl ToParent {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BytesError> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()? {
-            0 => Self::Ready {
-                base: reader.u64()?,
-            },
+            0 => Self::Ready { base: reader.u64()? },
             1 => Self::Console(blob(&mut reader)?),
             2 => Self::Report(Report {
                 phase: choice(&mut reader, &PHASES)?,
                 operations: reader.u64()?,
                 passes: reader.u32()?,
-                wrong_page: Some(reader.u32()?)
-                    .filter(|&page| page != u32::MAX)
-                    .map(PageNumber),
+                wrong_page: Some(reader.u32()?).filter(|&page| page != u32::MAX).map(PageNumber),
             }),
             3 => Self::Pages(PageBatch::decode(&mut reader)?),
             4 => Self::Captured(Box::new(Captured::decode(&mut reader)?)),
@@ -266,34 +240,20 @@ mod tests {
             ram_pages: 65_536,
             staging_slots: 4096,
             residency: Residency::Lazy,
-            pace: PaceMode::Rate {
-                dirty_pages_per_second: 53_000,
-                check_pages_per_second: 7,
-            },
+            pace: PaceMode::Rate { dirty_pages_per_second: 53_000, check_pages_per_second: 7 },
             strategy: Strategy::IncrementalStopAndCopy,
             first_kind: CaptureKind::Incremental,
             first_index: 9,
             interval_ns: 500_000_000,
-            state: SavedState {
-                cpu: vec![1; 9],
-                devices: vec![2],
-                attachment: vec![],
-            },
+            state: SavedState { cpu: vec![1; 9], devices: vec![2], attachment: vec![] },
             witness_dir: b"/tmp".to_vec(),
             witness: BTreeSet::from([1, 5]),
         }
     }
 
     fn captured() -> ToParent {
-        let last = PageBatch {
-            batch: 3,
-            index: CheckpointIndex(4),
-            pages: vec![(PageNumber(1), 2); 5],
-        };
-        let mut figures = CaptureFigures {
-            pause_ns: 1,
-            ..CaptureFigures::default()
-        };
+        let last = PageBatch { batch: 3, index: CheckpointIndex(4), pages: vec![(PageNumber(1), 2); 5] };
+        let mut figures = CaptureFigures { pause_ns: 1, ..CaptureFigures::default() };
         for (number, field) in (100_u64..).zip(figures.fields()) {
             *field = number;
         }
@@ -311,10 +271,7 @@ mod tests {
     fn messages_travel_and_cut_ones_are_refused() {
         for message in [
             ToChild::Start(Box::new(start())),
-            ToChild::Start(Box::new(Start {
-                pace: PaceMode::Verify { dirty_first: 3 },
-                ..start()
-            })),
+            ToChild::Start(Box::new(Start { pace: PaceMode::Verify { dirty_first: 3 }, ..start() })),
             ToChild::Release { batch: 7 },
             ToChild::SetInterval { interval_ns: 1 },
             ToChild::Hold,
@@ -324,12 +281,8 @@ mod tests {
             assert_eq!(ToChild::decode(&bytes).as_ref(), Ok(&message));
             assert!((0..bytes.len()).all(|end| ToChild::decode(&bytes[..end]).is_err()));
         }
-        let report = Report {
-            phase: Phase::Stopped,
-            operations: 5,
-            passes: 6,
-            wrong_page: Some(PageNumber(7)),
-        };
+        let report =
+            Report { phase: Phase::Stopped, operations: 5, passes: 6, wrong_page: Some(PageNumber(7)) };
         for message in [
             ToParent::Ready { base: 4096 },
             ToParent::Console(b"text".to_vec()),

@@ -61,10 +61,7 @@ impl Reports {
     pub(crate) fn take(&self) -> Waiting {
         let mut waiting = self.lock();
         while waiting.console.is_empty() && waiting.report.is_none() {
-            waiting = self
-                .arrived
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::take(&mut waiting)
     }

@@ -25,14 +25,8 @@ const _: () = assert!(unsafe { libc::CMSG_SPACE(FD_BYTES) } <= 64);
 ///
 /// # Errors
 /// What the system says; the frame must be within the limits.
-pub(crate) fn send(
-    mut stream: &UnixStream,
-    bytes: &[u8],
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let length = u32::try_from(bytes.len())
-        .ok()
-        .filter(|_| bytes.len() <= FRAME_BYTES_MAX);
+pub(crate) fn send(mut stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= FRAME_BYTES_MAX);
     let header = length.ok_or(io::ErrorKind::InvalidInput)?.to_le_bytes();
     if fds.is_empty() {
         stream.write_all(&header)?;
@@ -64,11 +58,7 @@ pub(crate) fn receive(stream: &UnixStream) -> io::Result<Option<Frame>> {
 }
 
 /// A message header over one buffer and one control area.
-fn message(
-    part: &mut libc::iovec,
-    control: &mut ControlSpace,
-    control_bytes: usize,
-) -> libc::msghdr {
+fn message(part: &mut libc::iovec, control: &mut ControlSpace, control_bytes: usize) -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid header: null pointers with zero lengths.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = part;
@@ -82,16 +72,10 @@ fn send_with_fds(stream: &UnixStream, header: &[u8; 4], fds: &[BorrowedFd<'_>]) 
     if fds.len() > FRAME_FDS_MAX as usize {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let raw: Vec<u8> = fds
-        .iter()
-        .flat_map(|fd| fd.as_raw_fd().to_le_bytes())
-        .collect();
+    let raw: Vec<u8> = fds.iter().flat_map(|fd| fd.as_raw_fd().to_le_bytes()).collect();
     let raw_bytes = u32::try_from(raw.len()).map_err(io::Error::other)?;
     let mut control = ControlSpace([0; 64]);
-    let mut part = libc::iovec {
-        iov_base: header.as_ptr().cast_mut().cast(),
-        iov_len: header.len(),
-    };
+    let mut part = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
     // SAFETY: the macro only computes a length.
     let space = unsafe { libc::CMSG_SPACE(raw_bytes) } as usize;
     let message = message(&mut part, &mut control, space);
@@ -99,11 +83,7 @@ fn send_with_fds(stream: &UnixStream, header: &[u8; 4], fds: &[BorrowedFd<'_>]) 
     let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     // SAFETY: the macro only computes a length.
     let length = unsafe { libc::CMSG_LEN(raw_bytes) } as usize;
-    let head = libc::cmsghdr {
-        cmsg_len: length,
-        cmsg_level: libc::SOL_SOCKET,
-        cmsg_type: libc::SCM_RIGHTS,
-    };
+    let head = libc::cmsghdr { cmsg_len: length, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS };
     // SAFETY: the pointer is to the start of the control area, which is aligned and large enough.
     unsafe { first.write(head) };
     // SAFETY: the pointer is to a header inside the control area.
@@ -126,14 +106,10 @@ fn receive_with_fds(stream: &UnixStream, header: &mut [u8; 4]) -> io::Result<Opt
     while filled < header.len() {
         let rest = &mut header[filled..];
         let mut control = ControlSpace([0; 64]);
-        let mut part = libc::iovec {
-            iov_base: rest.as_mut_ptr().cast(),
-            iov_len: rest.len(),
-        };
+        let mut part = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
         let mut message = message(&mut part, &mut control, 64);
         // SAFETY: the message names live, writable buffers of the stated lengths.
-        let received =
-            unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let received = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
         match usize::try_from(received) {
             Err(_) => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -22,19 +22,9 @@ struct Slots {
 impl Staging {
     /// All slots free.
     pub(crate) fn new(memory: SharedMemory) -> Self {
-        let free = (0..u32::try_from(memory.pages()).unwrap_or(u32::MAX))
-            .rev()
-            .collect();
-        let slots = Slots {
-            free,
-            batches: BTreeMap::new(),
-            next_batch: 0,
-        };
-        Self {
-            memory,
-            slots: Mutex::new(slots),
-            freed: Condvar::new(),
-        }
+        let free = (0..u32::try_from(memory.pages()).unwrap_or(u32::MAX)).rev().collect();
+        let slots = Slots { free, batches: BTreeMap::new(), next_batch: 0 };
+        Self { memory, slots: Mutex::new(slots), freed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -49,10 +39,7 @@ impl Staging {
             if reserve.len() >= wanted {
                 return;
             }
-            slots = self
-                .freed
-                .wait(slots)
-                .unwrap_or_else(PoisonError::into_inner);
+            slots = self.freed.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -79,10 +79,7 @@ impl StateSaver {
     /// Finds out which of the kept registers this host has and takes back as it gave them; some it only shows.
     pub(crate) fn new(vcpu: &VcpuFd) -> Result<Self, VmFailure> {
         let has = |&index: &u32| {
-            let probe = [kvm_msr_entry {
-                index,
-                ..Default::default()
-            }];
+            let probe = [kvm_msr_entry { index, ..Default::default() }];
             Msrs::from_entries(&probe).is_ok_and(|mut probe| {
                 vcpu.get_msrs(&mut probe).is_ok_and(|read| read == 1)
                     && vcpu.set_msrs(&probe).is_ok_and(|written| written == 1)
@@ -91,26 +88,17 @@ impl StateSaver {
         let entries: Vec<_> = MSRS_KEPT
             .iter()
             .filter(|index| has(index))
-            .map(|&index| kvm_msr_entry {
-                index,
-                ..Default::default()
-            })
+            .map(|&index| kvm_msr_entry { index, ..Default::default() })
             .collect();
-        let msrs = Msrs::from_entries(&entries).map_err(|_| VmFailure::System {
-            call: Call::Save,
-            errno: libc::ENOMEM,
-        })?;
+        let msrs = Msrs::from_entries(&entries)
+            .map_err(|_| VmFailure::System { call: Call::Save, errno: libc::ENOMEM })?;
         Ok(Self { msrs })
     }
 
     /// Saves the state of a vCPU that has no half-done port access: mp state first, events last, the order that
     /// Firecracker found to be right. General and system registers and events were put into the run page by the
     /// `KVM_RUN` before where `synced` says so.
-    pub(crate) fn save(
-        &mut self,
-        vcpu: &VcpuFd,
-        synced: Synced,
-    ) -> Result<KvmState, kvm_ioctls::Error> {
+    pub(crate) fn save(&mut self, vcpu: &VcpuFd, synced: Synced) -> Result<KvmState, kvm_ioctls::Error> {
         let mp_state = vcpu.get_mp_state()?;
         let (regs, sregs, events) = match synced {
             Synced::RunPage => {
@@ -127,16 +115,7 @@ impl StateSaver {
             Some(events) => events,
             None => vcpu.get_vcpu_events()?,
         };
-        Ok(KvmState {
-            regs,
-            sregs,
-            events,
-            mp_state,
-            xsave,
-            xcrs,
-            debug,
-            msrs,
-        })
+        Ok(KvmState { regs, sregs, events, mp_state, xsave, xcrs, debug, msrs })
     }
 }
 
@@ -173,34 +152,20 @@ impl KvmState {
         let (r, s) = (&self.regs, &self.sregs);
         let mut state = CpuState::start(r.rip);
         state.general = [
-            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
-            r.r12, r.r13, r.r14, r.r15,
+            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+            r.r14, r.r15,
         ];
         state.rflags = r.rflags & !RFLAGS_RESUME;
         state.segments = [&s.es, &s.cs, &s.ss, &s.ds, &s.fs, &s.gs].map(segment_from_kvm);
         state.task = segment_from_kvm(&s.tr);
         state.local_table = segment_from_kvm(&s.ldt);
-        state.gdt = Table {
-            base: s.gdt.base,
-            limit: s.gdt.limit,
-        };
-        state.idt = Table {
-            base: s.idt.base,
-            limit: s.idt.limit,
-        };
+        state.gdt = Table { base: s.gdt.base, limit: s.gdt.limit };
+        state.idt = Table { base: s.idt.base, limit: s.idt.limit };
         state.control = [s.cr0, s.cr2, s.cr3, s.cr4];
         state.efer = s.efer;
         let sse = self.xsave[XSAVE_BITMAP] & XSAVE_BITMAP_SSE != 0;
-        for (register, bytes) in state
-            .xmm
-            .iter_mut()
-            .zip(self.xsave[XSAVE_XMM..].chunks_exact(16))
-        {
-            *register = if sse {
-                bytes.try_into().expect("chunks of 16")
-            } else {
-                [0; 16]
-            };
+        for (register, bytes) in state.xmm.iter_mut().zip(self.xsave[XSAVE_XMM..].chunks_exact(16)) {
+            *register = if sse { bytes.try_into().expect("chunks of 16") } else { [0; 16] };
         }
         let mxcsr = &self.xsave[XSAVE_MXCSR..XSAVE_MXCSR + 4];
         state.mxcsr = u32::from_le_bytes(mxcsr.try_into().expect("four bytes"));
@@ -210,36 +175,20 @@ impl KvmState {
     /// The state of a fresh vCPU with `canonical` put into it.
     pub(crate) fn from_canonical(vcpu: &VcpuFd, canonical: &CpuState) -> Result<Self, VmFailure> {
         let failed = VmFailure::kvm(Call::Restore);
-        let mut state = StateSaver::new(vcpu)?
-            .save(vcpu, Synced::Not)
-            .map_err(&failed)?;
+        let mut state = StateSaver::new(vcpu)?.save(vcpu, Synced::Not).map_err(&failed)?;
         // The fresh vCPU's own registers are right on this host.
         state.msrs.clear();
         state.regs = general_to_kvm(canonical);
         let sregs = &mut state.sregs;
-        let places = [
-            &mut sregs.es,
-            &mut sregs.cs,
-            &mut sregs.ss,
-            &mut sregs.ds,
-            &mut sregs.fs,
-            &mut sregs.gs,
-        ];
+        let places =
+            [&mut sregs.es, &mut sregs.cs, &mut sregs.ss, &mut sregs.ds, &mut sregs.fs, &mut sregs.gs];
         for (place, segment) in places.into_iter().zip(&canonical.segments) {
             *place = segment_to_kvm(segment);
         }
         sregs.tr = segment_to_kvm(&canonical.task);
         sregs.ldt = segment_to_kvm(&canonical.local_table);
-        sregs.gdt = kvm_dtable {
-            base: canonical.gdt.base,
-            limit: canonical.gdt.limit,
-            padding: [0; 3],
-        };
-        sregs.idt = kvm_dtable {
-            base: canonical.idt.base,
-            limit: canonical.idt.limit,
-            padding: [0; 3],
-        };
+        sregs.gdt = kvm_dtable { base: canonical.gdt.base, limit: canonical.gdt.limit, padding: [0; 3] };
+        sregs.idt = kvm_dtable { base: canonical.idt.base, limit: canonical.idt.limit, padding: [0; 3] };
         [sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4] = canonical.control;
         sregs.efer = canonical.efer;
         state.put_sse(canonical);
@@ -250,10 +199,7 @@ impl KvmState {
     fn put_sse(&mut self, canonical: &CpuState) {
         self.xsave[XSAVE_FCW..XSAVE_FCW + 2].copy_from_slice(&FCW_START);
         self.xsave[XSAVE_MXCSR..XSAVE_MXCSR + 4].copy_from_slice(&canonical.mxcsr.to_le_bytes());
-        for (bytes, register) in self.xsave[XSAVE_XMM..]
-            .chunks_exact_mut(16)
-            .zip(&canonical.xmm)
-        {
+        for (bytes, register) in self.xsave[XSAVE_XMM..].chunks_exact_mut(16).zip(&canonical.xmm) {
             bytes.copy_from_slice(register);
         }
         self.xsave[XSAVE_BITMAP] |= 3;
@@ -313,32 +259,15 @@ impl KvmState {
         let xsave = reader.array()?;
         let mut msrs = Vec::new();
         for _ in 0..reader.u8()? {
-            msrs.push(kvm_msr_entry {
-                index: reader.u32()?,
-                data: reader.u64()?,
-                ..Default::default()
-            });
+            msrs.push(kvm_msr_entry { index: reader.u32()?, data: reader.u64()?, ..Default::default() });
         }
         reader.finish()?;
-        Ok(Self {
-            regs,
-            sregs,
-            events,
-            mp_state,
-            xsave,
-            xcrs,
-            debug,
-            msrs,
-        })
+        Ok(Self { regs, sregs, events, mp_state, xsave, xcrs, debug, msrs })
     }
 }
 
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(
-        u16::try_from(bytes.len())
-            .expect("kernel structures are small")
-            .to_le_bytes(),
-    );
+    out.extend(u16::try_from(bytes.len()).expect("kernel structures are small").to_le_bytes());
     out.extend(bytes);
 }
 
@@ -373,45 +302,9 @@ fn xsave_from_bytes(bytes: &[u8; 4096]) -> kvm_xsave {
 }
 
 fn general_to_kvm(canonical: &CpuState) -> kvm_regs {
-    let [
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-    ] = canonical.general;
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = canonical.general;
     let (rip, rflags) = (canonical.rip, canonical.rflags);
-    kvm_regs {
-        rax,
-        rbx,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        rsp,
-        rbp,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip,
-        rflags,
-    }
+    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
 fn segment_from_kvm(segment: &kvm_segment) -> Segment {
@@ -419,11 +312,7 @@ fn segment_from_kvm(segment: &kvm_segment) -> Segment {
     let absent = segment.unusable != 0 || segment.present == 0;
     if absent {
         // Its hidden part means nothing and differs between processors.
-        return Segment {
-            selector: segment.selector,
-            attributes: 0x100,
-            ..Segment::default()
-        };
+        return Segment { selector: segment.selector, attributes: 0x100, ..Segment::default() };
     }
     let attributes = u16::from(segment.type_ & 15)
         | bit(segment.s, 4)
@@ -433,12 +322,7 @@ fn segment_from_kvm(segment: &kvm_segment) -> Segment {
         | bit(segment.l, 13)
         | bit(segment.db, 14)
         | bit(segment.g, 15);
-    Segment {
-        selector: segment.selector,
-        base: segment.base,
-        limit: segment.limit,
-        attributes,
-    }
+    Segment { selector: segment.selector, base: segment.base, limit: segment.limit, attributes }
 }
 
 fn segment_to_kvm(segment: &Segment) -> kvm_segment {

@@ -70,11 +70,7 @@ impl Outside {
         };
         bytes.copy_from_slice(&value.to_le_bytes());
         self.devices.answered(input, value);
-        let event = Event {
-            port,
-            size: EventSize::Long,
-            value,
-        };
+        let event = Event { port, size: EventSize::Long, value };
         self.log.push(event).map_err(|_| failure)
     }
 
@@ -86,11 +82,7 @@ impl Outside {
     /// Takes an out.
     fn output(&mut self, port: u16, bytes: &[u8], gate: &Gate) -> Result<(), VmFailure> {
         let before = self.devices.phase;
-        match self
-            .devices
-            .output(port, bytes)
-            .map_err(|_| VmFailure::Port { port })?
-        {
+        match self.devices.output(port, bytes).map_err(|_| VmFailure::Port { port })? {
             Effect::Quiet => {}
             Effect::Console(byte) => self.reports.console(byte),
             Effect::Reported => self.reports.changed(&self.devices),
@@ -148,19 +140,13 @@ impl Vcpu {
                 return self.kicked();
             }
             Err(error) => {
-                return Err(VmFailure::System {
-                    call: Call::Run,
-                    errno: error.errno(),
-                });
+                return Err(VmFailure::System { call: Call::Run, errno: error.errno() });
             }
         };
         Err(self.machine.guest_failure(exit))
     }
 
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "one arm of step, where every arm has this type"
-    )]
+    #[expect(clippy::unnecessary_wraps, reason = "one arm of step, where every arm has this type")]
     fn kicked(&mut self) -> Result<(), VmFailure> {
         self.machine.vcpu.set_kvm_immediate_exit(0);
         Ok(())
@@ -175,16 +161,9 @@ impl Vcpu {
             Ok(residual) => {
                 order.figures.residual_pages = residual;
                 self.outside.spare.clear();
-                let log = std::mem::replace(
-                    &mut self.outside.log,
-                    std::mem::take(&mut self.outside.spare),
-                );
+                let log = std::mem::replace(&mut self.outside.log, std::mem::take(&mut self.outside.spare));
                 let devices = self.outside.devices.clone();
-                order.stopped = Some(Stopped {
-                    cpu: Box::new(cpu),
-                    devices,
-                    log,
-                });
+                order.stopped = Some(Stopped { cpu: Box::new(cpu), devices, log });
             }
             Err(CollectError::OutOfSlots) => order.stopped = None,
             Err(CollectError::System(error)) => {
@@ -195,8 +174,7 @@ impl Vcpu {
         order.figures.state_ns = nanoseconds(order.stopped_at, saved_at);
         order.figures.pause_ns = nanoseconds(order.stopped_at, copied_at);
         if let (Some(path), Some(_)) = (&order.witness, &order.stopped) {
-            write_witness(path, &self.ram)
-                .map_err(|error| VmFailure::system(Call::Witness, &error))?;
+            write_witness(path, &self.ram).map_err(|error| VmFailure::system(Call::Witness, &error))?;
             order.figures.witness_ns = nanoseconds(copied_at, Instant::now());
         }
         let took_log = order.stopped.is_some();

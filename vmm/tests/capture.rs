@@ -1,10 +1,7 @@
 //! Goal: a checkpoint is the machine at one instant, whatever the strategy. Method: rebuild RAM from captured pages
 //! alone and compare every byte with an image that the VM's process wrote itself in the same pause.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper that cannot go on fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod support;
 
@@ -30,17 +27,8 @@ fn every_checkpoint_equals_its_witness(strategy: Strategy, staging_bytes: u64, p
         assert_eq!(captured.last.index.0, index);
         let full = index == 40 || strategy == Strategy::StopAndCopy;
         assert_eq!(captured.kind == CaptureKind::Full, full);
-        image.assert_equals(
-            &dir.path().join(format!("{index}.ram")),
-            &format!("{strategy:?} {index}"),
-        );
-        assert_eq!(
-            CpuState::decode(&captured.state.cpu)
-                .unwrap()
-                .encode()
-                .len(),
-            CPU_STATE_BYTES
-        );
+        image.assert_equals(&dir.path().join(format!("{index}.ram")), &format!("{strategy:?} {index}"));
+        assert_eq!(CpuState::decode(&captured.state.cpu).unwrap().encode().len(), CPU_STATE_BYTES);
         let devices = Devices::decode(&captured.state.devices).unwrap();
         assert_eq!(devices.wrong_page, None);
         let log = EventLog::decode(&captured.events).unwrap();
@@ -48,11 +36,7 @@ fn every_checkpoint_equals_its_witness(strategy: Strategy, staging_bytes: u64, p
         assert!(index == 40 || !log.events().is_empty());
         logs.insert(captured.events.clone());
     }
-    assert_eq!(
-        logs.len() as u64,
-        COUNT,
-        "every interval has its own events"
-    );
+    assert_eq!(logs.len() as u64, COUNT, "every interval has its own events");
 }
 
 #[test]
@@ -72,10 +56,7 @@ fn pre_copy_is_exact_with_a_staging_area_far_below_the_dirty_set() {
 #[test]
 fn pre_copy_is_exact_for_a_guest_that_writes_about_as_fast_as_it_can() {
     if kvm_or_skip("pre_copy_fast") {
-        let pace = PaceMode::Rate {
-            dirty_pages_per_second: 250_000,
-            check_pages_per_second: 0,
-        };
+        let pace = PaceMode::Rate { dirty_pages_per_second: 250_000, check_pages_per_second: 0 };
         every_checkpoint_equals_its_witness(Strategy::PreCopy, 128 * MIB, pace);
     }
 }
@@ -90,22 +71,14 @@ fn stop_and_copy_is_exact() {
 #[test]
 fn incremental_stop_and_copy_is_exact() {
     if kvm_or_skip("incremental_stop_and_copy") {
-        every_checkpoint_equals_its_witness(
-            Strategy::IncrementalStopAndCopy,
-            128 * MIB,
-            rate(53_000),
-        );
+        every_checkpoint_equals_its_witness(Strategy::IncrementalStopAndCopy, 128 * MIB, rate(53_000));
     }
 }
 
 #[test]
 fn incremental_stop_and_copy_is_exact_when_a_pause_must_be_given_up() {
     if kvm_or_skip("incremental_stop_and_copy_small") {
-        every_checkpoint_equals_its_witness(
-            Strategy::IncrementalStopAndCopy,
-            12 * MIB,
-            rate(53_000),
-        );
+        every_checkpoint_equals_its_witness(Strategy::IncrementalStopAndCopy, 12 * MIB, rate(53_000));
     }
 }
 
@@ -124,9 +97,8 @@ fn a_parent_that_keeps_its_slots_lengthens_the_interval_and_nothing_else() {
     let mut kept = Vec::new();
     // The first checkpoint is about 50 MiB; the staging area is full after a few more.
     let deadline = std::time::Instant::now() + Duration::from_secs(3);
-    while let Ok(event) = running
-        .events
-        .recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
+    while let Ok(event) =
+        running.events.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
     {
         match event {
             pageswarm_vmm::VmEvent::Captured(captured) => kept.push(captured.last.batch),
@@ -141,17 +113,9 @@ fn a_parent_that_keeps_its_slots_lengthens_the_interval_and_nothing_else() {
     }
     let mut image = Image::zero(64 * MIB);
     let late = running.checkpoint(&mut image);
-    assert!(
-        late.figures.lengthened_ns > 1_000_000_000,
-        "{:?}",
-        late.figures
-    );
+    assert!(late.figures.lengthened_ns > 1_000_000_000, "{:?}", late.figures);
     assert!(late.figures.interval_ns > late.figures.lengthened_ns);
     assert!(before > 20_000, "the guest went on working: {before}");
     let next = running.checkpoint(&mut image);
-    assert!(
-        next.figures.interval_ns < 1_000_000_000,
-        "{:?}",
-        next.figures
-    );
+    assert!(next.figures.interval_ns < 1_000_000_000, "{:?}", next.figures);
 }

@@ -1,10 +1,7 @@
 //! Goal: the workload guest runs on KVM, checks itself, and notices any wrong byte. Method: boot it for real, watch its
 //! reports, and damage its memory from outside.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper that cannot go on fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod support;
 
@@ -21,24 +18,13 @@ fn both_workloads_boot_and_pass_their_self_check_while_they_write() {
         return;
     }
     for workload in Workload::ALL {
-        let options = VmOptions {
-            pace: rate(workload.dirty_pages_per_second()),
-            ..VmOptions::default()
-        };
+        let options = VmOptions { pace: rate(workload.dirty_pages_per_second()), ..VmOptions::default() };
         let mut running = Running::start(boot(64 * MIB, workload), &options);
-        let report =
-            running.await_report(|report| report.passes >= 3 || report.wrong_page.is_some());
-        assert_eq!(
-            (report.wrong_page, report.phase),
-            (None, Phase::Running),
-            "{workload}"
-        );
+        let report = running.await_report(|report| report.passes >= 3 || report.wrong_page.is_some());
+        assert_eq!((report.wrong_page, report.phase), (None, Phase::Running), "{workload}");
         assert!(report.operations > 0);
         let console = String::from_utf8(running.console.clone()).unwrap();
-        assert!(
-            console.ends_with("pageswarm guest: running\n"),
-            "{console:?}"
-        );
+        assert!(console.ends_with("pageswarm guest: running\n"), "{console:?}");
         running.vm.stop();
         assert_eq!(running.death(), DeathReason::Stopped);
     }
@@ -46,12 +32,7 @@ fn both_workloads_boot_and_pass_their_self_check_while_they_write() {
 
 /// Flips one bit at `address` in a running guest and gives the page that it then names.
 fn damage(address: u64) -> Option<PageNumber> {
-    let options = VmOptions {
-        pace: PaceMode::Verify {
-            dirty_first: 20_000,
-        },
-        ..VmOptions::default()
-    };
+    let options = VmOptions { pace: PaceMode::Verify { dirty_first: 20_000 }, ..VmOptions::default() };
     let mut running = Running::start(boot(64 * MIB, Workload::SpecJbb), &options);
     running.await_report(|report| report.passes >= 1);
     let page = PageNumber(u32::try_from(address / abi::PAGE).unwrap());
@@ -89,10 +70,7 @@ fn one_wrong_byte_anywhere_is_found_and_its_page_is_named() {
             _ if page == table => vec![layout.first_data_page().0 + 99, table],
             _ => vec![page],
         };
-        assert!(
-            expected.contains(&named.0),
-            "{address:#x} is in page {page}, the guest names {named}"
-        );
+        assert!(expected.contains(&named.0), "{address:#x} is in page {page}, the guest names {named}");
     }
 }
 
@@ -102,11 +80,8 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
         return;
     }
     let layout = Layout::new(64 * MIB).unwrap();
-    let options = VmOptions {
-        pace: rate(53_000),
-        interval: Duration::from_secs(3600),
-        ..VmOptions::default()
-    };
+    let options =
+        VmOptions { pace: rate(53_000), interval: Duration::from_secs(3600), ..VmOptions::default() };
     let mut running = Running::start(boot(64 * MIB, Workload::SpecJbb), &options);
     running.await_report(|report| report.phase == Phase::Running);
     running.vm.hold().unwrap();
@@ -119,9 +94,8 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
     };
     std::thread::sleep(Duration::from_millis(50));
     let old_table = read(table);
-    let old_pages: Vec<_> = (0..512)
-        .map(|page| read(PageNumber(layout.first_data_page().0 + page)))
-        .collect();
+    let old_pages: Vec<_> =
+        (0..512).map(|page| read(PageNumber(layout.first_data_page().0 + page))).collect();
     running.vm.resume().unwrap();
     running.await_report(|report| report.operations > 200_000);
     running.vm.hold().unwrap();

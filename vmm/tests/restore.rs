@@ -1,10 +1,7 @@
 //! Goal: a checkpoint continues as if nothing had happened, restored in full or lazily, with or without the KVM
 //! attachment, and what continues can be captured again. Method: real VMs whose guests check all of their memory.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper that cannot go on fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod support;
 
@@ -16,19 +13,14 @@ use pageswarm_vmm::{
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use support::{
-    Image, MIB, Running, boot, kvm_or_skip, launcher, operations, passes, rate, witnessed,
-};
+use support::{Image, MIB, Running, boot, kvm_or_skip, launcher, operations, passes, rate, witnessed};
 
 const RAM: u64 = 64 * MIB;
 
 /// Boots a guest, lets it work for some checkpoints, kills it, and gives the last checkpoint.
 fn checkpointed() -> (Image, SavedState) {
-    let options = VmOptions {
-        pace: rate(20_000),
-        interval: Duration::from_millis(200),
-        ..VmOptions::default()
-    };
+    let options =
+        VmOptions { pace: rate(20_000), interval: Duration::from_millis(200), ..VmOptions::default() };
     let mut running = Running::start(boot(RAM, Workload::KernelBuild), &options);
     let mut image = Image::zero(RAM);
     loop {
@@ -45,19 +37,13 @@ fn continues(running: &mut Running, mut image: Image, saved: &SavedState, dir: &
         let captured = running.checkpoint(&mut image);
         assert_eq!(captured.last.index.0, index);
         assert_eq!(captured.kind, pageswarm_vmm::CaptureKind::Incremental);
-        image.assert_equals(
-            &dir.join(format!("{index}.ram")),
-            &format!("branch checkpoint {index}"),
-        );
+        image.assert_equals(&dir.join(format!("{index}.ram")), &format!("branch checkpoint {index}"));
         assert!(operations(&captured.state) >= operations(saved));
     }
-    let report = running
-        .await_report(|report| report.passes >= passes(saved) + 3 || report.wrong_page.is_some());
+    let report =
+        running.await_report(|report| report.passes >= passes(saved) + 3 || report.wrong_page.is_some());
     assert_eq!(report.wrong_page, None);
-    assert!(
-        report.operations > operations(saved),
-        "the counter went on: {report:?}"
-    );
+    assert!(report.operations > operations(saved), "the counter went on: {report:?}");
 }
 
 fn branch_options(dir: &std::path::Path) -> VmOptions {
@@ -75,23 +61,10 @@ fn a_full_restore_continues_and_can_be_captured_again() {
     let (image, saved) = checkpointed();
     for attachment in [saved.attachment.clone(), Vec::new()] {
         let dir = tempfile::tempdir().unwrap();
-        let state = SavedState {
-            attachment,
-            ..saved.clone()
-        };
-        let origin = Origin::Restore {
-            ram: image.to_memory(),
-            state,
-        };
+        let state = SavedState { attachment, ..saved.clone() };
+        let origin = Origin::Restore { ram: image.to_memory(), state };
         let mut running = Running::start(origin, &branch_options(dir.path()));
-        continues(
-            &mut running,
-            Image {
-                bytes: image.bytes.clone(),
-            },
-            &saved,
-            dir.path(),
-        );
+        continues(&mut running, Image { bytes: image.bytes.clone() }, &saved, dir.path());
     }
 }
 
@@ -104,28 +77,13 @@ fn a_state_that_contradicts_itself_is_refused() {
     let mut state = saved.clone();
     // The first general register, after the version byte.
     state.cpu[1] ^= 1;
-    let origin = Origin::Restore {
-        ram: image.to_memory(),
-        state,
-    };
+    let origin = Origin::Restore { ram: image.to_memory(), state };
     let error = VmProcess::spawn(&launcher(), origin, &VmOptions::default()).unwrap_err();
-    assert!(
-        matches!(error, SpawnError::Vm(VmFailure::StateDisagrees)),
-        "{error}"
-    );
-    let state = SavedState {
-        cpu: saved.cpu[1..].to_vec(),
-        ..saved
-    };
-    let origin = Origin::Restore {
-        ram: image.to_memory(),
-        state,
-    };
+    assert!(matches!(error, SpawnError::Vm(VmFailure::StateDisagrees)), "{error}");
+    let state = SavedState { cpu: saved.cpu[1..].to_vec(), ..saved };
+    let origin = Origin::Restore { ram: image.to_memory(), state };
     let error = VmProcess::spawn(&launcher(), origin, &VmOptions::default()).unwrap_err();
-    assert!(
-        matches!(error, SpawnError::Vm(VmFailure::StartInvalid)),
-        "{error}"
-    );
+    assert!(matches!(error, SpawnError::Vm(VmFailure::StartInvalid)), "{error}");
 }
 
 /// What a test source does when it is asked for one certain page.
@@ -172,26 +130,10 @@ fn lazy(
     timeout: Duration,
 ) -> (Origin, mpsc::Sender<()>) {
     let (alive, never) = mpsc::channel();
-    let source = Box::new(ImageSource {
-        bytes: image.bytes.clone(),
-        trouble,
-        never,
-    });
+    let source = Box::new(ImageSource { bytes: image.bytes.clone(), trouble, never });
     let prefetch = (8000..9000).map(PageNumber).collect();
-    let memory = LazyMemory {
-        source,
-        prefetch,
-        background,
-        timeout,
-    };
-    (
-        Origin::LazyRestore {
-            ram_bytes: RAM,
-            state: saved.clone(),
-            memory,
-        },
-        alive,
-    )
+    let memory = LazyMemory { source, prefetch, background, timeout };
+    (Origin::LazyRestore { ram_bytes: RAM, state: saved.clone(), memory }, alive)
 }
 
 #[test]
@@ -214,17 +156,15 @@ fn a_lazy_restore_continues_and_can_be_captured_while_it_is_partly_filled() {
             options.pace = rate(2000);
         }
         let mut running = Running::start(origin, &options);
-        let mut copy = Image {
-            bytes: image.bytes.clone(),
-        };
+        let mut copy = Image { bytes: image.bytes.clone() };
         if background == Background::DemandOnly {
             running.checkpoint(&mut copy);
             running.checkpoint(&mut copy);
             running.checkpoint(&mut copy);
             copy.assert_equals(&dir.path().join("11.ram"), "partly filled");
             let wanted = passes(&saved) + 2;
-            let report = running
-                .await_report(|report| report.passes >= wanted || report.wrong_page.is_some());
+            let report =
+                running.await_report(|report| report.passes >= wanted || report.wrong_page.is_some());
             assert_eq!(report.wrong_page, None);
         } else {
             continues(&mut running, copy, &saved, dir.path());
@@ -265,17 +205,9 @@ fn a_source_that_refuses_or_stalls_stops_the_vm_with_the_page_and_in_time() {
     ] {
         let (origin, _alive) = lazy(&image, &saved, trouble, background, timeout);
         let started = Instant::now();
-        let mut running = Running::start(
-            origin,
-            &VmOptions {
-                pace: rate(20_000),
-                ..VmOptions::default()
-            },
-        );
+        let mut running = Running::start(origin, &VmOptions { pace: rate(20_000), ..VmOptions::default() });
         let reason = running.death();
-        let DeathReason::Lazy(failure) = reason else {
-            panic!("{reason}")
-        };
+        let DeathReason::Lazy(failure) = reason else { panic!("{reason}") };
         match (trouble, failure) {
             (Trouble::Refuse(_), LazyFailure::Source { page, error }) => {
                 assert_eq!((page, error), (bad, SourceError::Unverified));
@@ -293,10 +225,7 @@ fn a_source_that_refuses_or_stalls_stops_the_vm_with_the_page_and_in_time() {
         let mut bytes = [1; PAGE_BYTES];
         running.vm.ram().read(bad, &mut bytes);
         assert_eq!(bytes, [0; PAGE_BYTES]);
-        assert_ne!(
-            image.bytes[7000 * PAGE_BYTES..7001 * PAGE_BYTES],
-            [0; PAGE_BYTES]
-        );
+        assert_ne!(image.bytes[7000 * PAGE_BYTES..7001 * PAGE_BYTES], [0; PAGE_BYTES]);
     }
 }
 
@@ -307,11 +236,8 @@ fn a_killed_child_is_a_death_with_its_signal() {
     }
     let mut running = Running::start(boot(RAM, Workload::SpecJbb), &VmOptions::default());
     running.await_report(|report| report.operations > 0);
-    let killed = std::process::Command::new("kill")
-        .arg("-9")
-        .arg(running.vm.id().to_string())
-        .status()
-        .unwrap();
+    let killed =
+        std::process::Command::new("kill").arg("-9").arg(running.vm.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert_eq!(running.death(), DeathReason::Signal { number: 9 });
     assert!(running.vm.release(0).is_err());
@@ -323,11 +249,7 @@ const PLAYS_PARENT: &str = "PAGESWARM_TEST_PLAYS_PARENT";
 /// True when the process has ended; nobody may have taken note of it yet.
 fn has_ended(id: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.is_empty()
-        || stat
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" Z"))
+    stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
 }
 
 #[test]
@@ -344,30 +266,20 @@ fn a_child_whose_parent_is_killed_ends() {
         }
     }
     let mut parent = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_child_whose_parent_is_killed_ends",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_child_whose_parent_is_killed_ends", "--nocapture"])
         .env(PLAYS_PARENT, "yes")
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
-    let line = lines
-        .map_while(Result::ok)
-        .find(|line| line.contains("child "))
-        .unwrap();
+    let line = lines.map_while(Result::ok).find(|line| line.contains("child ")).unwrap();
     let id = line.split_whitespace().rev().nth(1).unwrap().to_owned();
     assert!(!has_ended(&id), "{line}");
     parent.kill().unwrap();
     parent.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !has_ended(&id) {
-        assert!(
-            Instant::now() < deadline,
-            "process {id} outlives its parent"
-        );
+        assert!(Instant::now() < deadline, "process {id} outlives its parent");
         std::thread::yield_now();
     }
 }

@@ -56,8 +56,6 @@ pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
 fn write_document(report: &Report) -> Result<()> {
     let path = host::root()?.join("docs/measurements.md");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let text = report
-        .written_into(&text)
-        .with_context(|| path.display().to_string())?;
+    let text = report.written_into(&text).with_context(|| path.display().to_string())?;
     std::fs::write(&path, text).with_context(|| path.display().to_string())
 }

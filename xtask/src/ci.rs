@@ -28,34 +28,19 @@ struct Ci {
 
 /// Runs every check.
 pub(crate) fn run() -> Result<Verdict> {
-    let mut ci = Ci {
-        root: host::root()?,
-        outcomes: Vec::new(),
-    };
-    ci.check("format", |root| {
-        succeed(host::cargo(root).args(["fmt", "--all", "--check"]))
-    });
+    let mut ci = Ci { root: host::root()?, outcomes: Vec::new() };
+    ci.check("format", |root| succeed(host::cargo(root).args(["fmt", "--all", "--check"])));
     ci.check("tidy", |_| holds(tidy::run()?));
-    ci.check("build", |root| {
-        cargo(root, &["build", "--all-targets"], &[])
-    });
+    ci.check("build", |root| cargo(root, &["build", "--all-targets"], &[]));
     ci.check("clippy", |root| {
-        cargo(
-            root,
-            &["clippy", "--all-targets"],
-            &["--", "-D", "warnings"],
-        )
+        cargo(root, &["clippy", "--all-targets", "--keep-going"], &["--", "-D", "warnings"])
     });
     ci.check("documentation", document);
     let mut counts = Counts::default();
     ci.check("tests", |root| {
         counts = runner::run(root)?;
         let unfounded = counts.unfounded_skips();
-        ensure!(
-            unfounded.is_empty(),
-            "skipped although it could run: {}",
-            unfounded.join("; ")
-        );
+        ensure!(unfounded.is_empty(), "skipped although it could run: {}", unfounded.join("; "));
         ensure!(counts.content, "{} tests failed", counts.failed);
         Ok(())
     });
@@ -75,27 +60,15 @@ impl Ci {
         if let Some(why) = &failure {
             println!("{name} FAILED: {why}");
         }
-        self.outcomes.push(Outcome {
-            name,
-            took,
-            failure,
-        });
+        self.outcomes.push(Outcome { name, took, failure });
     }
 
     /// Prints what took how long, what failed, what was skipped, and the counts, alone on the last line.
     fn close(&self, counts: &Counts) -> Verdict {
         println!("\n== summary");
         for outcome in &self.outcomes {
-            let verdict = if outcome.failure.is_some() {
-                "FAILED"
-            } else {
-                "ok"
-            };
-            println!(
-                "{:<34}{:>8.1} s  {verdict}",
-                outcome.name,
-                outcome.took.as_secs_f64()
-            );
+            let verdict = if outcome.failure.is_some() { "FAILED" } else { "ok" };
+            println!("{:<34}{:>8.1} s  {verdict}", outcome.name, outcome.took.as_secs_f64());
         }
         let total: Duration = self.outcomes.iter().map(|outcome| outcome.took).sum();
         println!("{:<34}{:>8.1} s", "all", total.as_secs_f64());
@@ -111,19 +84,12 @@ impl Ci {
             println!("{line}");
         }
         let failed = counts.failed.max(self.failed_checks());
-        println!(
-            "{} passed, {failed} failed, {} skipped",
-            counts.really_passed(),
-            counts.skips.len()
-        );
+        println!("{} passed, {failed} failed, {} skipped", counts.really_passed(), counts.skips.len());
         Verdict::of(failed == 0)
     }
 
     fn failed_checks(&self) -> u64 {
-        self.outcomes
-            .iter()
-            .filter(|outcome| outcome.failure.is_some())
-            .count() as u64
+        self.outcomes.iter().filter(|outcome| outcome.failure.is_some()).count() as u64
     }
 }
 
@@ -144,17 +110,12 @@ fn holds(verdict: Verdict) -> Result<()> {
 /// Always the whole workspace in the one profile: another selection of crates has other features, and RocksDB would
 /// be compiled again.
 fn cargo(root: &Path, command: &[&str], more: &[&str]) -> Result<()> {
-    succeed(
-        host::cargo(root)
-            .args(command)
-            .args(["--release", "--workspace", "--locked"])
-            .args(more),
-    )
+    succeed(host::cargo(root).args(command).args(["--release", "--workspace", "--locked"]).args(more))
 }
 
 fn document(root: &Path) -> Result<()> {
     let mut command = host::cargo(root);
-    command.args(["doc", "--release", "--workspace", "--locked", "--no-deps"]);
+    command.args(["doc", "--release", "--workspace", "--locked", "--no-deps", "--keep-going"]);
     succeed(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
@@ -170,9 +131,7 @@ fn has_document_tests(root: &Path) -> Result<bool> {
     let mut files = Vec::new();
     tidy::collect(root, &mut files)?;
     for file in files {
-        if has_tested_code(
-            &std::fs::read_to_string(&file).with_context(|| file.display().to_string())?,
-        ) {
+        if has_tested_code(&std::fs::read_to_string(&file).with_context(|| file.display().to_string())?) {
             return Ok(true);
         }
     }
@@ -181,10 +140,8 @@ fn has_document_tests(root: &Path) -> Result<bool> {
 
 /// Whether documentation in `text` has a code block that rustdoc compiles.
 fn has_tested_code(text: &str) -> bool {
-    let documentation = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("///") || line.starts_with("//!"));
+    let documentation =
+        text.lines().map(str::trim).filter(|line| line.starts_with("///") || line.starts_with("//!"));
     let mut fences = documentation.filter_map(|line| line[3..].trim().strip_prefix("```"));
     // Every other fence opens a block, and says its language.
     while let Some(language) = fences.next() {
@@ -204,20 +161,13 @@ fn simulate(seed: u64) -> Result<Vec<u8>> {
         .output()
         .context("pageswarm-netsim")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "seed {seed}: {}\n{text}",
-        output.status
-    );
+    ensure!(output.status.success(), "seed {seed}: {}\n{text}", output.status);
     Ok(output.stdout)
 }
 
 fn same_run_twice(root: &Path) -> Result<()> {
     let seed = first_seed(root);
-    ensure!(
-        simulate(seed)? == simulate(seed)?,
-        "seed {seed} gave two different runs"
-    );
+    ensure!(simulate(seed)? == simulate(seed)?, "seed {seed} gave two different runs");
     println!("seed {seed}: the same bytes twice");
     Ok(())
 }
@@ -225,10 +175,8 @@ fn same_run_twice(root: &Path) -> Result<()> {
 fn simulations(root: &Path) -> Result<()> {
     let first = first_seed(root);
     let seeds = (0..SEEDS).map(|number| first.wrapping_add(number));
-    let failed: Vec<String> = seeds
-        .filter_map(|seed| simulate(seed).err())
-        .map(|error| format!("{error:#}"))
-        .collect();
+    let failed: Vec<String> =
+        seeds.filter_map(|seed| simulate(seed).err()).map(|error| format!("{error:#}")).collect();
     println!("{SEEDS} seeds from {first}: {} failed", failed.len());
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
@@ -236,10 +184,7 @@ fn simulations(root: &Path) -> Result<()> {
 
 /// Each commit explores other seeds; a tree without history explores the first ones.
 fn first_seed(root: &Path) -> u64 {
-    let head = Command::new("git")
-        .current_dir(root)
-        .args(["rev-parse", "HEAD"])
-        .output();
+    let head = Command::new("git").current_dir(root).args(["rev-parse", "HEAD"]).output();
     let text = head.map(|output| output.stdout).unwrap_or_default();
     let digits: String = String::from_utf8_lossy(&text).chars().take(8).collect();
     u64::from_str_radix(&digits, 16).unwrap_or(1)
@@ -259,31 +204,15 @@ mod tests {
 
     #[test]
     fn code_in_documentation_is_found() {
-        assert!(has_tested_code(
-            "//! ```text\n//! a\n//! ```\n    /// ```\n    /// a();\n    /// ```\n"
-        ));
+        assert!(has_tested_code("//! ```text\n//! a\n//! ```\n    /// ```\n    /// a();\n    /// ```\n"));
         assert!(!has_tested_code("//! ```text\n//! a\n//! ```\nfn a() {}\n"));
     }
 
     #[test]
     fn failed_checks_count_where_no_test_failed() {
-        let failed = Outcome {
-            name: "format",
-            took: Duration::ZERO,
-            failure: Some("see above".to_owned()),
-        };
-        let ci = Ci {
-            root: PathBuf::new(),
-            outcomes: vec![failed],
-        };
+        let failed = Outcome { name: "format", took: Duration::ZERO, failure: Some("see above".to_owned()) };
+        let ci = Ci { root: PathBuf::new(), outcomes: vec![failed] };
         assert_eq!(ci.failed_checks(), 1);
-        assert_eq!(
-            ci.close(&Counts {
-                passed: 3,
-                content: true,
-                ..Counts::default()
-            }),
-            Verdict::Fails
-        );
+        assert_eq!(ci.close(&Counts { passed: 3, content: true, ..Counts::default() }), Verdict::Fails);
     }
 }

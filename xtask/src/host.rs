@@ -10,23 +10,15 @@ use serde::Serialize;
 /// The root of the source tree: the nearest directory above that has this crate.
 pub(crate) fn root() -> Result<PathBuf> {
     let here = std::env::current_dir().context("current directory")?;
-    let root = here
-        .ancestors()
-        .find(|dir| dir.join("xtask/Cargo.toml").is_file());
-    Ok(root
-        .context("this is not inside the source tree")?
-        .to_owned())
+    let root = here.ancestors().find(|dir| dir.join("xtask/Cargo.toml").is_file());
+    Ok(root.context("this is not inside the source tree")?.to_owned())
 }
 
 /// A program built together with this one.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let me = std::env::current_exe().context("own path")?;
     let path = me.with_file_name(name);
-    ensure!(
-        path.is_file(),
-        "{} does not exist: run `./x build` first",
-        path.display()
-    );
+    ensure!(path.is_file(), "{} does not exist: run `./x build` first", path.display());
     Ok(path)
 }
 
@@ -45,11 +37,7 @@ pub(crate) fn in_path(name: &str) -> bool {
 
 /// Whether this user may use KVM.
 pub(crate) fn kvm_is_usable() -> bool {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
+    fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 /// The machine that a measurement was made on.
@@ -71,15 +59,10 @@ impl Machine {
         let cpus = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
         let memory = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("kernel release")?;
-        let kib =
-            field(&memory, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+        let kib = field(&memory, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         Ok(Self {
-            cpu: field(&cpus, "model name")
-                .unwrap_or("unknown CPU")
-                .to_owned(),
-            cores: std::thread::available_parallelism()
-                .context("number of cores")?
-                .get(),
+            cpu: field(&cpus, "model name").unwrap_or("unknown CPU").to_owned(),
+            cores: std::thread::available_parallelism().context("number of cores")?.get(),
             kernel: kernel.trim().to_owned(),
             ram_gib: (kib.context("MemTotal in /proc/meminfo")? + (1 << 19)) >> 20,
         })
@@ -88,12 +71,7 @@ impl Machine {
 
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            cpu,
-            cores,
-            kernel,
-            ram_gib,
-        } = self;
+        let Self { cpu, cores, kernel, ram_gib } = self;
         write!(f, "{cpu}, {cores} cores, {ram_gib} GiB, Linux {kernel}")
     }
 }
@@ -108,9 +86,8 @@ fn field<'text>(text: &'text str, name: &str) -> Option<&'text str> {
 
 /// Today's date in UTC as `YYYY-MM-DD`.
 pub(crate) fn today() -> Result<String> {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .context("clock before 1970")?;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("clock before 1970")?;
     let (year, month, day) = civil(now.as_secs() / 86_400);
     Ok(format!("{year:04}-{month:02}-{day:02}"))
 }
@@ -119,16 +96,11 @@ pub(crate) fn today() -> Result<String> {
 const fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }

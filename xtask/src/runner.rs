@@ -30,21 +30,9 @@ impl Counts {
     /// Skips for the lack of something that is there.
     pub(crate) fn unfounded_skips(&self) -> Vec<&str> {
         let chromium = host::in_path("chromium") && host::in_path("chromedriver");
-        let there = [
-            ("/dev/kvm", host::kvm_is_usable()),
-            ("chromium", chromium),
-            ("chromedriver", chromium),
-        ];
-        let unfounded = |line: &&str| {
-            there
-                .iter()
-                .any(|(what, is_there)| *is_there && line.contains(what))
-        };
-        self.skips
-            .iter()
-            .map(String::as_str)
-            .filter(unfounded)
-            .collect()
+        let there = [("/dev/kvm", host::kvm_is_usable()), ("chromium", chromium), ("chromedriver", chromium)];
+        let unfounded = |line: &&str| there.iter().any(|(what, is_there)| *is_there && line.contains(what));
+        self.skips.iter().map(String::as_str).filter(unfounded).collect()
     }
 }
 
@@ -74,17 +62,8 @@ pub(crate) fn run(root: &Path) -> Result<Counts> {
         }
         return Ok(counts);
     }
-    println!(
-        "cargo-nextest is not installed: `cargo test` runs the tests, one program after the other"
-    );
-    cargo.args([
-        "test",
-        "--release",
-        "--workspace",
-        "--locked",
-        "--no-fail-fast",
-        "--all-targets",
-    ]);
+    println!("cargo-nextest is not installed: `cargo test` runs the tests, one program after the other");
+    cargo.args(["test", "--release", "--workspace", "--locked", "--no-fail-fast", "--all-targets"]);
     cargo.args(["--", "--test-threads=2", "--show-output"]);
     let (content, lines) = tee_output(&mut cargo)?;
     Ok(of_cargo_test(&lines, content))
@@ -113,10 +92,7 @@ fn tee(stream: impl Read, show: impl Fn(&str)) -> Result<Vec<String>> {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         show(text);
-        if ["Summary [", "test result: ", "SKIP: "]
-            .iter()
-            .any(|word| text.contains(word))
-        {
+        if ["Summary [", "test result: ", "SKIP: "].iter().any(|word| text.contains(word)) {
             kept.push(text.to_owned());
         }
         line.clear();
@@ -126,41 +102,24 @@ fn tee(stream: impl Read, show: impl Fn(&str)) -> Result<Vec<String>> {
 
 /// Reads `Summary [ 1.2s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped`.
 fn of_nextest(lines: &[String], content: bool) -> Counts {
-    let closing: Vec<String> = lines
-        .iter()
-        .filter(|line| line.contains("Summary ["))
-        .cloned()
-        .collect();
+    let closing: Vec<String> = lines.iter().filter(|line| line.contains("Summary [")).cloned().collect();
     let summary = closing.last().cloned().unwrap_or_default();
-    let failed = ["failed", "timed out", "exec failed"]
-        .map(|word| before(&summary, word))
-        .iter()
-        .sum();
-    Counts {
-        passed: before(&summary, "passed"),
-        failed,
-        closing,
-        skips: Vec::new(),
-        content,
-    }
+    let failed = ["failed", "timed out", "exec failed"].map(|word| before(&summary, word)).iter().sum();
+    Counts { passed: before(&summary, "passed"), failed, closing, skips: Vec::new(), content }
 }
 
 /// Adds up `test result: ok. 3 passed; 0 failed; ...` lines.
 fn of_cargo_test(lines: &[String], content: bool) -> Counts {
-    let results: Vec<&String> = lines
-        .iter()
-        .filter(|line| line.contains("test result: "))
-        .collect();
+    let results: Vec<&String> = lines.iter().filter(|line| line.contains("test result: ")).collect();
     let sum = |word| results.iter().map(|line| before(line, word)).sum();
     Counts {
         passed: sum("passed"),
         failed: sum("failed"),
-        closing: results
-            .last()
-            .map(|line| (*line).clone())
+        closing: results.last().map(|line| (*line).clone()).into_iter().collect(),
+        skips: skip_lines(lines.iter().map(String::as_str))
             .into_iter()
+            .map(|why| format!("SKIP: {why}"))
             .collect(),
-        skips: skip_lines(lines.iter().map(String::as_str)).into_iter().map(|why| format!("SKIP: {why}")).collect(),
         content,
     }
 }
@@ -168,15 +127,11 @@ fn of_cargo_test(lines: &[String], content: bool) -> Counts {
 /// The number before `word` in a list such as `7 passed (1 slow), 1 failed`; 0 if it is not there.
 fn before(text: &str, word: &str) -> u64 {
     let parts = text.split([',', ';', ':', '.']);
-    let found = parts
-        .filter_map(|part| part.trim().split_once(' '))
-        .find(|(number, rest)| {
-            let rest = rest.split(" (").next().unwrap_or(rest);
-            rest == word && number.bytes().all(|byte| byte.is_ascii_digit())
-        });
-    found
-        .and_then(|(number, _)| number.parse().ok())
-        .unwrap_or(0)
+    let found = parts.filter_map(|part| part.trim().split_once(' ')).find(|(number, rest)| {
+        let rest = rest.split(" (").next().unwrap_or(rest);
+        rest == word && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    found.and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
 }
 
 /// The tests in a JUnit report that printed a SKIP line, each with its reasons.
@@ -205,17 +160,8 @@ mod tests {
     fn a_summary_of_nextest_is_counted() {
         let line = "     Summary [  12.3s] 10/12 tests run: 7 passed (1 slow, 1 flaky), 2 failed, 1 timed out, 2 skipped";
         let counts = of_nextest(&[line.to_owned()], false);
-        assert_eq!(
-            (counts.passed, counts.failed, counts.content),
-            (7, 3, false)
-        );
-        assert_eq!(
-            of_nextest(&[], true),
-            Counts {
-                content: true,
-                ..Counts::default()
-            }
-        );
+        assert_eq!((counts.passed, counts.failed, counts.content), (7, 3, false));
+        assert_eq!(of_nextest(&[], true), Counts { content: true, ..Counts::default() });
     }
 
     #[test]

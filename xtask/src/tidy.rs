@@ -18,13 +18,7 @@ const FORBIDDEN: [&str; 7] = [
     concat!("mpsc::unbo", "unded("),
     concat!("channel::unbo", "unded("),
 ];
-const NAMES_OF_NOTHING: [&str; 5] = [
-    "utils.rs",
-    "common.rs",
-    "helpers.rs",
-    "manager.rs",
-    "misc.rs",
-];
+const NAMES_OF_NOTHING: [&str; 5] = ["utils.rs", "common.rs", "helpers.rs", "manager.rs", "misc.rs"];
 
 /// Checks every source file of the tree and prints what breaks a rule.
 pub(crate) fn run() -> Result<Verdict> {
@@ -68,9 +62,7 @@ fn check(name: &Path, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let shown = name.display();
     if !text.starts_with("//! ") {
-        faults.push(format!(
-            "{shown}:1: does not start with `//!` and what it owns"
-        ));
+        faults.push(format!("{shown}:1: does not start with `//!` and what it owns"));
     }
     for (number, line) in (1..).zip(text.lines()) {
         for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
@@ -98,10 +90,7 @@ mod tests {
 
     #[test]
     fn a_tidy_file_has_no_faults() {
-        assert_eq!(
-            faults("store/src/chunk.rs", "//! Chunks.\n\nfn a() {}\n"),
-            0
-        );
+        assert_eq!(faults("store/src/chunk.rs", "//! Chunks.\n\nfn a() {}\n"), 0);
     }
 
     #[test]
@@ -110,10 +99,7 @@ mod tests {
         for word in FORBIDDEN {
             assert_eq!(faults("a.rs", &format!("//! A.\n{word}\n")), 1, "{word}");
         }
-        assert_eq!(
-            faults("a.rs", &format!("//! A.\n{}", "\n".repeat(LINES_MAX))),
-            1
-        );
+        assert_eq!(faults("a.rs", &format!("//! A.\n{}", "\n".repeat(LINES_MAX))), 1);
         for name in NAMES_OF_NOTHING {
             assert_eq!(faults(&format!("a/{name}"), "//! A.\n"), 1, "{name}");
         }

@@ -14,18 +14,10 @@ pub(super) fn check(hosts: &[Host], found: &mut Vec<Violation>) {
             let engine = host.engine.as_ref();
             let connected = engine.map_or(0, |engine| engine.peer_stats().count());
             let outstanding = engine.map_or(0, |engine| engine.stats().outstanding_bytes);
-            found.push(Violation::Incomplete {
-                node,
-                births,
-                connected,
-                outstanding,
-            });
+            found.push(Violation::Incomplete { node, births, connected, outstanding });
         }
         if !host.faults.is_empty() {
-            found.push(Violation::FaultOpen {
-                node,
-                faults: host.faults.len(),
-            });
+            found.push(Violation::FaultOpen { node, faults: host.faults.len() });
         }
     }
 }

@@ -8,24 +8,12 @@ use crate::options::{Behaviour, Options};
 const FREE_BYTES: u64 = 64 << 10;
 
 pub(super) fn check(options: &Options, hosts: &[Host], found: &mut Vec<Violation>) {
-    let honest = || {
-        hosts
-            .iter()
-            .filter(|host| host.behaviour == Behaviour::Honest)
-    };
+    let honest = || hosts.iter().filter(|host| host.behaviour == Behaviour::Honest);
     let duplicate_bytes: u64 = honest().map(|host| host.duplicate_bytes).sum();
     let received_bytes: u64 = honest().map(|host| host.received_chunk_bytes).sum();
-    let share = if options.is_fault_free() {
-        received_bytes / 100
-    } else {
-        received_bytes / 4
-    };
+    let share = if options.is_fault_free() { received_bytes / 100 } else { received_bytes / 4 };
     let allowed_bytes = share + FREE_BYTES * hosts.len() as u64;
     if duplicate_bytes > allowed_bytes {
-        found.push(Violation::Duplicates {
-            duplicate_bytes,
-            received_bytes,
-            allowed_bytes,
-        });
+        found.push(Violation::Duplicates { duplicate_bytes, received_bytes, allowed_bytes });
     }
 }

@@ -15,30 +15,13 @@ pub(super) fn check(hosts: &[Host], found: &mut Vec<Violation>) {
         let stats = engine.stats();
         let mut check = |what, actual, allowed| {
             if actual > allowed {
-                found.push(Violation::Memory {
-                    node,
-                    what,
-                    actual,
-                    allowed,
-                });
+                found.push(Violation::Memory { node, what, actual, allowed });
             }
         };
-        check(
-            "outstanding bytes",
-            stats.outstanding_bytes,
-            outstanding_max,
-        );
-        check(
-            "queued answers",
-            stats.uploads,
-            peers * limits::UPLOAD_QUEUE_MAX as u64,
-        );
+        check("outstanding bytes", stats.outstanding_bytes, outstanding_max);
+        check("queued answers", stats.uploads, peers * limits::UPLOAD_QUEUE_MAX as u64);
         for (_, peer) in engine.peer_stats() {
-            check(
-                "bytes of a peer's sets",
-                peer.has_memory_bytes,
-                limits::PEER_HAS_BYTES_MAX as u64,
-            );
+            check("bytes of a peer's sets", peer.has_memory_bytes, limits::PEER_HAS_BYTES_MAX as u64);
         }
     }
 }

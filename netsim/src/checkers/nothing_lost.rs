@@ -12,10 +12,7 @@ pub(super) fn check(hosts: &[Host], ledger: &mut Ledger, found: &mut Vec<Violati
     for (node, (host, before)) in hosts.iter().zip(&mut ledger.0).enumerate() {
         let now = host.store.len();
         if now < *before {
-            found.push(Violation::Lost {
-                node,
-                births: (*before - now) as u64,
-            });
+            found.push(Violation::Lost { node, births: (*before - now) as u64 });
         }
         *before = now;
         let Some(held) = host.engine.as_ref().and_then(|engine| engine.held(LINEAGE)) else {
@@ -23,10 +20,7 @@ pub(super) fn check(hosts: &[Host], ledger: &mut Ledger, found: &mut Vec<Violati
         };
         let unknown = host.held().minus(held).len() + held.minus(&host.held()).len();
         if unknown > 0 {
-            found.push(Violation::Lost {
-                node,
-                births: unknown,
-            });
+            found.push(Violation::Lost { node, births: unknown });
         }
     }
 }

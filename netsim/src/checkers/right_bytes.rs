@@ -9,10 +9,7 @@ pub(super) fn check(options: &Options, hosts: &[Host], found: &mut Vec<Violation
     for (node, host) in hosts.iter().enumerate() {
         for (birth, content) in &host.store {
             if *content != true_content(options.seed, *birth) {
-                found.push(Violation::WrongBytes {
-                    node,
-                    birth: *birth,
-                });
+                found.push(Violation::WrongBytes { node, birth: *birth });
             }
         }
     }

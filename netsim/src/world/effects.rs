@@ -36,30 +36,17 @@ impl World {
         let host = &mut self.hosts[node];
         if host.engine.is_some() && host.wakes_at.is_none_or(|at| until < at) {
             host.wakes_at = Some(until);
-            self.scheduler.at(
-                until,
-                Event::Wake {
-                    node,
-                    life: host.life,
-                    at: until,
-                },
-            );
+            self.scheduler.at(until, Event::Wake { node, life: host.life, at: until });
         }
     }
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one arm an output: the table is easier to read whole"
-    )]
     fn carry_out(&mut self, node: usize, output: Output) {
         let now = self.scheduler.now();
         match output {
             Output::AbandonServe { peer, request } => self.abandon(node, node_of(peer), request),
             Output::AnnounceHave { to, births, .. } => {
                 let births = match self.hosts[node].behaviour {
-                    Behaviour::Boasting => {
-                        BirthSet::range(Birth(0), Birth(self.options.chunks - 1))
-                    }
+                    Behaviour::Boasting => BirthSet::range(Birth(0), Birth(self.options.chunks - 1)),
                     Behaviour::Honest | Behaviour::Corrupting => births,
                 };
                 self.send(node, node_of(to), Message::Have { births });
@@ -71,22 +58,8 @@ impl World {
             Output::CancelRequest { peer, request } => {
                 self.send(node, node_of(peer), Message::Cancel { request });
             }
-            Output::Defer {
-                peer,
-                request,
-                births,
-                holder,
-                ..
-            } => {
-                self.send(
-                    node,
-                    node_of(peer),
-                    Message::Deferred {
-                        request,
-                        births,
-                        holder,
-                    },
-                );
+            Output::Defer { peer, request, births, holder, .. } => {
+                self.send(node, node_of(peer), Message::Deferred { request, births, holder });
             }
             Output::FaultDone { birth, .. } => {
                 if let Some(since) = self.hosts[node].faults.remove(&birth) {
@@ -94,12 +67,7 @@ impl World {
                     self.hosts[node].fault_ns.push(took);
                 }
             }
-            Output::NotHeld {
-                peer,
-                request,
-                births,
-                ..
-            } => {
+            Output::NotHeld { peer, request, births, .. } => {
                 if self.hosts[node].behaviour != Behaviour::Boasting {
                     self.send(node, node_of(peer), Message::NotHeld { request, births });
                 }
@@ -107,29 +75,11 @@ impl World {
             Output::Refuse { peer, request, why } => {
                 self.send(node, node_of(peer), Message::Refused { request, why });
             }
-            Output::Request {
-                peer,
-                request,
-                births,
-                urgency,
-                patience,
-                ..
-            } => {
-                let message = Message::Request {
-                    request,
-                    births,
-                    urgency,
-                    patience,
-                };
+            Output::Request { peer, request, births, urgency, patience, .. } => {
+                let message = Message::Request { request, births, urgency, patience };
                 self.send(node, node_of(peer), message);
             }
-            Output::Serve {
-                peer,
-                request,
-                births,
-                urgency,
-                ..
-            } => {
+            Output::Serve { peer, request, births, urgency, .. } => {
                 self.serve(node, node_of(peer), request, &births, urgency);
             }
             Output::WantComplete { .. } => self.hosts[node].complete_at = Some(now),
@@ -147,27 +97,10 @@ impl World {
         }
     }
 
-    fn serve(
-        &mut self,
-        node: usize,
-        to: usize,
-        request: RequestId,
-        births: &BirthSet,
-        urgency: Urgency,
-    ) {
-        let chunks = births
-            .iter()
-            .map(|birth| (birth, self.length(birth)))
-            .collect();
+    fn serve(&mut self, node: usize, to: usize, request: RequestId, births: &BirthSet, urgency: Urgency) {
+        let chunks = births.iter().map(|birth| (birth, self.length(birth))).collect();
         self.trace.note(&[to as u64, request.0, births.len()]);
-        let answer = Answer {
-            to,
-            request,
-            urgency,
-            chunks,
-            sent_bytes: 0,
-            in_order: Time::ZERO,
-        };
+        let answer = Answer { to, request, urgency, chunks, sent_bytes: 0, in_order: Time::ZERO };
         self.hosts[node].link.answer(answer);
     }
 
@@ -175,16 +108,8 @@ impl World {
         if let Some(answer) = self.hosts[node].link.abandon(peer, request) {
             let life = self.hosts[node].life;
             let bytes = answer.sent_bytes;
-            self.scheduler.after(
-                std::time::Duration::ZERO,
-                Event::Served {
-                    node,
-                    life,
-                    peer,
-                    request,
-                    bytes,
-                },
-            );
+            self.scheduler
+                .after(std::time::Duration::ZERO, Event::Served { node, life, peer, request, bytes });
         }
     }
 
@@ -199,31 +124,15 @@ impl World {
         let (life, up) = (host.life, host.up);
         let (to, message, of_answer) = match next {
             Next::Control { to, message } => (to, message, None),
-            Next::Slice {
-                to,
-                request,
-                births,
-                bytes,
-                ended,
-            } => {
+            Next::Slice { to, request, births, bytes, ended } => {
                 host.sent_chunk_bytes += bytes;
-                let chunks = births
-                    .into_iter()
-                    .map(|birth| (birth, self.content(node, birth)));
+                let chunks = births.into_iter().map(|birth| (birth, self.content(node, birth)));
                 let (chunks, is_last) = (chunks.collect(), ended.is_some());
-                let message = Message::Chunks {
-                    request,
-                    chunks,
-                    bytes,
-                    is_last,
-                };
+                let message = Message::Chunks { request, chunks, bytes, is_last };
                 (to, message, Some((request, ended)))
             }
         };
-        let sent = self
-            .scheduler
-            .now()
-            .after(transfer_time(message.bytes(), up));
+        let sent = self.scheduler.now().after(transfer_time(message.bytes(), up));
         self.scheduler.at(sent, Event::UplinkFree { node, life });
         let mut arrives = sent.after(self.options.latency);
         if self.rng.below(1000) < self.options.loss_permille {
@@ -236,28 +145,11 @@ impl World {
             };
             if let Some(answer) = ended {
                 let bytes = answer.sent_bytes;
-                self.scheduler.at(
-                    sent,
-                    Event::Served {
-                        node,
-                        life,
-                        peer: to,
-                        request,
-                        bytes,
-                    },
-                );
+                self.scheduler.at(sent, Event::Served { node, life, peer: to, request, bytes });
             }
         }
         if let Some(epoch) = self.connections.epoch(node, to) {
-            self.scheduler.at(
-                arrives,
-                Event::Arrive {
-                    from: node,
-                    to,
-                    epoch,
-                    message,
-                },
-            );
+            self.scheduler.at(arrives, Event::Arrive { from: node, to, epoch, message });
         }
     }
 

@@ -31,20 +31,12 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(nodes: usize) -> Self {
-        Self {
-            pairs: BTreeMap::new(),
-            believed: BTreeMap::new(),
-            sides: None,
-            nodes,
-        }
+        Self { pairs: BTreeMap::new(), believed: BTreeMap::new(), sides: None, nodes }
     }
 
     /// The epoch of the connection, if it is up.
     pub(super) fn epoch(&self, a: usize, b: usize) -> Option<u64> {
-        self.pairs
-            .get(&pair(a, b))
-            .filter(|known| known.is_up)
-            .map(|known| known.epoch)
+        self.pairs.get(&pair(a, b)).filter(|known| known.is_up).map(|known| known.epoch)
     }
 
     fn believes(&self, node: usize, peer: usize) -> bool {
@@ -59,11 +51,7 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 impl World {
     /// Connects two nodes that are up, can reach each other, and are not connected.
     pub(super) fn connect(&mut self, a: usize, b: usize) {
-        let reachable = self
-            .connections
-            .sides
-            .as_ref()
-            .is_none_or(|sides| sides[a] == sides[b]);
+        let reachable = self.connections.sides.as_ref().is_none_or(|sides| sides[a] == sides[b]);
         let both_up = self.hosts[a].engine.is_some() && self.hosts[b].engine.is_some();
         if !reachable || !both_up || self.connections.epoch(a, b).is_some() {
             return;
@@ -73,28 +61,12 @@ impl World {
         known.is_up = true;
         for (node, peer) in [(a, b), (b, a)] {
             if self.connections.believes(node, peer) {
-                self.feed(
-                    node,
-                    Input::PeerDown {
-                        peer: node_id(peer),
-                    },
-                );
+                self.feed(node, Input::PeerDown { peer: node_id(peer) });
             }
             self.connections.believed.insert((node, peer), true);
-            self.feed(
-                node,
-                Input::PeerUp {
-                    peer: node_id(peer),
-                },
-            );
+            self.feed(node, Input::PeerUp { peer: node_id(peer) });
             let peer = node_id(peer);
-            self.feed(
-                node,
-                Input::PeerFollows {
-                    peer,
-                    lineage: LINEAGE,
-                },
-            );
+            self.feed(node, Input::PeerFollows { peer, lineage: LINEAGE });
         }
     }
 
@@ -112,26 +84,16 @@ impl World {
         for (node, peer) in [(a, b), (b, a)] {
             self.hosts[node].link.drop_all_to(peer);
             let late = u32::try_from(self.rng.below(10)).unwrap_or(0);
-            self.scheduler
-                .after(NOTICE_MIN * (1 + late), Event::Notice { node, peer, epoch });
+            self.scheduler.after(NOTICE_MIN * (1 + late), Event::Notice { node, peer, epoch });
         }
     }
 
     /// A node notices a cut, unless the connection is a new one by now.
     pub(super) fn notice(&mut self, node: usize, peer: usize, epoch: u64) {
-        let same = self
-            .connections
-            .pairs
-            .get(&pair(node, peer))
-            .map(|known| known.epoch);
+        let same = self.connections.pairs.get(&pair(node, peer)).map(|known| known.epoch);
         if same == Some(epoch) && self.connections.believes(node, peer) {
             self.connections.believed.insert((node, peer), false);
-            self.feed(
-                node,
-                Input::PeerDown {
-                    peer: node_id(peer),
-                },
-            );
+            self.feed(node, Input::PeerDown { peer: node_id(peer) });
         }
     }
 
@@ -140,18 +102,14 @@ impl World {
         self.connections.believed.insert((node, peer), false);
         self.cut(node, peer);
         let again = until.after(Duration::from_millis(1));
-        self.scheduler
-            .at(again, Event::Connect { a: node, b: peer });
+        self.scheduler.at(again, Event::Connect { a: node, b: peer });
     }
 
     pub(super) fn crash(&mut self, node: usize) {
         if self.hosts[node].engine.is_none() {
             return;
         }
-        let stats = self.hosts[node]
-            .engine
-            .as_ref()
-            .map(pageswarm_swarm::Engine::stats);
+        let stats = self.hosts[node].engine.as_ref().map(pageswarm_swarm::Engine::stats);
         self.timed_out += stats.map_or(0, |stats| stats.requests_timed_out);
         if node == 0 {
             self.deferred += stats.map_or(0, |stats| stats.deferred_for_others);
@@ -183,8 +141,7 @@ impl World {
     fn reconnect_all(&mut self) {
         for a in 0..self.connections.nodes {
             for b in a + 1..self.connections.nodes {
-                self.scheduler
-                    .after(self.options.latency * 2, Event::Connect { a, b });
+                self.scheduler.after(self.options.latency * 2, Event::Connect { a, b });
             }
         }
     }

@@ -21,11 +21,7 @@ impl World {
             if honest {
                 union.add(&lacked);
             }
-            (
-                if honest { bytes(&lacked) } else { 0 },
-                self.options.down,
-                self.options.up,
-            )
+            (if honest { bytes(&lacked) } else { 0 }, self.options.down, self.options.up)
         });
         let lacks: Vec<_> = lacks.collect();
         // What others began with need not come from the publisher.
@@ -41,24 +37,13 @@ impl World {
     }
 
     pub(super) fn report(self) -> Report {
-        let honest = || {
-            self.hosts
-                .iter()
-                .filter(|host| host.behaviour == Behaviour::Honest)
-        };
-        let complete = honest()
-            .map(|host| host.complete_at)
-            .collect::<Option<Vec<Time>>>();
+        let honest = || self.hosts.iter().filter(|host| host.behaviour == Behaviour::Honest);
+        let complete = honest().map(|host| host.complete_at).collect::<Option<Vec<Time>>>();
         let last = complete.and_then(|times| times.into_iter().max());
-        let stats = self
-            .hosts
-            .iter()
-            .filter_map(|host| Some(host.engine.as_ref()?.stats()));
+        let stats = self.hosts.iter().filter_map(|host| Some(host.engine.as_ref()?.stats()));
         let timed_out = self.timed_out + stats.map(|stats| stats.requests_timed_out).sum::<u64>();
         let publisher = self.hosts[0].engine.as_ref().map(|engine| engine.stats());
-        let mut fault_ns: Vec<u64> = honest()
-            .flat_map(|host| host.fault_ns.iter().copied())
-            .collect();
+        let mut fault_ns: Vec<u64> = honest().flat_map(|host| host.fault_ns.iter().copied()).collect();
         fault_ns.sort_unstable();
         let p99 = fault_ns.get((fault_ns.len() * 99 / 100).min(fault_ns.len().saturating_sub(1)));
         Report {

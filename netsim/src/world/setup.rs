@@ -26,20 +26,13 @@ impl World {
                     let place = honest.iter().position(|other| *other == node);
                     let every = honest.len() as u64;
                     let place = place.map(|place| place as u64);
-                    has.extend(
-                        (0..chunks)
-                            .filter(|birth| Some(birth % every) == place)
-                            .map(Birth),
-                    );
+                    has.extend((0..chunks).filter(|birth| Some(birth % every) == place).map(Birth));
                 }
                 (_, Pattern::Same) => {}
                 (_, Pattern::Overlapping) => {
                     for block in 0..chunks / 16 {
                         if self.rng.below(2) == 0 {
-                            wants.subtract(&BirthSet::range(
-                                Birth(block * 16),
-                                Birth(block * 16 + 15),
-                            ));
+                            wants.subtract(&BirthSet::range(Birth(block * 16), Birth(block * 16 + 15)));
                         }
                     }
                 }
@@ -49,10 +42,7 @@ impl World {
                 }
             }
             let host = &mut self.hosts[node];
-            host.store = has
-                .iter()
-                .map(|birth| (birth, true_content(seed, birth)))
-                .collect();
+            host.store = has.iter().map(|birth| (birth, true_content(seed, birth))).collect();
             host.began_with = has;
             host.wants = wants;
         }
@@ -69,8 +59,7 @@ impl World {
         }
         let safety = self.options.safety_phase();
         for _ in 0..self.options.faults {
-            let node =
-                1 + usize::try_from(self.rng.below(self.hosts.len() as u64 - 1)).unwrap_or(0);
+            let node = 1 + usize::try_from(self.rng.below(self.hosts.len() as u64 - 1)).unwrap_or(0);
             let birth = Birth(self.rng.below(self.options.chunks));
             let at = Duration::from_micros(self.rng.below(safety.as_micros().min(1 << 40) as u64));
             self.scheduler.after(at, Event::PageFault { node, birth });
@@ -78,11 +67,7 @@ impl World {
         for check in 1..=CHECKS {
             self.scheduler.after(safety * check / CHECKS, Event::Check);
         }
-        let ends = if self.options.is_fault_free() {
-            Duration::ZERO
-        } else {
-            safety
-        };
+        let ends = if self.options.is_fault_free() { Duration::ZERO } else { safety };
         self.scheduler.after(ends, Event::Liveness);
     }
 
@@ -102,38 +87,14 @@ impl World {
         let seed = self.rng.next_u64();
         self.hosts[node].boot(node_id(node), seed);
         let (lineage, births) = (LINEAGE, self.hosts[node].held());
-        self.feed(
-            node,
-            Input::Open {
-                lineage,
-                writer: Some(node_id(0)),
-            },
-        );
+        self.feed(node, Input::Open { lineage, writer: Some(node_id(0)) });
         let lengths = self.lengths.clone();
-        self.feed(
-            node,
-            Input::Lengths {
-                lineage,
-                first: Birth(0),
-                lengths,
-            },
-        );
+        self.feed(node, Input::Lengths { lineage, first: Birth(0), lengths });
         self.feed(node, Input::LocalHas { lineage, births });
         let births = self.hosts[node].wants.clone();
-        self.feed(
-            node,
-            Input::Want {
-                want: WantId(0),
-                lineage,
-                births,
-                deadline: None,
-            },
-        );
+        self.feed(node, Input::Want { want: WantId(0), lineage, births, deadline: None });
         for other in (0..self.hosts.len()).filter(|other| *other != node) {
-            self.scheduler.after(
-                self.options.latency * 2,
-                Event::Connect { a: node, b: other },
-            );
+            self.scheduler.after(self.options.latency * 2, Event::Connect { a: node, b: other });
         }
     }
 }

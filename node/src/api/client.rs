@@ -55,7 +55,8 @@ impl Client {
     ///
     /// As [`Client::get`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
         let bytes = self.call(Method::POST, path, body.into()).await?;
         parse(&bytes)
     }
@@ -72,11 +73,17 @@ impl Client {
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
         let no_node = |error: &dyn std::fmt::Display| {
             let socket = self.socket.display();
-            Failure::new(ExitCode::NoNode, format!("no node answers at {socket} ({error}): start one with `pageswarm node run`, or name its directory with --dir"))
+            Failure::new(
+                ExitCode::NoNode,
+                format!(
+                    "no node answers at {socket} ({error}): start one with `pageswarm node run`, or name its directory with --dir"
+                ),
+            )
         };
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| no_node(&error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| no_node(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| no_node(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "api connection");
@@ -107,8 +114,9 @@ impl Client {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::new(ExitCode::Failed, format!("the node's answer is of another version: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::new(ExitCode::Failed, format!("the node's answer is of another version: {error}"))
+    })
 }
 
 fn exit_code(number: u8) -> ExitCode {

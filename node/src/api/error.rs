@@ -108,7 +108,10 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         return Some(ExitCode::NotMember);
     }
     let unknown = matches!(error.downcast_ref(), Some(FetchError::NotAnnounced { .. }))
-        || matches!(error.downcast_ref(), Some(MapError::UnknownLineage(_) | MapError::UnknownCheckpoint { .. }))
+        || matches!(
+            error.downcast_ref(),
+            Some(MapError::UnknownLineage(_) | MapError::UnknownCheckpoint { .. })
+        )
         || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
     unknown.then_some(ExitCode::NotFound)
 }

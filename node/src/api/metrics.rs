@@ -21,7 +21,8 @@ use crate::node::Node;
 /// Only if writing to memory fails.
 pub fn text(node: &Node) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("pageswarm");
-    let latest = node.machines.all().iter().filter_map(|machine| machine.figures(0).last().cloned()).next_back();
+    let latest =
+        node.machines.all().iter().filter_map(|machine| machine.figures(0).last().cloned()).next_back();
     let snapshot = Snapshot {
         status: server::status_view(node),
         connections_refused: node.counters.connections_refused.load(Ordering::Relaxed),
@@ -43,41 +44,63 @@ struct Snapshot {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (transfer, store) = (&self.status.transfer, &self.status.store);
-        for (source, help, bytes) in [
-            ("writer_received", "Encoded chunk bytes received from writers of lineages", transfer.from_writer_bytes),
-            ("peers_received", "Encoded chunk bytes received from other members", transfer.from_peers_bytes),
-            ("duplicate", "Encoded chunk bytes that were held already when they came", transfer.duplicate_bytes),
-            ("sent", "Encoded chunk bytes sent", transfer.served_bytes),
-        ] {
-            counter(&mut encoder, &format!("chunks_{source}"), help, Some(&Unit::Bytes), bytes)?;
+        for (name, help, bytes) in self.byte_counts() {
+            counter(&mut encoder, name, help, Some(&Unit::Bytes), bytes)?;
         }
-        let (down, up) = (transfer.objects_down_bytes, transfer.objects_up_bytes);
-        counter(&mut encoder, "metadata_received", "Metadata bytes received", Some(&Unit::Bytes), down)?;
-        counter(&mut encoder, "metadata_sent", "Metadata bytes sent", Some(&Unit::Bytes), up)?;
-        for (name, help, count) in [
+        for (name, help, count) in self.counts() {
+            counter(&mut encoder, name, help, None, count)?;
+        }
+        for (name, help, unit, level) in self.levels() {
+            gauge(&mut encoder, name, help, unit, level)?;
+        }
+        match &self.latest {
+            Some(latest) => checkpoint_gauges(&mut encoder, latest),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Snapshot {
+    const fn byte_counts(&self) -> [(&'static str, &'static str, u64); 6] {
+        let transfer = &self.status.transfer;
+        [
+            (
+                "chunks_writer_received",
+                "Encoded chunk bytes from writers of lineages",
+                transfer.from_writer_bytes,
+            ),
+            ("chunks_peers_received", "Encoded chunk bytes from other members", transfer.from_peers_bytes),
+            ("chunks_duplicate", "Encoded chunk bytes that were held already", transfer.duplicate_bytes),
+            ("chunks_sent", "Encoded chunk bytes sent", transfer.served_bytes),
+            ("metadata_received", "Metadata bytes received", transfer.objects_down_bytes),
+            ("metadata_sent", "Metadata bytes sent", transfer.objects_up_bytes),
+        ]
+    }
+
+    const fn counts(&self) -> [(&'static str, &'static str, u64); 7] {
+        let transfer = &self.status.transfer;
+        [
             ("chunks_corrupt", "Chunks that arrived with wrong bytes", transfer.corrupt_chunks),
             ("chunks_deferred", "Chunks that a writer said another node has", transfer.deferred_chunks),
-            ("chunks_bad", "Chunks found bad in the store", store.bad_chunks),
-            ("requests_timed_out", "Requests given up because the peer was silent", transfer.timed_out_requests),
+            ("chunks_bad", "Chunks found bad in the store", self.status.store.bad_chunks),
+            ("requests_timed_out", "Requests given up for silence", transfer.timed_out_requests),
             ("records_refused", "Heads and other records refused", transfer.refused_records),
             ("connections_refused", "Connections refused", self.connections_refused),
             ("checkpoints_fetched", "Checkpoints fetched whole", transfer.checkpoints_fetched),
-        ] {
-            counter(&mut encoder, name, help, None, count)?;
-        }
-        gauge(&mut encoder, "peers", "Connected members", None, self.status.peers.len() as u64)?;
-        gauge(&mut encoder, "lineages", "Lineages followed", None, self.status.lineages.len() as u64)?;
-        gauge(&mut encoder, "store_chunks", "Chunks held", None, store.chunks)?;
+        ]
+    }
+
+    const fn levels(&self) -> [(&'static str, &'static str, Option<&'static Unit>, u64); 6] {
+        let (status, store) = (&self.status, &self.status.store);
         let bytes = Some(&Unit::Bytes);
-        gauge(&mut encoder, "store_decoded", "Decoded bytes of the chunks held", bytes, store.decoded_bytes)?;
-        gauge(&mut encoder, "store_packs", "Bytes of all packs", bytes, store.pack_bytes)?;
-        let receive_buffer = self.status.receive_buffer_bytes;
-        gauge(&mut encoder, "receive_buffer", "UDP receive buffer that the kernel granted", bytes, receive_buffer)?;
-        if let Some(latest) = &self.latest {
-            checkpoint_gauges(&mut encoder, latest)?;
-        }
-        Ok(())
+        [
+            ("peers", "Connected members", None, status.peers.len() as u64),
+            ("lineages", "Lineages followed", None, status.lineages.len() as u64),
+            ("store_chunks", "Chunks held", None, store.chunks),
+            ("store_decoded", "Decoded bytes of the chunks held", bytes, store.decoded_bytes),
+            ("store_packs", "Bytes of all packs", bytes, store.pack_bytes),
+            ("receive_buffer", "UDP receive buffer as granted", bytes, status.receive_buffer_bytes),
+        ]
     }
 }
 

@@ -83,7 +83,9 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
     let all = reading().merge(changing()).with_state(Arc::clone(node));
     serve(axum::serve(listener, all).into_future(), "api");
-    let Some(address) = node.config.http_listen else { return Ok(None) };
+    let Some(address) = node.config.http_listen else {
+        return Ok(None);
+    };
     let tcp = |source| ServeError::Tcp { address, source };
     let listener = TcpListener::bind(address).await.map_err(tcp)?;
     let bound = listener.local_addr().map_err(tcp)?;
@@ -136,7 +138,9 @@ async fn asset(Path(name): Path<String>) -> impl IntoResponse {
     let found = match name.as_str() {
         "dashboard.js" => Some(("text/javascript", include_str!("../../assets/dashboard.js"))),
         "dashboard.css" => Some(("text/css", include_str!("../../assets/dashboard.css"))),
-        "uPlot.iife.min.js" => Some(("text/javascript", include_str!("../../assets/vendor/uPlot.iife.min.js"))),
+        "uPlot.iife.min.js" => {
+            Some(("text/javascript", include_str!("../../assets/vendor/uPlot.iife.min.js")))
+        }
         "uPlot.min.css" => Some(("text/css", include_str!("../../assets/vendor/uPlot.min.css"))),
         _ => None,
     };
@@ -288,7 +292,10 @@ async fn checkpoints(
     .await
 }
 
-async fn checkpoint(State(node): Shared, Path((lineage, index)): Path<(String, u64)>) -> Answer<CheckpointDetailView> {
+async fn checkpoint(
+    State(node): Shared,
+    Path((lineage, index)): Path<(String, u64)>,
+) -> Answer<CheckpointDetailView> {
     let (id, index) = (lineage_id(&lineage)?, CheckpointIndex(index));
     blocking(node, move |node| {
         let unknown = MapError::UnknownCheckpoint { lineage: id, index };
@@ -333,8 +340,11 @@ async fn bytes_of(
     blocking(node, move |node| {
         let lineage = node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
         let lengths = node.lineages.lengths(&lineage).map_err(failed)?;
-        let ranges: Vec<BirthRange> =
-            view.ranges.iter().map(|(first, length)| BirthRange { first: Birth(*first), length: *length }).collect();
+        let ranges: Vec<BirthRange> = view
+            .ranges
+            .iter()
+            .map(|(first, length)| BirthRange { first: Birth(*first), length: *length })
+            .collect();
         let length = |birth: Birth| lengths.get(usize::try_from(birth.0).ok()?).copied();
         let bytes = births::from_ranges(&ranges).iter().filter_map(length).map(u64::from).sum();
         Ok(BytesView { bytes })
@@ -409,7 +419,10 @@ async fn fetch_checkpoint(State(node): Shared, Json(request): Json<CheckpointReq
     let patience = patience(&request);
     let fetched = tokio::time::timeout(patience, fetch::fetch(&node, id, index)).await;
     let late = || {
-        let message = format!("checkpoint {index} is not complete after {} s: `status` shows who has it", patience.as_secs());
+        let message = format!(
+            "checkpoint {index} is not complete after {} s: `status` shows who has it",
+            patience.as_secs()
+        );
         ApiError(Failure::new(ExitCode::NotFound, message))
     };
     let fetched = fetched.map_err(|_| late())?.map_err(failed)?;
@@ -420,7 +433,10 @@ async fn fetch_checkpoint(State(node): Shared, Json(request): Json<CheckpointReq
     }))
 }
 
-async fn rebuild_checkpoint(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<RebuildView> {
+async fn rebuild_checkpoint(
+    State(node): Shared,
+    Json(request): Json<CheckpointRequest>,
+) -> Answer<RebuildView> {
     let (id, index) = announced(&node, &request).await?;
     let start = Instant::now();
     blocking(node, move |node| {
@@ -457,14 +473,18 @@ async fn self_check(State(node): Shared, Json(request): Json<CheckpointRequest>)
 async fn ticket(State(node): Shared, Json(request): Json<TicketRequest>) -> Answer<TicketView> {
     let authority = node.authority.as_ref().ok_or_else(not_admin)?;
     let role: Role = request.role.parse().map_err(ApiError::usage)?;
-    let (open_for, member_for) = (Duration::from_secs(request.open_for_s), Duration::from_secs(request.member_for_s));
+    let (open_for, member_for) =
+        (Duration::from_secs(request.open_for_s), Duration::from_secs(request.member_for_s));
     let invitation = authority.invite(role, open_for, member_for).map_err(failed)?;
     let addresses = vec![node.data_address.to_string()];
     let ticket = Ticket { swarm: node.members.swarm(), admin: node.id, invitation, addresses };
     Ok(Json(TicketView { ticket: ticket.to_string() }))
 }
 
-async fn revoke(State(node): Shared, Json(request): Json<RevocationRequest>) -> Answer<BTreeMap<String, u64>> {
+async fn revoke(
+    State(node): Shared,
+    Json(request): Json<RevocationRequest>,
+) -> Answer<BTreeMap<String, u64>> {
     let authority = node.authority.as_ref().ok_or_else(not_admin)?;
     let member = request.node.parse().map_err(|error| ApiError::failed(&error))?;
     let record = authority.revoke(&node.members.revocations(), member).map_err(failed)?;
@@ -481,7 +501,10 @@ async fn end(State(node): Shared) -> &'static str {
 }
 
 /// The checkpoint named, once its delta is known here.
-async fn announced(node: &Node, request: &CheckpointRequest) -> Result<(LineageId, CheckpointIndex), ApiError> {
+async fn announced(
+    node: &Node,
+    request: &CheckpointRequest,
+) -> Result<(LineageId, CheckpointIndex), ApiError> {
     let (id, index) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
     fetch::wait_announced(node, id, index, patience(request)).await.map_err(failed)?;
     Ok((id, index))

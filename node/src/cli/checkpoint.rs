@@ -90,13 +90,17 @@ pub async fn run(command: CheckpointCommand) -> Result<(), Failure> {
 /// [`Failure`] if none or several do.
 pub async fn resolve(client: &Client, start: &str) -> Result<String, Failure> {
     let status: StatusView = client.get("/api/v1/status").await?;
-    let mut found = status.lineages.into_iter().map(|view| view.lineage).filter(|name| name.starts_with(start));
+    let mut found =
+        status.lineages.into_iter().map(|view| view.lineage).filter(|name| name.starts_with(start));
     match (found.next(), found.next()) {
         (Some(name), None) => Ok(name),
-        (None, _) => Err(Failure::new(ExitCode::NotFound, format!("no lineage known here starts with {start}"))),
-        (Some(_), Some(_)) => {
-            Err(Failure::new(ExitCode::Usage, format!("several lineages start with {start}: give more digits")))
+        (None, _) => {
+            Err(Failure::new(ExitCode::NotFound, format!("no lineage known here starts with {start}")))
         }
+        (Some(_), Some(_)) => Err(Failure::new(
+            ExitCode::Usage,
+            format!("several lineages start with {start}: give more digits"),
+        )),
     }
 }
 
@@ -111,7 +115,9 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
     };
     let mut all: Vec<CheckpointView> = Vec::new();
     for lineage in lineages {
-        all.extend(client.get::<Vec<CheckpointView>>(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?);
+        all.extend(
+            client.get::<Vec<CheckpointView>>(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?,
+        );
     }
     if args.node.json {
         return print::json(&all);
@@ -139,7 +145,10 @@ async fn show(args: ShowArgs) -> Result<(), Failure> {
     }
     print::line(&format!("checkpoint {} of lineage {}", view.head.index, view.head.lineage))?;
     print::line(&format!("state root    {}", view.head.state_root))?;
-    print::line(&format!("pages         {} filled, {} changed in its interval", view.filled_pages, view.changed_pages))?;
+    print::line(&format!(
+        "pages         {} filled, {} changed in its interval",
+        view.filled_pages, view.changed_pages
+    ))?;
     print::line(&format!("delta         {}", print::bytes(view.head.delta_bytes)))?;
     print::line(&format!("lacking here  {} chunks", view.lacked_chunks))
 }
@@ -162,6 +171,11 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     }
     print::line(&format!(
         "checkpoint {} is here: {} chunks fetched in {} ms, {} were held; all read back and hashed in {} ms, state root {}",
-        args.name.index, fetched.lacked_chunks, fetched.took_ms, fetched.held_chunks, rebuilt.took_ms, rebuilt.state_root
+        args.name.index,
+        fetched.lacked_chunks,
+        fetched.took_ms,
+        fetched.held_chunks,
+        rebuilt.took_ms,
+        rebuilt.state_root
     ))
 }

@@ -84,6 +84,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Checkpoint(command) => checkpoint::run(command).await,
         Command::Restore(args) => vm::restore(args).await,
         Command::Swarm(command) => swarm::run(command).await,
-        Command::VmProcess => Err(Failure::new(crate::exit::ExitCode::Usage, "vm-process is started by a node")),
+        Command::VmProcess => {
+            Err(Failure::new(crate::exit::ExitCode::Usage, "vm-process is started by a node"))
+        }
     }
 }

@@ -11,19 +11,29 @@ use super::{Lineages, MapError};
 /// Hashes kept in memory over all lineages: 64 MiB of them.
 const HASHES_KEPT: usize = 2 << 20;
 
+/// The first birth of a delta, and the chunks born from there on.
+type Born = (u64, Arc<[ChunkHash]>);
+
 /// Where each delta's births end, and the hashes of recently used ones.
 #[derive(Debug, Default)]
 pub(super) struct Births {
     /// For each lineage, births up to and with checkpoint k, at position k.
     ends: BTreeMap<LineageId, Vec<u64>>,
-    kept: HashMap<(LineageId, CheckpointIndex), (u64, Arc<[ChunkHash]>)>,
+    /// With the moment of last use, which counts up.
+    kept: HashMap<(LineageId, CheckpointIndex), Born>,
     kept_hashes: usize,
     uses: u64,
 }
 
 impl Births {
     /// Notes the births of the lineage's next checkpoint.
-    pub(super) fn push(&mut self, id: LineageId, index: CheckpointIndex, end: u64, hashes: Option<Arc<[ChunkHash]>>) {
+    pub(super) fn push(
+        &mut self,
+        id: LineageId,
+        index: CheckpointIndex,
+        end: u64,
+        hashes: Option<Arc<[ChunkHash]>>,
+    ) {
         let ends = self.ends.entry(id).or_default();
         if ends.len() as u64 == index.0 {
             ends.push(end);
@@ -41,7 +51,9 @@ impl Births {
         }
         while self.kept_hashes > HASHES_KEPT && self.kept.len() > 1 {
             let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            let Some((_, dropped)) = oldest.and_then(|key| self.kept.remove(&key)) else { return };
+            let Some((_, dropped)) = oldest.and_then(|key| self.kept.remove(&key)) else {
+                return;
+            };
             self.kept_hashes -= dropped.len();
         }
     }
@@ -57,7 +69,8 @@ impl Births {
     fn place(&self, id: &LineageId, birth: Birth) -> Option<(CheckpointIndex, u64)> {
         let ends = self.ends.get(id)?;
         let at = ends.partition_point(|end| *end <= birth.0);
-        (at < ends.len()).then(|| (CheckpointIndex(at as u64), at.checked_sub(1).map_or(0, |before| ends[before])))
+        (at < ends.len())
+            .then(|| (CheckpointIndex(at as u64), at.checked_sub(1).map_or(0, |before| ends[before])))
     }
 }
 
@@ -69,9 +82,9 @@ impl Lineages {
     /// [`MapError`] if a delta cannot be read.
     pub fn hashes(&self, id: LineageId, births: &[Birth]) -> Result<Vec<Option<ChunkHash>>, MapError> {
         let mut found = Vec::with_capacity(births.len());
-        let mut current: Option<(u64, Arc<[ChunkHash]>)> = None;
+        let mut current: Option<Born> = None;
         for birth in births {
-            let within = |(first, hashes): &(u64, Arc<[ChunkHash]>)| {
+            let within = |(first, hashes): &Born| {
                 hashes.get(usize::try_from(birth.0.checked_sub(*first)?).ok()?).copied()
             };
             let mut hash = current.as_ref().and_then(within);
@@ -85,17 +98,21 @@ impl Lineages {
     }
 
     /// The chunks that were born together with `birth`, and the first of their births.
-    fn born_with(&self, id: LineageId, birth: Birth) -> Result<Option<(u64, Arc<[ChunkHash]>)>, MapError> {
+    fn born_with(&self, id: LineageId, birth: Birth) -> Result<Option<Born>, MapError> {
         let (place, kept) = {
             let mut state = self.lock();
-            let Some(place) = state.births.place(&id, birth) else { return Ok(None) };
+            let Some(place) = state.births.place(&id, birth) else {
+                return Ok(None);
+            };
             (place, state.births.recall(id, place.0))
         };
         let (index, first) = place;
         if let Some(hashes) = kept {
             return Ok(Some((first, hashes)));
         }
-        let Some(lineage) = self.get(&id) else { return Ok(None) };
+        let Some(lineage) = self.get(&id) else {
+            return Ok(None);
+        };
         let bytes = self.object(&ObjectRequest::Delta(id, index)).map_err(Box::new)?;
         let bytes = bytes.ok_or(MapError::DeltaMissing { lineage: id, index })?;
         let delta = Delta::decode(&bytes, lineage.genesis.pages)?;

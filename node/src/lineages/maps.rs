@@ -138,7 +138,11 @@ impl Lineages {
     /// # Errors
     ///
     /// [`MapError`].
-    pub fn demand(&self, id: &LineageId, index: CheckpointIndex) -> Result<BTreeMap<LineageId, BirthSet>, MapError> {
+    pub fn demand(
+        &self,
+        id: &LineageId,
+        index: CheckpointIndex,
+    ) -> Result<BTreeMap<LineageId, BirthSet>, MapError> {
         let lineage = self.get(id).ok_or(MapError::UnknownLineage(*id))?;
         let map = self.map_at(id, index)?;
         let mut by_generation: BTreeMap<u16, Vec<u64>> = BTreeMap::new();
@@ -204,7 +208,9 @@ impl Lineages {
     /// [`MapError`].
     pub fn prepare_bases(&self, id: &LineageId, index: CheckpointIndex) -> Result<(), MapError> {
         let lineage = self.get(id).ok_or(MapError::UnknownLineage(*id))?;
-        let Some(held) = lineage.held else { return Ok(()) };
+        let Some(held) = lineage.held else {
+            return Ok(());
+        };
         let (wanted, base) = (self.map_at(id, index)?, self.map_at(id, held)?);
         let mut bases = BTreeMap::new();
         for (page, slot) in wanted.ram.changes_from(&base.ram) {
@@ -241,7 +247,8 @@ impl Lineages {
         let mut lacked = BirthSet::new();
         for numbers in numbers.chunks(8192) {
             let hashes = self.hashes(id, numbers)?;
-            let names: Vec<ChunkHash> = hashes.iter().map(|hash| hash.unwrap_or(ChunkHash([0; 32]))).collect();
+            let names: Vec<ChunkHash> =
+                hashes.iter().map(|hash| hash.unwrap_or(ChunkHash([0; 32]))).collect();
             for (birth, held) in numbers.iter().zip(self.store.contains_many(&names)?) {
                 if !held {
                     lacked.insert(*birth);
@@ -293,7 +300,9 @@ impl Lineages {
     /// [`MapError`].
     pub fn lengths(&self, lineage: &Lineage) -> Result<Vec<u32>, MapError> {
         let mut lengths = Vec::new();
-        let Some((head, _)) = &lineage.applied else { return Ok(lengths) };
+        let Some((head, _)) = &lineage.applied else {
+            return Ok(lengths);
+        };
         for index in 0..=head.index.0 {
             let delta = self.delta(lineage, CheckpointIndex(index))?;
             lengths.extend(delta.new_chunks().map(|(_, length)| length));

@@ -57,7 +57,8 @@ pub fn open(address: SocketAddr, key: &SigningKey) -> Result<DataEndpoint, Endpo
     server.transport_config(Arc::clone(&transport));
     client.transport_config(transport);
     let mut endpoint =
-        quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime)).map_err(bind)?;
+        quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(bind)?;
     endpoint.set_default_client_config(client);
     Ok(DataEndpoint { endpoint, receive_buffer_bytes: granted })
 }
@@ -84,7 +85,8 @@ fn transport() -> TransportConfig {
 /// Asks for large socket buffers and returns the receive buffer that the kernel granted.
 fn grow_buffers(socket: &UdpSocket) -> usize {
     let socket = socket2::SockRef::from(socket);
-    let grown = [socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES), socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)];
+    let grown =
+        [socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES), socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)];
     for error in grown.into_iter().filter_map(Result::err) {
         tracing::warn!(%error, "cannot grow a socket buffer");
     }

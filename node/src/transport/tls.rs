@@ -17,7 +17,8 @@ use rustls::{
 };
 
 /// DER of an Ed25519 public key up to the key itself (RFC 8410).
-const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The name every node's certificate carries; it identifies nothing.
 pub const SERVER_NAME: &str = "pageswarm";
@@ -65,10 +66,7 @@ pub fn configs(key: &SigningKey) -> Result<(quinn::ServerConfig, quinn::ClientCo
     client.alpn_protocols = vec![wire::ALPN.to_vec()];
     let server = quinn::crypto::rustls::QuicServerConfig::try_from(server)?;
     let client = quinn::crypto::rustls::QuicClientConfig::try_from(client)?;
-    Ok((
-        quinn::ServerConfig::with_crypto(Arc::new(server)),
-        quinn::ClientConfig::new(Arc::new(client)),
-    ))
+    Ok((quinn::ServerConfig::with_crypto(Arc::new(server)), quinn::ClientConfig::new(Arc::new(client))))
 }
 
 /// The identity that the other side of `connection` proved.
@@ -114,7 +112,12 @@ impl AnyMemberKey {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 }
 

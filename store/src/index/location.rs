@@ -53,24 +53,13 @@ impl Location {
     /// The entry of a record that a scan or a write has just seen.
     pub(crate) fn of_record(place: Place, header: &RecordHeader, payload: &[u8]) -> Option<Self> {
         let is_patch = header.kind == RecordKind::Chunk && header.form == Form::Patch as u8;
-        let base = if is_patch {
-            Some(ChunkHash(*payload.first_chunk()?))
-        } else {
-            None
-        };
+        let base = if is_patch { Some(ChunkHash(*payload.first_chunk()?)) } else { None };
         let (stored_len, decoded_len) = (header.stored_len, header.decoded_len);
-        Some(Self {
-            place,
-            stored_len,
-            decoded_len,
-            form: header.form,
-            base,
-        })
+        Some(Self { place, stored_len, decoded_len, form: header.form, base })
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let offset =
-            u32::try_from(self.place.offset).expect("packs are shorter than 4 GiB, see limits");
+        let offset = u32::try_from(self.place.offset).expect("packs are shorter than 4 GiB, see limits");
         let mut value = Vec::with_capacity(FIXED + BASE);
         for number in [self.place.pack.0, offset, self.stored_len, self.decoded_len] {
             value.extend_from_slice(&number.to_le_bytes());
@@ -89,17 +78,8 @@ impl Location {
             BASE => Some(ChunkHash(*rest.first_chunk()?)),
             _ => return None,
         };
-        let place = Place {
-            pack: PackNumber(number(0)),
-            offset: u64::from(number(4)),
-        };
-        Some(Self {
-            place,
-            stored_len: number(8),
-            decoded_len: number(12),
-            form: fixed[16],
-            base,
-        })
+        let place = Place { pack: PackNumber(number(0)), offset: u64::from(number(4)) };
+        Some(Self { place, stored_len: number(8), decoded_len: number(12), form: fixed[16], base })
     }
 
     /// Bytes of the whole record.
@@ -123,22 +103,9 @@ mod tests {
 
     #[test]
     fn locations_read_back_and_nothing_else_does() {
-        let place = Place {
-            pack: PackNumber(7),
-            offset: 1 << 28,
-        };
-        let plain = Location {
-            place,
-            stored_len: 9,
-            decoded_len: 4096,
-            form: Form::Zstd as u8,
-            base: None,
-        };
-        let patch = Location {
-            form: Form::Patch as u8,
-            base: Some(ChunkHash([8; 32])),
-            ..plain
-        };
+        let place = Place { pack: PackNumber(7), offset: 1 << 28 };
+        let plain = Location { place, stored_len: 9, decoded_len: 4096, form: Form::Zstd as u8, base: None };
+        let patch = Location { form: Form::Patch as u8, base: Some(ChunkHash([8; 32])), ..plain };
         for location in [plain, patch] {
             let value = location.encode();
             assert_eq!(Location::decode(&value), Some(location));

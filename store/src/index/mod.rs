@@ -45,10 +45,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
-        Ok(Self {
-            db: tuning::open(dir)?,
-            waiting: RwLock::new(BTreeMap::new()),
-        })
+        Ok(Self { db: tuning::open(dir)?, waiting: RwLock::new(BTreeMap::new()) })
     }
 
     /// What `decode` makes of each key's value, in order; `None` where there is none.
@@ -62,11 +59,7 @@ impl Index {
         {
             let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
             for (position, key) in keys.iter().enumerate() {
-                let entry = if waiting.is_empty() {
-                    None
-                } else {
-                    waiting.get(key.as_ref())
-                };
+                let entry = if waiting.is_empty() { None } else { waiting.get(key.as_ref()) };
                 if entry.is_none() {
                     asked.push(position);
                 }
@@ -92,27 +85,17 @@ impl Index {
 
     /// Adds entries that readers see at once and that RocksDB gets with the next [`Self::settle`].
     pub(crate) fn stage(&self, entries: Vec<Entry>) {
-        self.waiting
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(entries);
+        self.waiting.write().unwrap_or_else(PoisonError::into_inner).extend(entries);
     }
 
     /// Entries staged since the last [`Self::settle`].
     pub(crate) fn staged_entries(&self) -> usize {
-        self.waiting
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.waiting.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Writes all staged entries and `more` as one atomic batch. The caller has synced what they name, and stages
     /// nothing meanwhile.
-    pub(crate) fn settle(
-        &self,
-        more: Vec<Entry>,
-        durability: Durability,
-    ) -> Result<(), IndexError> {
+    pub(crate) fn settle(&self, more: Vec<Entry>, durability: Durability) -> Result<(), IndexError> {
         let mut batch = WriteBatch::default();
         {
             let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
@@ -126,10 +109,7 @@ impl Index {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Now);
         self.db.write_opt(batch, &options)?;
-        self.waiting
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.waiting.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 
@@ -154,10 +134,7 @@ impl Index {
         mut visit: impl FnMut(&[u8], &[u8]) -> Walk,
     ) -> Result<(), IndexError> {
         let table = from.first().copied();
-        for entry in self
-            .db
-            .iterator(IteratorMode::From(from, Direction::Forward))
-        {
+        for entry in self.db.iterator(IteratorMode::From(from, Direction::Forward)) {
             let (key, value) = entry?;
             if key.first().copied() != table || visit(&key, &value) == Walk::Stop {
                 break;
@@ -168,25 +145,18 @@ impl Index {
 
     /// The last settled entry at or before `from`.
     pub(crate) fn last_before(&self, from: &[u8]) -> Result<Option<Pair>, IndexError> {
-        let mut entries = self
-            .db
-            .iterator(IteratorMode::From(from, Direction::Reverse));
+        let mut entries = self.db.iterator(IteratorMode::From(from, Direction::Reverse));
         let entry = entries.next().transpose()?;
         Ok(entry.map(|(key, value)| (key.into_vec(), value.into_vec())))
     }
 
     /// Bytes of the index's table files.
     pub(crate) fn bytes(&self) -> Result<u64, IndexError> {
-        Ok(self
-            .db
-            .property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE)?
-            .unwrap_or(0))
+        Ok(self.db.property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE)?.unwrap_or(0))
     }
 
     fn family(&self) -> &ColumnFamily {
-        self.db
-            .cf_handle("default")
-            .expect("the default family was opened by name")
+        self.db.cf_handle("default").expect("the default family was opened by name")
     }
 }
 

@@ -50,19 +50,12 @@ impl Key<'_> {
             Self::Pack(number) => join(Table::Packs, &[&number.0.to_be_bytes()]),
             Self::Chunk(hash) => join(Table::Chunks, &[hash.as_bytes()]),
             Self::Object(hash) => join(Table::Objects, &[hash.as_bytes()]),
-            Self::Birth(lineage, birth) => {
-                join(Table::Births, &[lineage.as_bytes(), &birth.0.to_be_bytes()])
+            Self::Birth(lineage, birth) => join(Table::Births, &[lineage.as_bytes(), &birth.0.to_be_bytes()]),
+            Self::BirthOf(lineage, hash) => join(Table::BirthsOf, &[lineage.as_bytes(), hash.as_bytes()]),
+            Self::Head(lineage, index) => join(Table::Heads, &[lineage.as_bytes(), &index.0.to_be_bytes()]),
+            Self::Commit(lineage, index) => {
+                join(Table::Commits, &[lineage.as_bytes(), &index.0.to_be_bytes()])
             }
-            Self::BirthOf(lineage, hash) => {
-                join(Table::BirthsOf, &[lineage.as_bytes(), hash.as_bytes()])
-            }
-            Self::Head(lineage, index) => {
-                join(Table::Heads, &[lineage.as_bytes(), &index.0.to_be_bytes()])
-            }
-            Self::Commit(lineage, index) => join(
-                Table::Commits,
-                &[lineage.as_bytes(), &index.0.to_be_bytes()],
-            ),
             Self::Note(key) => join(Table::Notes, &[key]),
         }
     }
@@ -70,10 +63,7 @@ impl Key<'_> {
     /// The checkpoint that a key of [`Table::Heads`] or [`Table::Commits`] names.
     pub(crate) fn checkpoint_of(key: &[u8]) -> Option<(LineageId, CheckpointIndex)> {
         let (index, _) = key.get(33..)?.split_first_chunk::<8>()?;
-        Some((
-            lineage_of(key)?,
-            CheckpointIndex(u64::from_be_bytes(*index)),
-        ))
+        Some((lineage_of(key)?, CheckpointIndex(u64::from_be_bytes(*index))))
     }
 
     /// The chunk that a key of [`Table::Chunks`] names.
@@ -106,13 +96,9 @@ mod tests {
     #[test]
     fn keys_sort_as_their_numbers_and_read_back() {
         let lineage = LineageId([5; 32]);
-        let [low, high] =
-            [255, 256].map(|index| Key::Head(lineage, CheckpointIndex(index)).encode());
+        let [low, high] = [255, 256].map(|index| Key::Head(lineage, CheckpointIndex(index)).encode());
         assert!(low < high);
-        assert_eq!(
-            Key::checkpoint_of(&high),
-            Some((lineage, CheckpointIndex(256)))
-        );
+        assert_eq!(Key::checkpoint_of(&high), Some((lineage, CheckpointIndex(256))));
         let hash = ChunkHash([6; 32]);
         assert_eq!(Key::chunk_of(&Key::Chunk(hash).encode()), Some(hash));
         assert_eq!(Key::chunk_of(b"short"), None);

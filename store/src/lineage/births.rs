@@ -22,23 +22,15 @@ impl Store {
     /// # Errors
     ///
     /// [`WriteError::BirthConflict`] if a birth is known with another hash; else a failure to write.
-    pub fn put_births(
-        &self,
-        lineage: LineageId,
-        births: &[(Birth, ChunkHash)],
-    ) -> Result<(), WriteError> {
+    pub fn put_births(&self, lineage: LineageId, births: &[(Birth, ChunkHash)]) -> Result<(), WriteError> {
         let mut intake = self.intake();
         let fresh = self.unknown_births(lineage, births)?;
         let fresh: Vec<(Birth, ChunkHash)> = fresh.into_iter().collect();
-        self.check_quota(
-            &intake,
-            (fresh.len() * (32 + 12) + HEADER_BYTES * fresh.len().min(1)) as u64,
-        )?;
+        self.check_quota(&intake, (fresh.len() * (32 + 12) + HEADER_BYTES * fresh.len().min(1)) as u64)?;
         self.write(&mut intake, |batch| {
             for births in fresh.chunks(BIRTHS_PER_RECORD_MAX) {
                 let payload = encode(births);
-                let header =
-                    RecordHeader::for_payload(RecordKind::Births, 0, lineage.0, 0, &[&payload]);
+                let header = RecordHeader::for_payload(RecordKind::Births, 0, lineage.0, 0, &[&payload]);
                 batch.push(&header, &[&payload])?;
             }
             batch.entries = entries(&self.index, lineage, &fresh)?;
@@ -51,20 +43,10 @@ impl Store {
     /// # Errors
     ///
     /// [`IndexError`].
-    pub fn births(
-        &self,
-        lineage: LineageId,
-        births: &[Birth],
-    ) -> Result<Vec<Option<ChunkHash>>, IndexError> {
-        let keys: Vec<Vec<u8>> = births
-            .iter()
-            .map(|birth| Key::Birth(lineage, *birth).encode())
-            .collect();
+    pub fn births(&self, lineage: LineageId, births: &[Birth]) -> Result<Vec<Option<ChunkHash>>, IndexError> {
+        let keys: Vec<Vec<u8>> = births.iter().map(|birth| Key::Birth(lineage, *birth).encode()).collect();
         let found = self.index.look_up(&keys, hash32)?;
-        found
-            .into_iter()
-            .map(|hash| hash.transpose().map(|hash| hash.map(ChunkHash)))
-            .collect()
+        found.into_iter().map(|hash| hash.transpose().map(|hash| hash.map(ChunkHash))).collect()
     }
 
     /// The latest birth of each chunk in a lineage, where there is one.
@@ -92,12 +74,7 @@ impl Store {
             match held {
                 Some(held) if held != *offered => {
                     let (birth, offered) = (*birth, *offered);
-                    return Err(WriteError::BirthConflict {
-                        lineage,
-                        birth,
-                        held,
-                        offered,
-                    });
+                    return Err(WriteError::BirthConflict { lineage, birth, held, offered });
                 }
                 Some(_) => {}
                 None => {
@@ -115,9 +92,7 @@ pub(crate) fn entries_of_record(
     lineage: LineageId,
     payload: &[u8],
 ) -> Result<Option<Vec<Entry>>, IndexError> {
-    decode(payload)
-        .map(|births| entries(index, lineage, &births))
-        .transpose()
+    decode(payload).map(|births| entries(index, lineage, &births)).transpose()
 }
 
 /// Entries both ways; the way back leads to the latest birth, also among those already known.
@@ -128,25 +103,16 @@ fn entries(
 ) -> Result<Vec<Entry>, IndexError> {
     let mut latest: BTreeMap<ChunkHash, Birth> = BTreeMap::new();
     for (birth, hash) in births {
-        latest
-            .entry(*hash)
-            .and_modify(|known| *known = (*known).max(*birth))
-            .or_insert(*birth);
+        latest.entry(*hash).and_modify(|known| *known = (*known).max(*birth)).or_insert(*birth);
     }
     let hashes: Vec<ChunkHash> = latest.keys().copied().collect();
     let known = births_of(index, lineage, &hashes)?;
-    let forth = births
-        .iter()
-        .map(|(birth, hash)| (Key::Birth(lineage, *birth).encode(), Some(hash.0.to_vec())));
-    let back = latest
-        .into_iter()
-        .zip(known)
-        .filter(|((_, birth), known)| known.is_none_or(|known| known < *birth));
+    let forth =
+        births.iter().map(|(birth, hash)| (Key::Birth(lineage, *birth).encode(), Some(hash.0.to_vec())));
+    let back =
+        latest.into_iter().zip(known).filter(|((_, birth), known)| known.is_none_or(|known| known < *birth));
     let back = back.map(|((hash, birth), _)| {
-        (
-            Key::BirthOf(lineage, hash).encode(),
-            Some(birth.0.to_le_bytes().to_vec()),
-        )
+        (Key::BirthOf(lineage, hash).encode(), Some(birth.0.to_le_bytes().to_vec()))
     });
     Ok(forth.chain(back).collect())
 }
@@ -156,17 +122,9 @@ fn births_of(
     lineage: LineageId,
     chunks: &[ChunkHash],
 ) -> Result<Vec<Option<Birth>>, IndexError> {
-    let keys: Vec<Vec<u8>> = chunks
-        .iter()
-        .map(|hash| Key::BirthOf(lineage, *hash).encode())
-        .collect();
-    let found = index.look_up(&keys, |value| {
-        value.try_into().map(u64::from_le_bytes).map(Birth)
-    })?;
-    found
-        .into_iter()
-        .map(|birth| birth.transpose().map_err(|_| IndexError::EntryDamaged))
-        .collect()
+    let keys: Vec<Vec<u8>> = chunks.iter().map(|hash| Key::BirthOf(lineage, *hash).encode()).collect();
+    let found = index.look_up(&keys, |value| value.try_into().map(u64::from_le_bytes).map(Birth))?;
+    found.into_iter().map(|birth| birth.transpose().map_err(|_| IndexError::EntryDamaged)).collect()
 }
 
 fn encode(births: &[(Birth, ChunkHash)]) -> Vec<u8> {
@@ -175,8 +133,7 @@ fn encode(births: &[(Birth, ChunkHash)]) -> Vec<u8> {
         let count = u32::try_from(run.len()).expect("bounded by BIRTHS_PER_RECORD_MAX");
         payload.extend_from_slice(&run[0].0.0.to_le_bytes());
         payload.extend_from_slice(&count.to_le_bytes());
-        run.iter()
-            .for_each(|(_, hash)| payload.extend_from_slice(hash.as_bytes()));
+        run.iter().for_each(|(_, hash)| payload.extend_from_slice(hash.as_bytes()));
     }
     payload
 }
@@ -205,9 +162,8 @@ mod tests {
 
     #[test]
     fn runs_read_back_and_cut_ones_do_not() {
-        let births: Vec<(Birth, ChunkHash)> = [3_u8, 4, 5, 9, 20, 21]
-            .map(|n| (Birth(u64::from(n)), ChunkHash([n; 32])))
-            .to_vec();
+        let births: Vec<(Birth, ChunkHash)> =
+            [3_u8, 4, 5, 9, 20, 21].map(|n| (Birth(u64::from(n)), ChunkHash([n; 32]))).to_vec();
         let payload = encode(&births);
         assert_eq!(payload.len(), 3 * 12 + 6 * 32);
         assert_eq!(decode(&payload), Some(births));

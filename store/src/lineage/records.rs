@@ -30,10 +30,7 @@ pub(super) fn commit_payload(checkpoint: &NewCheckpoint) -> Vec<u8> {
     payload.extend_from_slice(&(checkpoint.chunks.len() as u64).to_le_bytes());
     payload.extend_from_slice(digest.finalize().as_bytes());
     payload.extend_from_slice(&count.to_le_bytes());
-    checkpoint
-        .objects
-        .iter()
-        .for_each(|object| payload.extend_from_slice(object.as_bytes()));
+    checkpoint.objects.iter().for_each(|object| payload.extend_from_slice(object.as_bytes()));
     payload
 }
 
@@ -61,10 +58,7 @@ pub(crate) fn entries_of_commit(lineage: LineageId, payload: &[u8]) -> Option<[E
     let checkpoint = committed(lineage, payload)?;
     let head = Key::Head(lineage, checkpoint.index).encode();
     let commit = Key::Commit(lineage, checkpoint.index).encode();
-    Some([
-        (head, Some(checkpoint.head.0.to_vec())),
-        (commit, Some(payload.to_vec())),
-    ])
+    Some([(head, Some(checkpoint.head.0.to_vec())), (commit, Some(payload.to_vec()))])
 }
 
 #[cfg(test)]
@@ -84,10 +78,7 @@ mod tests {
         };
         let payload = commit_payload(&checkpoint);
         let read = committed(checkpoint.lineage, &payload).unwrap();
-        assert_eq!(
-            (read.index, read.head, read.chunk_count),
-            (checkpoint.index, checkpoint.head, 1)
-        );
+        assert_eq!((read.index, read.head, read.chunk_count), (checkpoint.index, checkpoint.head, 1));
         assert_eq!(read.objects, checkpoint.objects);
         assert_eq!(read.chunks_digest, *blake3::hash(&[6; 32]).as_bytes());
         for length in 0..payload.len() {

@@ -49,14 +49,7 @@ pub(crate) struct Appender {
 impl Appender {
     /// Continues `active`, or opens pack `next` with the first record; `totals` is of the packs that exist.
     pub(crate) fn new(active: Option<ActivePack>, next: PackNumber, totals: PackTotals) -> Self {
-        Self {
-            active,
-            next,
-            totals,
-            buffer: vec![],
-            sealed: vec![],
-            failed: false,
-        }
+        Self { active, next, totals, buffer: vec![], sealed: vec![], failed: false }
     }
 
     /// Adds a record to the batch; it is readable after [`Self::finish`].
@@ -70,14 +63,8 @@ impl Appender {
             return Err(WriteError::SyncFailedBefore);
         }
         let salt = self.room_for_a_record(packs)?;
-        let active = self
-            .active
-            .as_ref()
-            .expect("a pack with room was opened above");
-        let place = Place {
-            pack: active.number,
-            offset: active.length + as_u64(self.buffer.len()),
-        };
+        let active = self.active.as_ref().expect("a pack with room was opened above");
+        let place = Place { pack: active.number, offset: active.length + as_u64(self.buffer.len()) };
         self.buffer.extend_from_slice(&header.encode(salt));
         for part in parts {
             self.buffer.extend_from_slice(part);
@@ -95,11 +82,7 @@ impl Appender {
 
     /// The end of what is written, before a batch.
     pub(crate) fn mark(&self) -> Mark {
-        Mark(
-            self.active
-                .as_ref()
-                .map(|active| (active.number, active.length)),
-        )
+        Mark(self.active.as_ref().map(|active| (active.number, active.length)))
     }
 
     /// Takes a batch back. If it has filled a pack, what it wrote there stays: whole records that nothing names.
@@ -125,9 +108,7 @@ impl Appender {
 
     /// Bytes written and not synced.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
-        self.active
-            .as_ref()
-            .map_or(0, |active| active.length - active.synced)
+        self.active.as_ref().map_or(0, |active| active.length - active.synced)
     }
 
     /// Brings everything written to the disk.
@@ -135,11 +116,7 @@ impl Appender {
         if self.failed {
             return Err(WriteError::SyncFailedBefore);
         }
-        let Some(active) = self
-            .active
-            .as_mut()
-            .filter(|active| active.synced < active.length)
-        else {
+        let Some(active) = self.active.as_mut().filter(|active| active.synced < active.length) else {
             return Ok(());
         };
         if let Err(source) = active.file.sync_data() {
@@ -152,10 +129,7 @@ impl Appender {
 
     /// The synced length of every pack that grew since [`Self::forget_lengths`].
     pub(crate) fn synced_lengths(&self) -> impl Iterator<Item = (PackNumber, u64)> {
-        let active = self
-            .active
-            .as_ref()
-            .map(|active| (active.number, active.synced));
+        let active = self.active.as_ref().map(|active| (active.number, active.synced));
         self.sealed.iter().copied().chain(active)
     }
 
@@ -175,19 +149,11 @@ impl Appender {
         self.write_buffer()?;
         self.sync()?;
         let number = self.next;
-        let (file, salt) = packs
-            .create(number)
-            .map_err(|source| pack_error(number, source))?;
+        let (file, salt) = packs.create(number).map_err(|source| pack_error(number, source))?;
         self.totals.packs += 1;
         self.totals.bytes += PACK_HEADER_BYTES;
         self.next = PackNumber(number.0.checked_add(1).ok_or(WriteError::PacksExhausted)?);
-        let fresh = ActivePack {
-            number,
-            file,
-            salt,
-            length: PACK_HEADER_BYTES,
-            synced: 0,
-        };
+        let fresh = ActivePack { number, file, salt, length: PACK_HEADER_BYTES, synced: 0 };
         if let Some(full) = self.active.replace(fresh) {
             self.sealed.push((full.number, full.synced));
         }
@@ -210,10 +176,7 @@ impl Appender {
 }
 
 fn pack_error(pack: PackNumber, source: io::Error) -> WriteError {
-    if matches!(
-        source.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    ) {
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return WriteError::DiskFull;
     }
     WriteError::Pack(PackError { pack, source })

@@ -28,10 +28,7 @@ pub(crate) struct PackFiles {
 
 impl PackFiles {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self {
-            dir,
-            open: RwLock::new(BTreeMap::new()),
-        }
+        Self { dir, open: RwLock::new(BTreeMap::new()) }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -47,11 +44,7 @@ impl PackFiles {
         let mut packs = vec![];
         for entry in self.dir.read_dir()? {
             let entry = entry?;
-            if let Some(number) = entry
-                .file_name()
-                .to_str()
-                .and_then(PackNumber::of_file_name)
-            {
+            if let Some(number) = entry.file_name().to_str().and_then(PackNumber::of_file_name) {
                 packs.push((number, entry.metadata()?.len()));
             }
         }
@@ -62,40 +55,22 @@ impl PackFiles {
     /// Creates a pack and makes its name durable; replaces nothing.
     pub(crate) fn create(&self, number: PackNumber) -> io::Result<(Arc<File>, Salt)> {
         let path = self.path(number);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         let salt = Salt::random();
-        let written = file
-            .write_all_at(&header::encode(number, salt), 0)
-            .and_then(|()| sync_dir(&self.dir));
+        let written = file.write_all_at(&header::encode(number, salt), 0).and_then(|()| sync_dir(&self.dir));
         if let Err(error) = written {
             // A pack without a header would be reported as damage later; nobody relies on this one yet.
             let _removed = std::fs::remove_file(&path);
             return Err(error);
         }
         let file = Arc::new(file);
-        self.remember(
-            number,
-            OpenPack {
-                file: Arc::clone(&file),
-                salt: Some(salt),
-            },
-        );
+        self.remember(number, OpenPack { file: Arc::clone(&file), salt: Some(salt) });
         Ok((file, salt))
     }
 
     /// The pack, from the open ones or opened now.
     pub(crate) fn open(&self, number: PackNumber) -> io::Result<OpenPack> {
-        let known = self
-            .open
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-            .cloned();
+        let known = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
         if let Some(pack) = known {
             return Ok(pack);
         }
@@ -105,17 +80,11 @@ impl PackFiles {
     }
 
     fn open_unshared(&self, number: PackNumber) -> io::Result<OpenPack> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(number))?;
+        let file = OpenOptions::new().read(true).write(true).open(self.path(number))?;
         let mut bytes = vec![0; usize::try_from(PACK_HEADER_BYTES).unwrap_or(usize::MAX)];
         let length = read_up_to(&file, &mut bytes, 0)?;
         let salt = header::decode(&bytes[..length], number);
-        Ok(OpenPack {
-            file: Arc::new(file),
-            salt,
-        })
+        Ok(OpenPack { file: Arc::new(file), salt })
     }
 
     fn remember(&self, number: PackNumber, pack: OpenPack) {

@@ -73,19 +73,9 @@ impl RecordHeader {
             crc.update(part);
             stored += part.len();
         }
-        assert!(
-            stored <= RECORD_BYTES_MAX,
-            "a record is at most {RECORD_BYTES_MAX} bytes"
-        );
+        assert!(stored <= RECORD_BYTES_MAX, "a record is at most {RECORD_BYTES_MAX} bytes");
         let stored_len = u32::try_from(stored).expect("bounded above");
-        Self {
-            kind,
-            form,
-            decoded_len,
-            stored_len,
-            name,
-            payload_crc: crc.finalize(),
-        }
+        Self { kind, form, decoded_len, stored_len, name, payload_crc: crc.finalize() }
     }
 
     /// The header's bytes in a pack with this salt.
@@ -117,11 +107,7 @@ impl RecordHeader {
             name: array(bytes, 16),
             payload_crc: u32::from_le_bytes(array(bytes, 48)),
         };
-        if header.payload_bytes() > RECORD_BYTES_MAX {
-            Err(HeaderFault)
-        } else {
-            Ok(header)
-        }
+        if header.payload_bytes() > RECORD_BYTES_MAX { Err(HeaderFault) } else { Ok(header) }
     }
 
     /// Payload bytes after the header.
@@ -132,16 +118,9 @@ impl RecordHeader {
 
 impl RecordKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [
-            Self::Chunk,
-            Self::Object,
-            Self::Births,
-            Self::Head,
-            Self::Commit,
-            Self::Note,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == byte)
+        [Self::Chunk, Self::Object, Self::Births, Self::Head, Self::Commit, Self::Note]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -172,20 +151,13 @@ mod tests {
         for bit in 0..HEADER_BYTES * 8 {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                RecordHeader::decode(&bad, salt),
-                Err(HeaderFault),
-                "bit {bit}"
-            );
+            assert_eq!(RecordHeader::decode(&bad, salt), Err(HeaderFault), "bit {bit}");
         }
     }
 
     #[test]
     fn a_header_written_under_another_salt_is_refused() {
-        assert_eq!(
-            RecordHeader::decode(&sample().encode(Salt(1)), Salt(2)),
-            Err(HeaderFault)
-        );
+        assert_eq!(RecordHeader::decode(&sample().encode(Salt(1)), Salt(2)), Err(HeaderFault));
     }
 
     #[test]

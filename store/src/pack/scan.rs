@@ -14,11 +14,7 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) enum ScanEvent<'scan> {
     /// A record whose two checksums are right.
-    Record {
-        offset: u64,
-        header: RecordHeader,
-        payload: &'scan [u8],
-    },
+    Record { offset: u64, header: RecordHeader, payload: &'scan [u8] },
     /// Bytes that belong to no such record.
     Damage { offset: u64, bytes: u64 },
 }
@@ -37,14 +33,7 @@ pub(crate) struct Scanner<'file> {
 impl<'file> Scanner<'file> {
     /// Scans `file` from `at`, where a record is expected, up to `end`.
     pub(crate) fn new(file: &'file File, salt: Salt, at: u64, end: u64) -> Self {
-        Self {
-            file,
-            salt,
-            at,
-            end,
-            window: vec![],
-            window_start: at,
-        }
+        Self { file, salt, at, end, window: vec![], window_start: at }
     }
 
     /// The next record or damaged region; `None` at the end.
@@ -63,16 +52,9 @@ impl<'file> Scanner<'file> {
         self.at = offset + as_u64(length);
         let payload = &self.window[start + HEADER_BYTES..start + length];
         if length < record_bytes || crc32fast::hash(payload) != header.payload_crc {
-            return Ok(Some(ScanEvent::Damage {
-                offset,
-                bytes: as_u64(length),
-            }));
+            return Ok(Some(ScanEvent::Damage { offset, bytes: as_u64(length) }));
         }
-        Ok(Some(ScanEvent::Record {
-            offset,
-            header,
-            payload,
-        }))
+        Ok(Some(ScanEvent::Record { offset, header, payload }))
     }
 
     /// Moves to the next header that is one.
@@ -81,18 +63,12 @@ impl<'file> Scanner<'file> {
         while let Some(found) = self.find_magic(candidate)? {
             if self.header_at(found)?.is_some() {
                 self.at = found;
-                return Ok(ScanEvent::Damage {
-                    offset,
-                    bytes: found - offset,
-                });
+                return Ok(ScanEvent::Damage { offset, bytes: found - offset });
             }
             candidate = found + 1;
         }
         self.at = self.end;
-        Ok(ScanEvent::Damage {
-            offset,
-            bytes: self.end - offset,
-        })
+        Ok(ScanEvent::Damage { offset, bytes: self.end - offset })
     }
 
     fn find_magic(&mut self, from: u64) -> io::Result<Option<u64>> {
@@ -100,10 +76,7 @@ impl<'file> Scanner<'file> {
         while from + as_u64(HEADER_BYTES) <= self.end {
             self.fill(from, HEADER_BYTES)?;
             let searched = &self.window[self.position(from)..];
-            if let Some(at) = searched
-                .windows(MAGIC.len())
-                .position(|bytes| bytes == MAGIC)
-            {
+            if let Some(at) = searched.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) {
                 return Ok(Some(from + as_u64(at)));
             }
             if searched.len() < HEADER_BYTES {
@@ -137,8 +110,7 @@ impl<'file> Scanner<'file> {
 
     /// Where `offset` is in the window that [`Self::fill`] made.
     fn position(&self, offset: u64) -> usize {
-        usize::try_from(offset - self.window_start)
-            .map_or(self.window.len(), |at| at.min(self.window.len()))
+        usize::try_from(offset - self.window_start).map_or(self.window.len(), |at| at.min(self.window.len()))
     }
 }
 

@@ -35,18 +35,12 @@ impl Plan {
         hashes: &[ChunkHash],
         window: &[(Location, usize)],
     ) -> Result<Self, IndexError> {
-        let mut plan = Self {
-            nodes: vec![],
-            levels: vec![],
-            unreadable: vec![],
-        };
+        let mut plan = Self { nodes: vec![], levels: vec![], unreadable: vec![] };
         for (location, position) in window {
             // The same chunk asked for twice has the same place, so its entries are neighbours.
             match plan.nodes.last_mut() {
                 Some(node) if node.hash == hashes[*position] => node.positions.push(*position),
-                _ => plan
-                    .nodes
-                    .push(Node::new(hashes[*position], *location, vec![*position])),
+                _ => plan.nodes.push(Node::new(hashes[*position], *location, vec![*position])),
             }
         }
         if window.iter().all(|(location, _)| location.base.is_none()) {
@@ -54,35 +48,22 @@ impl Plan {
             return Ok(plan);
         }
         let mut chains = Chains::default();
-        plan.nodes
-            .iter()
-            .for_each(|node| chains.insert(node.hash, node.location));
-        chains.resolve(
-            index,
-            plan.nodes
-                .iter()
-                .filter_map(|node| node.location.base)
-                .collect(),
-        )?;
+        plan.nodes.iter().for_each(|node| chains.insert(node.hash, node.location));
+        chains.resolve(index, plan.nodes.iter().filter_map(|node| node.location.base).collect())?;
         plan.follow(&chains);
         Ok(plan)
     }
 
     /// Adds bases until there are none to add, then sorts all nodes into levels.
     fn follow(&mut self, chains: &Chains) {
-        let mut by_hash: HashMap<ChunkHash, usize> = self
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(number, node)| (node.hash, number))
-            .collect();
+        let mut by_hash: HashMap<ChunkHash, usize> =
+            self.nodes.iter().enumerate().map(|(number, node)| (node.hash, number)).collect();
         let mut number = 0;
         while number < self.nodes.len() {
             let location = self.nodes[number].location;
             match chains.depth(&location) {
                 Ok(depth) => {
-                    self.levels
-                        .resize_with(self.levels.len().max(depth + 1), Vec::new);
+                    self.levels.resize_with(self.levels.len().max(depth + 1), Vec::new);
                     self.levels[depth].push(number);
                     self.link_base(number, chains, &mut by_hash);
                 }
@@ -95,12 +76,7 @@ impl Plan {
         }
     }
 
-    fn link_base(
-        &mut self,
-        number: usize,
-        chains: &Chains,
-        by_hash: &mut HashMap<ChunkHash, usize>,
-    ) {
+    fn link_base(&mut self, number: usize, chains: &Chains, by_hash: &mut HashMap<ChunkHash, usize>) {
         let Some(base) = self.nodes[number].location.base else {
             return;
         };
@@ -152,12 +128,6 @@ impl Plan {
 
 impl Node {
     fn new(hash: ChunkHash, location: Location, positions: Vec<usize>) -> Self {
-        Self {
-            hash,
-            location,
-            positions,
-            base: None,
-            is_base: false,
-        }
+        Self { hash, location, positions, base: None, is_base: false }
     }
 }

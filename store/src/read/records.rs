@@ -50,11 +50,7 @@ impl Store {
                 return Ok(());
             }
             Err(source) => {
-                return Err(PackError {
-                    pack: number,
-                    source,
-                }
-                .into());
+                return Err(PackError { pack: number, source }.into());
             }
         };
         let Some(salt) = pack.salt else {
@@ -98,11 +94,7 @@ fn run_length(items: &[Item]) -> usize {
 /// Reads from the first item to the end of the last, or to the end of the pack.
 fn fill(pack: &OpenPack, items: &[Item], buffer: &mut Vec<u8>) -> io::Result<()> {
     let origin = items[0].1.place.offset;
-    let end = items
-        .iter()
-        .map(|(_, location)| record_end(location))
-        .max()
-        .unwrap_or(origin);
+    let end = items.iter().map(|(_, location)| record_end(location)).max().unwrap_or(origin);
     // A location may be wrong: no more is allocated than the pack has.
     let available = end.min(pack.file.metadata()?.len()).saturating_sub(origin);
     buffer.resize(usize::try_from(available).unwrap_or(0), 0);
@@ -122,31 +114,19 @@ fn check<'read>(
     let (name, location) = item;
     let start = usize::try_from(location.place.offset - origin).unwrap_or(usize::MAX);
     let bytes = buffer.get(start..).ok_or(BadCause::Truncated)?;
-    let (header, rest) = bytes
-        .split_first_chunk::<HEADER_BYTES>()
-        .ok_or(BadCause::Truncated)?;
+    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(BadCause::Truncated)?;
     let header = RecordHeader::decode(header, salt).map_err(|_| BadCause::Header)?;
     if !location.is_of(&header, kind, name) {
         return Err(BadCause::OtherRecord);
     }
-    let payload = rest
-        .get(..header.payload_bytes())
-        .ok_or(BadCause::Truncated)?;
+    let payload = rest.get(..header.payload_bytes()).ok_or(BadCause::Truncated)?;
     if crc32fast::hash(payload) != header.payload_crc {
         return Err(BadCause::Payload);
     }
     let is_patch = kind == RecordKind::Chunk && header.form == Form::Patch as u8;
-    let base = if is_patch {
-        payload.first_chunk::<32>()
-    } else {
-        None
-    };
+    let base = if is_patch { payload.first_chunk::<32>() } else { None };
     let same_base = base == location.base.as_ref().map(|base| base.as_bytes());
-    if same_base {
-        Ok((header, payload))
-    } else {
-        Err(BadCause::OtherRecord)
-    }
+    if same_base { Ok((header, payload)) } else { Err(BadCause::OtherRecord) }
 }
 
 fn record_end(location: &Location) -> u64 {

@@ -45,10 +45,8 @@ pub(crate) fn write_checkpoint(
         store.put_chunks(part)?;
         progress();
     }
-    let births: Vec<(Birth, ChunkHash)> = (index * CHECKPOINT_PAGES..)
-        .map(Birth)
-        .zip(chunks.iter().map(VerifiedChunk::hash))
-        .collect();
+    let births: Vec<(Birth, ChunkHash)> =
+        (index * CHECKPOINT_PAGES..).map(Birth).zip(chunks.iter().map(VerifiedChunk::hash)).collect();
     store.put_births(LINEAGE, &births)?;
     let delta = store.put_object(ObjectKind(1), &delta_bytes(index))?;
     let head = store.put_object(ObjectKind(2), &head_bytes(index))?;
@@ -69,28 +67,13 @@ pub(crate) fn assert_complete(store: &Store, index: u64) {
     let hash_of = |bytes: &[u8]| ObjectHash(*blake3::hash(bytes).as_bytes());
     assert_eq!(committed.head, hash_of(&head_bytes(index)));
     assert_eq!(committed.objects, [hash_of(&delta_bytes(index))]);
-    assert_eq!(
-        store.object(committed.head).unwrap().unwrap(),
-        (ObjectKind(2), head_bytes(index))
-    );
-    assert_eq!(
-        store.object(committed.objects[0]).unwrap().unwrap(),
-        (ObjectKind(1), delta_bytes(index))
-    );
+    assert_eq!(store.object(committed.head).unwrap().unwrap(), (ObjectKind(2), head_bytes(index)));
+    assert_eq!(store.object(committed.objects[0]).unwrap().unwrap(), (ObjectKind(1), delta_bytes(index)));
     let chunks = checkpoint_chunks(index);
     let hashes: Vec<ChunkHash> = chunks.iter().map(VerifiedChunk::hash).collect();
-    let births: Vec<Birth> = (index * CHECKPOINT_PAGES..)
-        .map(Birth)
-        .take(hashes.len())
-        .collect();
+    let births: Vec<Birth> = (index * CHECKPOINT_PAGES..).map(Birth).take(hashes.len()).collect();
     let known = store.births(LINEAGE, &births).unwrap();
-    assert!(
-        known
-            .iter()
-            .zip(&hashes)
-            .all(|(known, hash)| *known == Some(*hash)),
-        "births of {index}"
-    );
+    assert!(known.iter().zip(&hashes).all(|(known, hash)| *known == Some(*hash)), "births of {index}");
     let mut seen = 0;
     store
         .read_chunks(&hashes, |position, read| match read {
@@ -106,8 +89,5 @@ pub(crate) fn assert_complete(store: &Store, index: u64) {
 
 /// Whether a failure is that the disk is full, of packs or of the index.
 pub(crate) fn is_disk_full(error: &WriteError) -> bool {
-    matches!(
-        error,
-        WriteError::DiskFull | WriteError::Index(IndexError::DiskFull)
-    )
+    matches!(error, WriteError::DiskFull | WriteError::Index(IndexError::DiskFull))
 }

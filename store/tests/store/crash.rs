@@ -32,11 +32,7 @@ fn acknowledged_checkpoints_survive_sigkill() {
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         (0..acknowledged).for_each(|index| assert_complete(&store, index));
         let report = store.verify().unwrap();
-        assert_eq!(
-            (report.bad_chunk_count, report.bad_object_count),
-            (0, 0),
-            "round {round}"
-        );
+        assert_eq!((report.bad_chunk_count, report.bad_object_count), (0, 0), "round {round}");
         assert_eq!(store.open_report().damaged_count, 0);
         assert_eq!(store.open_report().short_packs, []);
         assert_eq!(store.stats().unwrap().chunks, report.chunks_good);
@@ -47,10 +43,7 @@ fn acknowledged_checkpoints_survive_sigkill() {
 /// The child: goes on where the store ends, and says what it has done.
 fn write_until_killed(dir: &Path) -> ! {
     let store = Store::open(dir, StoreOptions::default()).unwrap();
-    let next = store
-        .latest(LINEAGE)
-        .unwrap()
-        .map_or(0, |latest| latest.index.0 + 1);
+    let next = store.latest(LINEAGE).unwrap().map_or(0, |latest| latest.index.0 + 1);
     let mut out = std::io::stdout();
     for index in next.. {
         write_checkpoint(&store, index, || {
@@ -73,9 +66,7 @@ fn run_and_kill(dir: &Path, lines: usize) -> (u64, bool) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut acknowledged = 0;
     let mut under_way = false;
     let mut take = |line: &str| match line.strip_prefix("ACKNOWLEDGED ") {
@@ -112,11 +103,7 @@ fn acknowledged_checkpoints_survive_the_loss_of_all_unsynced_bytes() {
         copy_dir(dir.path(), copy.path());
         // What a disk keeps of unsynced writes is any prefix with any holes.
         let length = synced + (written - synced) * round / 11;
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(copy.path().join(pack))
-            .unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open(copy.path().join(pack)).unwrap();
         file.set_len(length).unwrap();
         let hole = length.saturating_sub(8000 + 4096 * (round % 3)).max(synced);
         if round % 2 == 1 && hole < length {
@@ -128,16 +115,9 @@ fn acknowledged_checkpoints_survive_the_loss_of_all_unsynced_bytes() {
         assert_complete(&reopened, 0);
         assert_complete(&reopened, 1);
         let report = reopened.verify().unwrap();
-        assert_eq!(
-            report.bad_chunk_count, 0,
-            "round {round}: {:?}",
-            report.bad_chunks
-        );
+        assert_eq!(report.bad_chunk_count, 0, "round {round}: {:?}", report.bad_chunks);
         assert_eq!(reopened.open_report().short_packs, [], "round {round}");
-        assert_eq!(
-            reopened.latest(LINEAGE).unwrap().unwrap().index,
-            CheckpointIndex(1)
-        );
+        assert_eq!(reopened.latest(LINEAGE).unwrap().unwrap().index, CheckpointIndex(1));
         // And it goes on.
         write_checkpoint(&reopened, 2, || {}).unwrap();
         assert_complete(&reopened, 2);

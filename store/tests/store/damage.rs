@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, ObjectHash};
 use pageswarm_store::{
-    BadCause, ChunkRead, IndexError, ObjectKind, OpenError, PackNumber, ReadError, Store,
-    StoreOptions, VerifiedChunk,
+    BadCause, ChunkRead, IndexError, ObjectKind, OpenError, PackNumber, ReadError, Store, StoreOptions,
+    VerifiedChunk,
 };
 
 use crate::checkpoints::{assert_complete, write_checkpoint};
@@ -67,21 +67,9 @@ fn a_flipped_byte_of_a_payload_is_named_and_the_chunk_can_be_put_again() {
     let reported = store.take_bad_chunks();
     assert_eq!(reported.len(), 1);
     let place = reported[0].place.unwrap();
-    assert_eq!(
-        (reported[0].hash, place.pack, place.offset),
-        (chunks[3].hash(), PackNumber(1), offset)
-    );
-    assert!(
-        reported[0]
-            .to_string()
-            .contains(&format!("at offset {offset} of pack 1")),
-        "{}",
-        reported[0]
-    );
-    assert_eq!(
-        store.contains_many(&hashes(&chunks[2..5])).unwrap(),
-        [true, false, true]
-    );
+    assert_eq!((reported[0].hash, place.pack, place.offset), (chunks[3].hash(), PackNumber(1), offset));
+    assert!(reported[0].to_string().contains(&format!("at offset {offset} of pack 1")), "{}", reported[0]);
+    assert_eq!(store.contains_many(&hashes(&chunks[2..5])).unwrap(), [true, false, true]);
     assert!(store.read_chunk(chunks[3].hash()).unwrap().is_none());
     assert_eq!(store.put_chunks(&chunks).unwrap().stored, 1);
     assert_eq!(bad_positions(&store, &chunks), []);
@@ -100,19 +88,12 @@ fn a_flipped_byte_of_a_record_header_is_named_wherever_it_is() {
     for at in 0..RECORD_HEADER_BYTES {
         flip(&pack_path(dir.path()), offset + at);
         let store = open(dir.path());
-        assert_eq!(
-            bad_positions(&store, &chunks),
-            [(5, BadCause::Header)],
-            "byte {at}"
-        );
+        assert_eq!(bad_positions(&store, &chunks), [(5, BadCause::Header)], "byte {at}");
         store.put_chunks(&chunks[5..6]).unwrap();
         store.close().unwrap();
         // Undo, and forget that the chunk was put again.
         flip(&pack_path(dir.path()), offset + at);
-        let pack = fs::OpenOptions::new()
-            .write(true)
-            .open(pack_path(dir.path()))
-            .unwrap();
+        let pack = fs::OpenOptions::new().write(true).open(pack_path(dir.path())).unwrap();
         pack.set_len(PACK_HEADER_BYTES + 10 * RECORD_BYTES).unwrap();
         drop(Store::reindex(dir.path(), StoreOptions::default()).unwrap());
     }
@@ -128,9 +109,7 @@ fn a_damaged_header_costs_a_rebuilt_index_one_record_and_no_more() {
     let held = store.contains_many(&hashes(&chunks)).unwrap();
     assert_eq!(held.iter().filter(|held| **held).count(), 9);
     assert!(!held[5]);
-    let [region] = store.open_report().damaged[..] else {
-        panic!("{:?}", store.open_report())
-    };
+    let [region] = store.open_report().damaged[..] else { panic!("{:?}", store.open_report()) };
     assert_eq!((region.place.offset, region.bytes), (offset, RECORD_BYTES));
 }
 
@@ -139,9 +118,7 @@ fn a_page_that_contains_a_record_does_not_become_one() {
     // A stranger's page: the whole record of a head, as another store has written it.
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store
-        .record_head(LINEAGE, CheckpointIndex(0), ObjectHash([6; 32]))
-        .unwrap();
+    store.record_head(LINEAGE, CheckpointIndex(0), ObjectHash([6; 32])).unwrap();
     store.close().unwrap();
     let pack = fs::read(pack_path(dir.path())).unwrap();
     let record = &pack[usize::try_from(PACK_HEADER_BYTES).unwrap()..];
@@ -170,23 +147,12 @@ fn a_lost_base_makes_its_dependants_bad_and_all_can_be_put_again() {
     let store = open(dir.path());
     store.put_chunks(&chunks).unwrap();
     store.close().unwrap();
-    flip(
-        &pack_path(dir.path()),
-        PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 5,
-    );
+    flip(&pack_path(dir.path()), PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 5);
     let store = open(dir.path());
     let bad = bad_positions(&store, &chunks);
     assert_eq!(bad.len(), 4);
     assert_eq!(bad[0], (0, BadCause::Payload));
-    assert_eq!(
-        bad[3],
-        (
-            3,
-            BadCause::BaseLost {
-                base: chunks[2].hash()
-            }
-        )
-    );
+    assert_eq!(bad[3], (3, BadCause::BaseLost { base: chunks[2].hash() }));
     assert_eq!(store.put_chunks(&chunks).unwrap().stored, 4);
     assert_eq!(bad_positions(&store, &chunks), []);
 }
@@ -197,20 +163,10 @@ fn a_pack_cut_short_loses_what_was_cut_and_says_so() {
     let chunks = ten_pages(dir.path());
     let length = fs::metadata(pack_path(dir.path())).unwrap().len();
     let cut = PACK_HEADER_BYTES + 7 * RECORD_BYTES + 100;
-    fs::OpenOptions::new()
-        .write(true)
-        .open(pack_path(dir.path()))
-        .unwrap()
-        .set_len(cut)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(pack_path(dir.path())).unwrap().set_len(cut).unwrap();
     let store = open(dir.path());
-    let [short] = store.open_report().short_packs[..] else {
-        panic!("{:?}", store.open_report())
-    };
-    assert_eq!(
-        (short.pack, short.bytes, short.bytes_known),
-        (PackNumber(1), cut, length)
-    );
+    let [short] = store.open_report().short_packs[..] else { panic!("{:?}", store.open_report()) };
+    assert_eq!((short.pack, short.bytes, short.bytes_known), (PackNumber(1), cut, length));
     assert_eq!(store.open_report().chunks_lost, 3);
     let held = store.contains_many(&hashes(&chunks)).unwrap();
     assert_eq!(held, [[true; 7].as_slice(), &[false; 3]].concat());
@@ -239,11 +195,7 @@ fn a_torn_tail_is_cut_off_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let chunks = ten_pages(dir.path());
     let whole = fs::read(pack_path(dir.path())).unwrap();
-    let torn = [
-        &whole[..],
-        &whole[usize::try_from(PACK_HEADER_BYTES).unwrap()..][..3000],
-    ]
-    .concat();
+    let torn = [&whole[..], &whole[usize::try_from(PACK_HEADER_BYTES).unwrap()..][..3000]].concat();
     fs::write(pack_path(dir.path()), &torn).unwrap();
     let store = open(dir.path());
     assert_eq!(store.open_report().torn_bytes, 3000);
@@ -266,16 +218,10 @@ fn a_damaged_object_is_named_and_can_be_put_again() {
     let delta = page(5);
     let hash = store.put_object(ObjectKind(3), &delta).unwrap();
     store.close().unwrap();
-    flip(
-        &pack_path(dir.path()),
-        PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 9,
-    );
+    flip(&pack_path(dir.path()), PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 9);
     let store = open(dir.path());
     let error = store.object(hash).unwrap_err();
-    assert!(
-        matches!(error, ReadError::BadObject { hash: named, .. } if named == hash),
-        "{error}"
-    );
+    assert!(matches!(error, ReadError::BadObject { hash: named, .. } if named == hash), "{error}");
     assert!(store.object(hash).unwrap().is_none());
     assert_eq!(store.put_object(ObjectKind(3), &delta).unwrap(), hash);
     assert_eq!(store.object(hash).unwrap().unwrap(), (ObjectKind(3), delta));
@@ -308,28 +254,18 @@ fn a_damaged_index_table_is_noticed_and_packs_rebuild_it() {
     let noticed = match Store::open(dir.path(), StoreOptions::default()) {
         Err(OpenError::Index(IndexError::Damaged(_))) => true,
         Err(error) => panic!("{error}"),
-        Ok(store) => matches!(
-            store.verify(),
-            Err(ReadError::Index(IndexError::Damaged(_)))
-        ),
+        Ok(store) => matches!(store.verify(), Err(ReadError::Index(IndexError::Damaged(_)))),
     };
     assert!(noticed);
     let store = Store::reindex(dir.path(), StoreOptions::default()).unwrap();
     (0..3).for_each(|index| assert_complete(&store, index));
     let after = store.stats().unwrap();
-    assert_eq!(
-        (after.chunks, after.chunk_bytes_stored),
-        (before.chunks, before.chunk_bytes_stored)
-    );
+    assert_eq!((after.chunks, after.chunk_bytes_stored), (before.chunks, before.chunk_bytes_stored));
     assert_eq!(store.verify().unwrap().chunks_good, before.chunks);
 }
 
 fn index_file(dir: &Path, extension: &str) -> PathBuf {
-    let files = fs::read_dir(dir.join("index"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(dir.join("index")).unwrap().map(|entry| entry.unwrap().path());
     let matching = files.filter(|path| path.extension().is_some_and(|found| found == extension));
-    matching
-        .max_by_key(|path| fs::metadata(path).unwrap().len())
-        .unwrap()
+    matching.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
 }

@@ -12,28 +12,11 @@ fn what_is_held_is_not_written_again() {
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let chunks = plain_pages(0..5);
     let twice = [&chunks[..], &chunks[..]].concat();
-    assert_eq!(
-        store.put_chunks(&twice).unwrap(),
-        PutReport {
-            stored: 5,
-            duplicates: 5,
-            reencoded: 0
-        }
-    );
+    assert_eq!(store.put_chunks(&twice).unwrap(), PutReport { stored: 5, duplicates: 5, reencoded: 0 });
     let bytes = store.stats().unwrap().pack_bytes;
-    assert_eq!(
-        store.put_chunks(&chunks).unwrap(),
-        PutReport {
-            stored: 0,
-            duplicates: 5,
-            reencoded: 0
-        }
-    );
+    assert_eq!(store.put_chunks(&chunks).unwrap(), PutReport { stored: 0, duplicates: 5, reencoded: 0 });
     let stats = store.stats().unwrap();
-    assert_eq!(
-        (stats.pack_bytes, stats.duplicates, stats.chunks),
-        (bytes, 10, 5)
-    );
+    assert_eq!((stats.pack_bytes, stats.duplicates, stats.chunks), (bytes, 10, 5));
     assert_eq!(stats.chunk_bytes_decoded, 5 * 4096);
 }
 
@@ -45,8 +28,7 @@ fn chains_end_at_the_limit_and_every_version_reads_back() {
     let mut chunks = vec![plain(&versions[0])];
     chunks.extend((1..12).map(|step| patch(&versions[step], &versions[step - 1])));
     let (first, second) = chunks.split_at(7);
-    let reencoded =
-        store.put_chunks(first).unwrap().reencoded + store.put_chunks(second).unwrap().reencoded;
+    let reencoded = store.put_chunks(first).unwrap().reencoded + store.put_chunks(second).unwrap().reencoded;
     assert_eq!(reencoded, 11 / (CHAIN_DEPTH_MAX as u64 + 1));
     let hashes: Vec<_> = chunks.iter().map(VerifiedChunk::hash).collect();
     let mut forms = vec![None; hashes.len()];
@@ -56,10 +38,7 @@ fn chains_end_at_the_limit_and_every_version_reads_back() {
             other => panic!("{position}: {other:?}"),
         })
         .unwrap();
-    let patches = forms
-        .iter()
-        .filter(|form| matches!(form, Some(Encoding::Patch { .. })))
-        .count();
+    let patches = forms.iter().filter(|form| matches!(form, Some(Encoding::Patch { .. }))).count();
     assert_eq!(patches, 12 - 3, "{forms:?}");
     for (hash, version) in hashes.iter().zip(&versions) {
         assert_eq!(store.read_chunk(*hash).unwrap().as_ref(), Some(version));
@@ -72,20 +51,10 @@ fn a_patch_on_a_base_that_is_not_held_is_stored_without_it() {
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let chunk = patch(&stepped_page(1, 3), &page(1));
     assert!(matches!(chunk.encoded().encoding, Encoding::Patch { .. }));
-    assert_eq!(
-        store
-            .put_chunks(std::slice::from_ref(&chunk))
-            .unwrap()
-            .reencoded,
-        1
-    );
+    assert_eq!(store.put_chunks(std::slice::from_ref(&chunk)).unwrap().reencoded, 1);
     let mut stored = None;
-    store
-        .read_encoded(&[chunk.hash()], |_, read| stored = Some(read))
-        .unwrap();
-    let Some(EncodedRead::Held(encoded)) = stored else {
-        panic!("{stored:?}")
-    };
+    store.read_encoded(&[chunk.hash()], |_, read| stored = Some(read)).unwrap();
+    let Some(EncodedRead::Held(encoded)) = stored else { panic!("{stored:?}") };
     let again = VerifiedChunk::decode(&mut Decoder::new(), chunk.hash(), encoded, None).unwrap();
     assert_eq!(again.decoded().bytes(), stepped_page(1, 3));
 }
@@ -99,8 +68,6 @@ fn the_same_chunk_asked_for_many_times_comes_as_often() {
     store.put_chunks(&[plain(&base), chunk.clone()]).unwrap();
     let hashes = vec![chunk.hash(); 3000];
     let mut visits = vec![0; hashes.len()];
-    store
-        .read_chunks(&hashes, |position, _| visits[position] += 1)
-        .unwrap();
+    store.read_chunks(&hashes, |position, _| visits[position] += 1).unwrap();
     assert!(visits.iter().all(|visits| *visits == 1));
 }

@@ -4,9 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use pageswarm_store::{
-    CommitError, DirectoryError, IndexError, OpenError, Store, StoreOptions, WriteError,
-};
+use pageswarm_store::{CommitError, DirectoryError, IndexError, OpenError, Store, StoreOptions, WriteError};
 
 use crate::checkpoints::{assert_complete, is_disk_full, write_checkpoint};
 use crate::pages::plain_pages;
@@ -19,16 +17,11 @@ impl Tmpfs {
     /// `None`, with a visible reason, where mounting is not allowed.
     fn mount(test: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
-            .arg(dir.path())
-            .output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"]).arg(dir.path()).output();
         match mounted {
             Ok(output) if output.status.success() => return Some(Self { dir }),
-            Ok(output) => eprintln!(
-                "SKIP {test}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            ),
+            Ok(output) => eprintln!("SKIP {test}: {}", String::from_utf8_lossy(&output.stderr).trim()),
             Err(error) => eprintln!("SKIP {test}: mount cannot be run: {error}"),
         }
         None
@@ -36,14 +29,7 @@ impl Tmpfs {
 
     fn remount(&self, option: &str) {
         let options = format!("remount,{option}");
-        assert!(
-            Command::new("mount")
-                .args(["-o", &options])
-                .arg(self.path())
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.path()).status().unwrap().success());
     }
 
     fn path(&self) -> &Path {
@@ -71,8 +57,7 @@ fn write_until_refused(store: &Store) -> (u64, WriteError) {
 
 #[test]
 fn a_full_disk_keeps_what_is_acknowledged_and_room_lets_it_go_on() {
-    let Some(disk) = Tmpfs::mount("a_full_disk_keeps_what_is_acknowledged_and_room_lets_it_go_on")
-    else {
+    let Some(disk) = Tmpfs::mount("a_full_disk_keeps_what_is_acknowledged_and_room_lets_it_go_on") else {
         return;
     };
     let store = Store::open(disk.path(), StoreOptions::default()).unwrap();
@@ -92,9 +77,7 @@ fn a_full_disk_keeps_what_is_acknowledged_and_room_lets_it_go_on() {
 
 #[test]
 fn a_disk_full_store_goes_on_in_the_same_process_once_there_is_room() {
-    let Some(disk) =
-        Tmpfs::mount("a_disk_full_store_goes_on_in_the_same_process_once_there_is_room")
-    else {
+    let Some(disk) = Tmpfs::mount("a_disk_full_store_goes_on_in_the_same_process_once_there_is_room") else {
         return;
     };
     let store = Store::open(disk.path(), StoreOptions::default()).unwrap();
@@ -110,21 +93,14 @@ fn a_disk_full_store_goes_on_in_the_same_process_once_there_is_room() {
     assert_eq!(store.stats().unwrap().pack_bytes, packs.len());
     disk.remount("size=120m");
     let chunks = store.stats().unwrap().chunks;
-    assert_eq!(
-        store
-            .put_chunks(&plain_pages(chunks..chunks + 500))
-            .unwrap()
-            .stored,
-        500
-    );
+    assert_eq!(store.put_chunks(&plain_pages(chunks..chunks + 500)).unwrap().stored, 500);
     store.sync().unwrap();
     assert_eq!(store.verify().unwrap().chunks_good, chunks + 500);
 }
 
 #[test]
 fn a_disk_without_room_or_right_to_write_is_refused_in_words() {
-    let Some(disk) = Tmpfs::mount("a_disk_without_room_or_right_to_write_is_refused_in_words")
-    else {
+    let Some(disk) = Tmpfs::mount("a_disk_without_room_or_right_to_write_is_refused_in_words") else {
         return;
     };
     drop(Store::open(disk.path(), StoreOptions::default()).unwrap());
@@ -134,42 +110,24 @@ fn a_disk_without_room_or_right_to_write_is_refused_in_words() {
     let error = Store::open(disk.path(), StoreOptions::default()).unwrap_err();
     let is_full = matches!(
         error,
-        OpenError::Directory(DirectoryError::DiskFull { .. })
-            | OpenError::Index(IndexError::DiskFull)
+        OpenError::Directory(DirectoryError::DiskFull { .. }) | OpenError::Index(IndexError::DiskFull)
     );
     assert!(is_full, "{error:?}");
     std::fs::remove_file(&filler).unwrap();
     drop(file);
     disk.remount("ro");
     let error = Store::open(disk.path(), StoreOptions::default()).unwrap_err();
-    assert!(
-        matches!(error, OpenError::Directory(DirectoryError::Denied { .. })),
-        "{error:?}"
-    );
-    assert!(
-        error.to_string().starts_with("no permission to use"),
-        "{error}"
-    );
+    assert!(matches!(error, OpenError::Directory(DirectoryError::Denied { .. })), "{error:?}");
+    assert!(error.to_string().starts_with("no permission to use"), "{error}");
 }
 
 #[test]
 fn a_quota_stops_intake_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions {
-        quota_bytes: Some(3_000_000),
-    };
+    let options = StoreOptions { quota_bytes: Some(3_000_000) };
     let store = Store::open(dir.path(), options).unwrap();
     let (acknowledged, error) = write_until_refused(&store);
-    assert!(
-        matches!(
-            error,
-            WriteError::QuotaReached {
-                quota_bytes: 3_000_000,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, WriteError::QuotaReached { quota_bytes: 3_000_000, .. }), "{error}");
     assert!(acknowledged >= 3, "{acknowledged}");
     let stats = store.stats().unwrap();
     assert!(stats.pack_bytes <= 3_000_000 + 4096, "{}", stats.pack_bytes);

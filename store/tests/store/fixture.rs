@@ -20,26 +20,13 @@ fn a_store_of_version_1_opens_with_all_it_had() {
     assert_eq!(store.open_report().records_recovered, 8);
     assert_eq!(store.open_report().damaged_count, 0);
     let versions: Vec<Vec<u8>> = (0..2).map(|steps| stepped_page(1, steps)).collect();
-    let chunks = [
-        plain(&versions[0]),
-        patch(&versions[1], &versions[0]),
-        plain(&[5; 4096]),
-    ];
+    let chunks = [plain(&versions[0]), patch(&versions[1], &versions[0]), plain(&[5; 4096])];
     for chunk in &chunks {
-        assert_eq!(
-            store.read_chunk(chunk.hash()).unwrap().unwrap(),
-            chunk.decoded().bytes()
-        );
+        assert_eq!(store.read_chunk(chunk.hash()).unwrap().unwrap(), chunk.decoded().bytes());
     }
     let committed = store.latest(LINEAGE).unwrap().unwrap();
-    assert_eq!(
-        (committed.index, committed.chunk_count),
-        (CheckpointIndex(3), 3)
-    );
-    assert_eq!(
-        store.object(committed.head).unwrap().unwrap(),
-        (ObjectKind(2), b"head".to_vec())
-    );
+    assert_eq!((committed.index, committed.chunk_count), (CheckpointIndex(3), 3));
+    assert_eq!(store.object(committed.head).unwrap().unwrap(), (ObjectKind(2), b"head".to_vec()));
     assert_eq!(
         store.births(LINEAGE, &[Birth(10), Birth(11)]).unwrap(),
         [0, 1].map(|at| Some(chunks[at].hash()))

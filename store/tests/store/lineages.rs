@@ -16,54 +16,22 @@ fn hash(byte: u8) -> ChunkHash {
 fn births_lead_both_ways_and_back_to_the_latest() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    let births = [
-        (Birth(0), hash(1)),
-        (Birth(1), hash(2)),
-        (Birth(7), hash(1)),
-    ];
+    let births = [(Birth(0), hash(1)), (Birth(1), hash(2)), (Birth(7), hash(1))];
     store.put_births(LINEAGE, &births).unwrap();
     store.put_births(LINEAGE, &births).unwrap();
-    store
-        .put_births(LINEAGE, &[(Birth(5), hash(1)), (Birth(9), hash(2))])
-        .unwrap();
+    store.put_births(LINEAGE, &[(Birth(5), hash(1)), (Birth(9), hash(2))]).unwrap();
     store.put_births(OTHER, &[(Birth(0), hash(3))]).unwrap();
     let check = |store: &Store| {
         let asked = [0, 1, 2, 5, 7, 9].map(Birth);
         let known = store.births(LINEAGE, &asked).unwrap();
-        assert_eq!(
-            known,
-            [
-                Some(hash(1)),
-                Some(hash(2)),
-                None,
-                Some(hash(1)),
-                Some(hash(1)),
-                Some(hash(2))
-            ]
-        );
-        let back = store
-            .births_of(LINEAGE, &[hash(1), hash(2), hash(3)])
-            .unwrap();
+        assert_eq!(known, [Some(hash(1)), Some(hash(2)), None, Some(hash(1)), Some(hash(1)), Some(hash(2))]);
+        let back = store.births_of(LINEAGE, &[hash(1), hash(2), hash(3)]).unwrap();
         assert_eq!(back, [Some(Birth(7)), Some(Birth(9)), None]);
-        assert_eq!(
-            store.births_of(OTHER, &[hash(3)]).unwrap(),
-            [Some(Birth(0))]
-        );
+        assert_eq!(store.births_of(OTHER, &[hash(3)]).unwrap(), [Some(Birth(0))]);
     };
     check(&store);
-    let error = store
-        .put_births(LINEAGE, &[(Birth(20), hash(4)), (Birth(1), hash(5))])
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            WriteError::BirthConflict {
-                birth: Birth(1),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = store.put_births(LINEAGE, &[(Birth(20), hash(4)), (Birth(1), hash(5))]).unwrap_err();
+    assert!(matches!(error, WriteError::BirthConflict { birth: Birth(1), .. }), "{error}");
     assert_eq!(store.births(LINEAGE, &[Birth(20)]).unwrap(), [None]);
     store.close().unwrap();
     check(&Store::open(dir.path(), StoreOptions::default()).unwrap());
@@ -75,45 +43,25 @@ fn a_second_head_of_a_checkpoint_is_equivocation() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let (first, second) = (ObjectHash([1; 32]), ObjectHash([2; 32]));
-    store
-        .record_head(LINEAGE, CheckpointIndex(4), first)
-        .unwrap();
-    store
-        .record_head(LINEAGE, CheckpointIndex(4), first)
-        .unwrap();
-    let error = store
-        .record_head(LINEAGE, CheckpointIndex(4), second)
-        .unwrap_err();
+    store.record_head(LINEAGE, CheckpointIndex(4), first).unwrap();
+    store.record_head(LINEAGE, CheckpointIndex(4), first).unwrap();
+    let error = store.record_head(LINEAGE, CheckpointIndex(4), second).unwrap_err();
     assert!(
         matches!(error, CommitError::Equivocation { index: CheckpointIndex(4), held, offered, .. }
             if held == first && offered == second),
         "{error}"
     );
     let head = store.put_object(ObjectKind(2), b"another head").unwrap();
-    let mut checkpoint = NewCheckpoint {
-        lineage: LINEAGE,
-        index: CheckpointIndex(4),
-        head,
-        objects: vec![],
-        chunks: vec![],
-    };
-    assert!(matches!(
-        store.commit_checkpoint(&checkpoint),
-        Err(CommitError::Equivocation { .. })
-    ));
+    let mut checkpoint =
+        NewCheckpoint { lineage: LINEAGE, index: CheckpointIndex(4), head, objects: vec![], chunks: vec![] };
+    assert!(matches!(store.commit_checkpoint(&checkpoint), Err(CommitError::Equivocation { .. })));
     assert!(store.latest(LINEAGE).unwrap().is_none());
     checkpoint.index = CheckpointIndex(5);
     store.commit_checkpoint(&checkpoint).unwrap();
     store.commit_checkpoint(&checkpoint).unwrap();
     let heads = store.heads(LINEAGE, CheckpointIndex(0), 10).unwrap();
-    assert_eq!(
-        heads,
-        [(CheckpointIndex(4), first), (CheckpointIndex(5), head)]
-    );
-    assert_eq!(
-        store.heads(LINEAGE, CheckpointIndex(5), 10).unwrap(),
-        heads[1..]
-    );
+    assert_eq!(heads, [(CheckpointIndex(4), first), (CheckpointIndex(5), head)]);
+    assert_eq!(store.heads(LINEAGE, CheckpointIndex(5), 10).unwrap(), heads[1..]);
     assert_eq!(store.head(OTHER, CheckpointIndex(4)).unwrap(), None);
 }
 
@@ -139,16 +87,8 @@ fn what_a_checkpoint_relies_on_must_be_held() {
     checkpoint.objects.clear();
     checkpoint.chunks = vec![chunks[0].hash(), hash(8), hash(9)];
     let error = store.commit_checkpoint(&checkpoint).unwrap_err();
-    assert!(
-        matches!(error, CommitError::ChunksMissing { count: 2, first } if first == hash(8)),
-        "{error}"
-    );
-    assert!(
-        store
-            .checkpoint(LINEAGE, CheckpointIndex(0))
-            .unwrap()
-            .is_none()
-    );
+    assert!(matches!(error, CommitError::ChunksMissing { count: 2, first } if first == hash(8)), "{error}");
+    assert!(store.checkpoint(LINEAGE, CheckpointIndex(0)).unwrap().is_none());
     checkpoint.chunks.truncate(1);
     store.commit_checkpoint(&checkpoint).unwrap();
 }
@@ -160,27 +100,13 @@ fn lineages_and_their_latest_checkpoints_are_listed() {
     assert_eq!(store.lineages().unwrap(), []);
     for byte in [3, 1, 255, 2] {
         for index in [0, 300, 7] {
-            store
-                .record_head(
-                    LineageId([byte; 32]),
-                    CheckpointIndex(index),
-                    ObjectHash([byte; 32]),
-                )
-                .unwrap();
+            store.record_head(LineageId([byte; 32]), CheckpointIndex(index), ObjectHash([byte; 32])).unwrap();
         }
     }
-    let listed: Vec<u8> = store
-        .lineages()
-        .unwrap()
-        .iter()
-        .map(|lineage| lineage.0[0])
-        .collect();
+    let listed: Vec<u8> = store.lineages().unwrap().iter().map(|lineage| lineage.0[0]).collect();
     assert_eq!(listed, [1, 2, 3, 255]);
     (0..3).for_each(|index| write_checkpoint(&store, index, || {}).unwrap());
-    assert_eq!(
-        store.latest(LINEAGE).unwrap().unwrap().index,
-        CheckpointIndex(2)
-    );
+    assert_eq!(store.latest(LINEAGE).unwrap().unwrap().index, CheckpointIndex(2));
     assert!(store.latest(LineageId([3; 32])).unwrap().is_none());
     let listed: Vec<u64> = store
         .checkpoints(LINEAGE, CheckpointIndex(1), 10)

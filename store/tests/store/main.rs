@@ -1,9 +1,6 @@
 //! The store from outside: a model, real crashes, real damage, real limits.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "also the parts of tests that are not tests themselves"
-)]
+#![expect(clippy::unwrap_used, reason = "also the parts of tests that are not tests themselves")]
 
 mod checkpoints;
 mod crash;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, LineageId, ObjectHash};
 use pageswarm_store::{
-    ChunkRead, CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions, VerifiedChunk,
-    WriteError,
+    ChunkRead, CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions, VerifiedChunk, WriteError,
 };
 use proptest::prelude::*;
 
@@ -112,30 +111,17 @@ impl Model {
             Operation::PutChunks { pages, patched } => self.put_chunks(store, pages, *patched),
             Operation::PutObject { seed } => {
                 assert_eq!(
-                    store
-                        .put_object(ObjectKind(1), &object_bytes(*seed))
-                        .unwrap(),
+                    store.put_object(ObjectKind(1), &object_bytes(*seed)).unwrap(),
                     object_hash(*seed)
                 );
                 self.objects.insert(object_hash(*seed), object_bytes(*seed));
             }
-            Operation::PutBirths {
-                lineage,
-                first,
-                pages,
-            } => {
+            Operation::PutBirths { lineage, first, pages } => {
                 self.put_births(store, LineageId([*lineage; 32]), *first, pages);
             }
-            Operation::RecordHead {
-                lineage,
-                index,
-                seed,
-            } => {
+            Operation::RecordHead { lineage, index, seed } => {
                 let (lineage, index) = (LineageId([*lineage; 32]), CheckpointIndex(*index));
-                let held = *self
-                    .heads
-                    .get(&(lineage, index))
-                    .unwrap_or(&object_hash(*seed));
+                let held = *self.heads.get(&(lineage, index)).unwrap_or(&object_hash(*seed));
                 match store.record_head(lineage, index, object_hash(*seed)) {
                     Ok(()) => assert_eq!(held, object_hash(*seed)),
                     Err(CommitError::Equivocation { .. }) => assert_ne!(held, object_hash(*seed)),
@@ -143,27 +129,13 @@ impl Model {
                 }
                 self.heads.insert((lineage, index), held);
             }
-            Operation::Commit {
-                lineage,
-                index,
-                seed,
-                pages,
-            } => {
-                self.commit(
-                    store,
-                    LineageId([*lineage; 32]),
-                    CheckpointIndex(*index),
-                    *seed,
-                    pages,
-                );
+            Operation::Commit { lineage, index, seed, pages } => {
+                self.commit(store, LineageId([*lineage; 32]), CheckpointIndex(*index), *seed, pages);
             }
             Operation::PutNote { key, value } => {
-                store
-                    .put_note(&[*key], value.as_ref().map(std::slice::from_ref))
-                    .unwrap();
+                store.put_note(&[*key], value.as_ref().map(std::slice::from_ref)).unwrap();
                 self.notes.remove(&vec![*key]);
-                self.notes
-                    .extend(value.map(|value| (vec![*key], vec![value])));
+                self.notes.extend(value.map(|value| (vec![*key], vec![value])));
             }
             Operation::Sync => store.sync().unwrap(),
             Operation::Reopen | Operation::Reindex => unreachable!("needs the store itself"),
@@ -174,38 +146,23 @@ impl Model {
         let chunks: Vec<VerifiedChunk> = pages.iter().map(|page| chunk(*page, patched)).collect();
         let before = self.chunks.len();
         for chunk in &chunks {
-            self.chunks
-                .insert(chunk.hash(), chunk.decoded().bytes().to_vec());
+            self.chunks.insert(chunk.hash(), chunk.decoded().bytes().to_vec());
         }
         let report = store.put_chunks(&chunks).unwrap();
         assert_eq!(report.stored, (self.chunks.len() - before) as u64);
         assert_eq!(report.stored + report.duplicates, chunks.len() as u64);
     }
 
-    fn put_births(
-        &mut self,
-        store: &Store,
-        lineage: LineageId,
-        first: u64,
-        pages: &[(u64, usize)],
-    ) {
-        let births: Vec<(Birth, ChunkHash)> = (first..)
-            .map(Birth)
-            .zip(pages.iter().map(|p| page_hash(*p)))
-            .collect();
-        let conflicts = births.iter().any(|(birth, hash)| {
-            self.births
-                .get(&(lineage, *birth))
-                .is_some_and(|held| held != hash)
-        });
+    fn put_births(&mut self, store: &Store, lineage: LineageId, first: u64, pages: &[(u64, usize)]) {
+        let births: Vec<(Birth, ChunkHash)> =
+            (first..).map(Birth).zip(pages.iter().map(|p| page_hash(*p))).collect();
+        let conflicts = births
+            .iter()
+            .any(|(birth, hash)| self.births.get(&(lineage, *birth)).is_some_and(|held| held != hash));
         match store.put_births(lineage, &births) {
             Ok(()) => {
                 assert!(!conflicts);
-                self.births.extend(
-                    births
-                        .into_iter()
-                        .map(|(birth, hash)| ((lineage, birth), hash)),
-                );
+                self.births.extend(births.into_iter().map(|(birth, hash)| ((lineage, birth), hash)));
             }
             Err(WriteError::BirthConflict { .. }) => assert!(conflicts),
             Err(error) => panic!("{error}"),
@@ -222,13 +179,7 @@ impl Model {
     ) {
         let chunks: Vec<ChunkHash> = pages.iter().map(|page| page_hash(*page)).collect();
         let head = object_hash(seed);
-        let checkpoint = NewCheckpoint {
-            lineage,
-            index,
-            head,
-            objects: vec![],
-            chunks: chunks.clone(),
-        };
+        let checkpoint = NewCheckpoint { lineage, index, head, objects: vec![], chunks: chunks.clone() };
         let outcome = store.commit_checkpoint(&checkpoint);
         let key = (lineage, index);
         if self.heads.get(&key).is_some_and(|held| *held != head) {
@@ -255,24 +206,17 @@ impl Model {
             self.compare_lineage(store, lineage);
         }
         let notes = store.notes(b"", usize::MAX).unwrap();
-        let notes: BTreeMap<_, _> = notes
-            .into_iter()
-            .map(|note| (note.key, note.value))
-            .collect();
+        let notes: BTreeMap<_, _> = notes.into_iter().map(|note| (note.key, note.value)).collect();
         assert_eq!(notes, self.notes);
         let stats = store.stats().unwrap();
-        assert_eq!(
-            (stats.chunks, stats.objects),
-            (self.chunks.len() as u64, self.objects.len() as u64)
-        );
+        assert_eq!((stats.chunks, stats.objects), (self.chunks.len() as u64, self.objects.len() as u64));
         assert_eq!(stats.chunk_bytes_decoded, self.chunks.len() as u64 * 4096);
         assert_eq!(stats.bad_chunks, 0);
     }
 
     fn compare_chunks(&self, store: &Store) {
-        let all: Vec<(u64, usize)> = (0..FAMILIES)
-            .flat_map(|family| (0..STEPS).map(move |step| (family, step)))
-            .collect();
+        let all: Vec<(u64, usize)> =
+            (0..FAMILIES).flat_map(|family| (0..STEPS).map(move |step| (family, step))).collect();
         let hashes: Vec<ChunkHash> = all.iter().map(|page| page_hash(*page)).collect();
         let mut visits = vec![0; hashes.len()];
         store
@@ -286,19 +230,14 @@ impl Model {
             })
             .unwrap();
         assert!(visits.iter().all(|visits| *visits == 1));
-        let held: Vec<bool> = hashes
-            .iter()
-            .map(|hash| self.chunks.contains_key(hash))
-            .collect();
+        let held: Vec<bool> = hashes.iter().map(|hash| self.chunks.contains_key(hash)).collect();
         assert_eq!(store.contains_many(&hashes).unwrap(), held);
     }
 
     fn compare_lineage(&self, store: &Store, lineage: LineageId) {
         let births: Vec<Birth> = (0..40).map(Birth).collect();
-        let known: Vec<Option<ChunkHash>> = births
-            .iter()
-            .map(|birth| self.births.get(&(lineage, *birth)).copied())
-            .collect();
+        let known: Vec<Option<ChunkHash>> =
+            births.iter().map(|birth| self.births.get(&(lineage, *birth)).copied()).collect();
         assert_eq!(store.births(lineage, &births).unwrap(), known);
         let mut latest: BTreeMap<ChunkHash, Birth> = BTreeMap::new();
         for ((owner, birth), hash) in &self.births {
@@ -306,10 +245,8 @@ impl Model {
                 latest.insert(*hash, *birth);
             }
         }
-        let (chunks, back): (Vec<ChunkHash>, Vec<Option<Birth>>) = latest
-            .into_iter()
-            .map(|(hash, birth)| (hash, Some(birth)))
-            .unzip();
+        let (chunks, back): (Vec<ChunkHash>, Vec<Option<Birth>>) =
+            latest.into_iter().map(|(hash, birth)| (hash, Some(birth))).unzip();
         assert_eq!(store.births_of(lineage, &chunks).unwrap(), back);
         let heads: Vec<_> = self
             .heads
@@ -317,29 +254,15 @@ impl Model {
             .filter(|((owner, _), _)| *owner == lineage)
             .map(|((_, index), head)| (*index, *head))
             .collect();
-        assert_eq!(
-            store
-                .heads(lineage, CheckpointIndex(0), usize::MAX)
-                .unwrap(),
-            heads
-        );
-        let commits: Vec<_> = self
-            .commits
-            .iter()
-            .filter(|((owner, _), _)| *owner == lineage)
-            .collect();
-        let listed = store
-            .checkpoints(lineage, CheckpointIndex(0), usize::MAX)
-            .unwrap();
+        assert_eq!(store.heads(lineage, CheckpointIndex(0), usize::MAX).unwrap(), heads);
+        let commits: Vec<_> = self.commits.iter().filter(|((owner, _), _)| *owner == lineage).collect();
+        let listed = store.checkpoints(lineage, CheckpointIndex(0), usize::MAX).unwrap();
         assert_eq!(listed.len(), commits.len());
         for (found, ((_, index), count)) in listed.iter().zip(&commits) {
             assert_eq!((found.index, found.chunk_count), (*index, **count));
         }
         let last = commits.last().map(|((_, index), _)| *index);
-        assert_eq!(
-            store.latest(lineage).unwrap().map(|found| found.index),
-            last
-        );
+        assert_eq!(store.latest(lineage).unwrap().map(|found| found.index), last);
     }
 }
 

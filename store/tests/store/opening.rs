@@ -24,12 +24,7 @@ fn a_second_opener_learns_who_has_it() {
         matches!(error, DirectoryError::Locked { holder: HolderId(Some(holder)), .. } if holder == own),
         "{error}"
     );
-    assert!(
-        error
-            .to_string()
-            .ends_with(&format!("is in use by process {own}")),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with(&format!("is in use by process {own}")), "{error}");
     drop(store);
     Store::open(dir.path(), StoreOptions::default()).unwrap();
 }
@@ -38,11 +33,7 @@ fn a_second_opener_learns_who_has_it() {
 fn a_newer_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(Store::open(dir.path(), StoreOptions::default()).unwrap());
-    fs::write(
-        dir.path().join("VERSION"),
-        format!("pageswarm-store {}\n", STORE_VERSION + 8),
-    )
-    .unwrap();
+    fs::write(dir.path().join("VERSION"), format!("pageswarm-store {}\n", STORE_VERSION + 8)).unwrap();
     let told = refusal(dir.path()).to_string();
     let newer = STORE_VERSION + 8;
     let expected = format!(
@@ -56,28 +47,13 @@ fn a_newer_version_is_refused_and_left_alone() {
 fn garbage_for_a_version_and_foreign_directories_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Store::open(dir.path(), StoreOptions::default()).unwrap());
-    for garbage in [
-        "",
-        "pageswarm-store",
-        "pageswarm-store 0",
-        "something 1",
-        "pageswarm-store 1x",
-    ] {
+    for garbage in ["", "pageswarm-store", "pageswarm-store 0", "something 1", "pageswarm-store 1x"] {
         fs::write(dir.path().join("VERSION"), garbage).unwrap();
-        assert!(
-            matches!(
-                refusal(dir.path()),
-                DirectoryError::VersionUnreadable { .. }
-            ),
-            "{garbage:?}"
-        );
+        assert!(matches!(refusal(dir.path()), DirectoryError::VersionUnreadable { .. }), "{garbage:?}");
     }
     let foreign = tempfile::tempdir().unwrap();
     fs::write(foreign.path().join("letter.txt"), "dear").unwrap();
-    assert!(matches!(
-        refusal(foreign.path()),
-        DirectoryError::NotAStore { .. }
-    ));
+    assert!(matches!(refusal(foreign.path()), DirectoryError::NotAStore { .. }));
     assert!(!foreign.path().join("packs").exists());
 }
 
@@ -89,10 +65,7 @@ fn files_are_for_their_owner_alone() {
     store.put_chunks(&plain_pages(0..1)).unwrap();
     let mode = |name: &str| fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!([mode(""), mode("packs"), mode("index")], [0o700; 3]);
-    assert_eq!(
-        [mode("VERSION"), mode("LOCK"), mode("packs/0000000001.pack")],
-        [0o600; 3]
-    );
+    assert_eq!([mode("VERSION"), mode("LOCK"), mode("packs/0000000001.pack")], [0o600; 3]);
 }
 
 #[test]

@@ -6,10 +6,7 @@ use pageswarm_store::{SharedBytes, VerifiedBytes, VerifiedChunk};
 /// Bytes that no codec shortens.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
@@ -34,7 +31,9 @@ pub(crate) fn plain(bytes: &[u8]) -> VerifiedChunk {
 
 /// A chunk as a patch on `base`.
 pub(crate) fn patch(bytes: &[u8], base: &[u8]) -> VerifiedChunk {
-    VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.to_vec().into()),
+    VerifiedChunk::encode(
+        &mut Encoder::new(),
+        SharedBytes::hashed(bytes.to_vec().into()),
         Some(VerifiedBytes::hashed(base)),
     )
 }

@@ -17,20 +17,14 @@ fn a_full_pack_is_sealed_and_the_next_one_goes_on() {
     let count = PACK_BYTES_SEALED / CHUNK_BYTES_MAX as u64;
     let mut hashes = vec![];
     for first in (0..count).step_by(100) {
-        let chunks: Vec<VerifiedChunk> = (first..count.min(first + 100))
-            .map(|seed| plain(&noise(seed, CHUNK_BYTES_MAX)))
-            .collect();
+        let chunks: Vec<VerifiedChunk> =
+            (first..count.min(first + 100)).map(|seed| plain(&noise(seed, CHUNK_BYTES_MAX))).collect();
         hashes.extend(chunks.iter().map(VerifiedChunk::hash));
         store.put_chunks(&chunks).unwrap();
     }
     write_checkpoint(&store, 1, || {}).unwrap();
-    let sealed = fs::metadata(dir.path().join("packs/0000000001.pack"))
-        .unwrap()
-        .len();
-    assert!(
-        (PACK_BYTES_SEALED..PACK_BYTES_SEALED + 70_000).contains(&sealed),
-        "{sealed}"
-    );
+    let sealed = fs::metadata(dir.path().join("packs/0000000001.pack")).unwrap().len();
+    assert!((PACK_BYTES_SEALED..PACK_BYTES_SEALED + 70_000).contains(&sealed), "{sealed}");
     let check = |store: &Store| {
         let mut held = 0;
         store
@@ -47,9 +41,6 @@ fn a_full_pack_is_sealed_and_the_next_one_goes_on() {
     store.close().unwrap();
     let store = Store::reindex(dir.path(), StoreOptions::default()).unwrap();
     let again = check(&store);
-    assert_eq!(
-        (again.packs, again.pack_bytes, again.chunks),
-        (2, stats.pack_bytes, stats.chunks)
-    );
+    assert_eq!((again.packs, again.pack_bytes, again.chunks), (2, stats.pack_bytes, stats.chunks));
     assert_eq!(store.open_report().damaged_count, 0);
 }

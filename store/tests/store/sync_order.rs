@@ -10,8 +10,7 @@ use pageswarm_store::{Store, StoreOptions};
 use crate::checkpoints::write_checkpoint;
 
 const CHILD_DIR: &str = "PAGESWARM_STORE_SYNC_DIR";
-const THIS_TEST: &str =
-    "sync_order::a_pack_is_synced_before_its_index_and_both_before_the_acknowledgement";
+const THIS_TEST: &str = "sync_order::a_pack_is_synced_before_its_index_and_both_before_the_acknowledgement";
 
 #[test]
 fn a_pack_is_synced_before_its_index_and_both_before_the_acknowledgement() {
@@ -26,13 +25,7 @@ fn a_pack_is_synced_before_its_index_and_both_before_the_acknowledgement() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let traced = Command::new("strace")
-        .args([
-            "-f",
-            "-y",
-            "-e",
-            "trace=fsync,fdatasync,write,pwrite64",
-            "-o",
-        ])
+        .args(["-f", "-y", "-e", "trace=fsync,fdatasync,write,pwrite64", "-o"])
         .arg(&trace)
         .arg(std::env::current_exe().unwrap())
         .args([THIS_TEST, "--exact", "--nocapture", "--test-threads=1"])
@@ -63,16 +56,10 @@ fn check_order(calls: &str) -> usize {
         } else if on_pack {
             pack_is_synced = false;
         } else if on_log {
-            assert!(
-                pack_is_synced,
-                "the index is written before its pack is synced: {call}"
-            );
+            assert!(pack_is_synced, "the index is written before its pack is synced: {call}");
             log_is_synced = false;
         } else if call.contains("ACKNOWLEDGED") {
-            assert!(
-                pack_is_synced && log_is_synced,
-                "acknowledged before it is synced: {call}"
-            );
+            assert!(pack_is_synced && log_is_synced, "acknowledged before it is synced: {call}");
             acknowledged += 1;
         }
     }

@@ -17,15 +17,12 @@ fn writers_and_readers_at_once_see_whole_chunks_only() {
         let writers: Vec<_> = (0..3)
             .map(|_| {
                 scope.spawn(|| {
-                    chunks
-                        .chunks(20)
-                        .map(|part| store.put_chunks(part).unwrap().stored)
-                        .sum::<u64>()
+                    chunks.chunks(20).map(|part| store.put_chunks(part).unwrap().stored).sum::<u64>()
                 })
             })
             .collect();
-        let committer = scope
-            .spawn(|| (0..4).for_each(|index| write_checkpoint(&store, index, || {}).unwrap()));
+        let committer =
+            scope.spawn(|| (0..4).for_each(|index| write_checkpoint(&store, index, || {}).unwrap()));
         let reader = scope.spawn(|| {
             let mut held = 0;
             while held < hashes.len() {
@@ -41,10 +38,7 @@ fn writers_and_readers_at_once_see_whole_chunks_only() {
                 store.read_chunks(&hashes, check).unwrap();
             }
         });
-        let stored = writers
-            .into_iter()
-            .map(|writer| writer.join().unwrap())
-            .sum();
+        let stored = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
         committer.join().unwrap();
         reader.join().unwrap();
         stored

@@ -55,19 +55,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn chunk_corrupt(
-        &mut self,
-        peer_id: NodeId,
-        request: RequestId,
-        id: LineageId,
-        birth: Birth,
-    ) {
+    pub(super) fn chunk_corrupt(&mut self, peer_id: NodeId, request: RequestId, id: LineageId, birth: Birth) {
         self.stats.chunks_corrupt += 1;
-        self.event(Event::ChunkCorrupt {
-            peer: peer_id,
-            lineage: id,
-            birth,
-        });
+        self.event(Event::ChunkCorrupt { peer: peer_id, lineage: id, birth });
         if self.requests.is_at(request, peer_id) {
             self.cancel_request(request);
         }
@@ -96,27 +86,19 @@ impl Engine {
         self.stats.chunks_deferred += part.len();
         self.lives(peer_id, |peer, now| peer.pace.answered(now));
         let knows_holder = self.peers.contains_key(&holder);
-        let (Some(peer), Some(lineage)) =
-            (self.peers.get_mut(&peer_id), self.lineages.get_mut(&id))
-        else {
+        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&peer_id), self.lineages.get_mut(&id)) else {
             return;
         };
         let queued = peer.pace.expected(peer.outstanding, 0).saturating_mul(4);
         let wait = match (knows_holder, holder == self.me) {
             (_, true) => std::time::Duration::from_millis(1),
-            (true, false) => self
-                .config
-                .defer_wait
-                .max(queued.min(self.config.timeout_max)),
+            (true, false) => self.config.defer_wait.max(queued.min(self.config.timeout_max)),
             (false, false) => self.config.defer_wait / 4,
         };
         // Someone else was here: go on at another random place.
         lineage.cursor = None;
         let until = self.now.after(wait);
-        peer.lineages
-            .entry(id)
-            .or_default()
-            .defer(&part, Some(holder), until);
+        peer.lineages.entry(id).or_default().defer(&part, Some(holder), until);
         self.give_back(id, &part);
     }
 

@@ -14,24 +14,12 @@ use crate::wants::Fault;
 impl Engine {
     /// Sends a request and books it.
     pub(super) fn issue(&mut self, peer_id: NodeId, pick: Pick) {
-        let Pick {
-            lineage,
-            births,
-            bytes,
-            urgency,
-            patience,
-        } = pick;
-        let peer = self
-            .peers
-            .get_mut(&peer_id)
-            .expect("only connected peers are picked");
+        let Pick { lineage, births, bytes, urgency, patience } = pick;
+        let peer = self.peers.get_mut(&peer_id).expect("only connected peers are picked");
         // A peer on probation is likely to stay silent: others may take over soon.
         let patient = match peer.is_on_probation() {
             true => std::time::Duration::ZERO,
-            false => peer
-                .pace
-                .expected(peer.outstanding, bytes)
-                .saturating_mul(3),
+            false => peer.pace.expected(peer.outstanding, bytes).saturating_mul(3),
         };
         let patient = patient.saturating_add(self.config.timeout_min / 2);
         let expected = self.now.after(patient.min(self.config.timeout_max));
@@ -42,10 +30,7 @@ impl Engine {
             Urgency::Deadline | Urgency::Normal => peer.requests += 1,
         }
         self.budget.ask(bytes);
-        self.lineages
-            .get_mut(&lineage)
-            .expect("only open lineages are picked")
-            .ask(&births);
+        self.lineages.get_mut(&lineage).expect("only open lineages are picked").ask(&births);
         self.stats.requests += 1;
         if patience == Patience::Insist && urgency != Urgency::Fault {
             self.stats.requests_insisting += 1;
@@ -59,14 +44,7 @@ impl Engine {
             expected,
             gives_up: expected.after(self.config.timeout_max),
         });
-        self.emit(Output::Request {
-            peer: peer_id,
-            request,
-            lineage,
-            births,
-            urgency,
-            patience,
-        });
+        self.emit(Output::Request { peer: peer_id, request, lineage, births, urgency, patience });
     }
 
     /// Ends a request; what it had not brought may be asked for again.
@@ -95,10 +73,7 @@ impl Engine {
     /// Ends a request and tells its peer.
     pub(super) fn cancel_request(&mut self, id: RequestId) {
         if let Some(request) = self.end_request(id) {
-            self.emit(Output::CancelRequest {
-                peer: request.peer,
-                request: id,
-            });
+            self.emit(Output::CancelRequest { peer: request.peer, request: id });
         }
     }
 
@@ -113,9 +88,7 @@ impl Engine {
         }
         request.births.subtract(&part);
         let lineage = self.lineages.get(&request.lineage);
-        let bytes = lineage
-            .map_or(0, |lineage| lineage.lengths.sum(&part))
-            .min(request.bytes);
+        let bytes = lineage.map_or(0, |lineage| lineage.lengths.sum(&part)).min(request.bytes);
         request.bytes -= bytes;
         let is_answered = request.births.is_empty();
         self.budget.settle(bytes);
@@ -140,8 +113,7 @@ impl Engine {
         };
         for birth in self.wants.faulted_among(lineage_id, births) {
             if !lineage.is_in_flight(&BirthSet::range(birth, birth)) {
-                self.wants
-                    .set_fault(lineage_id, birth, Some(Fault::Waiting { supply: 0 }));
+                self.wants.set_fault(lineage_id, birth, Some(Fault::Waiting { supply: 0 }));
             }
         }
     }
@@ -149,11 +121,7 @@ impl Engine {
     /// A peer was asked for these in vain: it is left alone with them for a while, and others are asked too.
     pub(super) fn doubt(&mut self, peer_id: NodeId, lineage: LineageId, births: &BirthSet) {
         let until = self.now.after(self.config.defer_wait);
-        if let Some(part) = self
-            .peers
-            .get_mut(&peer_id)
-            .and_then(|peer| peer.lineages.get_mut(&lineage))
-        {
+        if let Some(part) = self.peers.get_mut(&peer_id).and_then(|peer| peer.lineages.get_mut(&lineage)) {
             part.doubt(births);
             part.defer(births, None, until);
             self.recount(lineage);
@@ -162,16 +130,8 @@ impl Engine {
 
     /// Peers that hold any of these may be asked for them.
     pub(super) fn offer_again(&mut self, lineage: LineageId, births: &BirthSet) {
-        for peer in self
-            .peers
-            .values_mut()
-            .filter(|peer| peer.exhausted_at.is_some())
-        {
-            if peer
-                .lineages
-                .get(&lineage)
-                .is_some_and(|part| !part.has.is_disjoint(births))
-            {
+        for peer in self.peers.values_mut().filter(|peer| peer.exhausted_at.is_some()) {
+            if peer.lineages.get(&lineage).is_some_and(|part| !part.has.is_disjoint(births)) {
                 peer.exhausted_at = None;
             }
         }

@@ -58,9 +58,8 @@ impl Engine {
         if !lineage.is_in_flight(births) {
             return;
         }
-        let with = |request: &crate::requests::Request| {
-            request.lineage == id && !request.births.is_disjoint(births)
-        };
+        let with =
+            |request: &crate::requests::Request| request.lineage == id && !request.births.is_disjoint(births);
         for request in self.requests.select(with) {
             let peer = self.requests.get(request).map(|request| request.peer);
             self.settle_part(request, births);
@@ -83,22 +82,12 @@ impl Engine {
         for (to, peer) in &self.peers {
             if peer.lineages.get(&id).is_some_and(|part| part.follows) {
                 let births = lost.clone();
-                self.outputs.push_back(Output::AnnounceLack {
-                    to: *to,
-                    lineage: id,
-                    births,
-                });
+                self.outputs.push_back(Output::AnnounceLack { to: *to, lineage: id, births });
             }
         }
     }
 
-    pub(super) fn want(
-        &mut self,
-        want: WantId,
-        id: LineageId,
-        births: BirthSet,
-        deadline: Option<Time>,
-    ) {
+    pub(super) fn want(&mut self, want: WantId, id: LineageId, births: BirthSet, deadline: Option<Time>) {
         self.unwant(want);
         let lineage = self.lineages.entry(id).or_default();
         let missing = births.minus(&lineage.held);
@@ -106,11 +95,7 @@ impl Engine {
             self.emit(Output::WantComplete { want });
             return;
         }
-        if self
-            .wants
-            .open(want, id, births, missing.clone(), deadline)
-            .is_err()
-        {
+        if self.wants.open(want, id, births, missing.clone(), deadline).is_err() {
             self.emit(Output::WantRefused { want });
             return;
         }
@@ -131,9 +116,8 @@ impl Engine {
             return;
         };
         lineage.want_only(&wanted);
-        let useless = |request: &crate::requests::Request| {
-            request.lineage == id && request.births.is_disjoint(&wanted)
-        };
+        let useless =
+            |request: &crate::requests::Request| request.lineage == id && request.births.is_disjoint(&wanted);
         for request in self.requests.select(useless) {
             self.cancel_request(request);
         }

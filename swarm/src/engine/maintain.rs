@@ -37,9 +37,7 @@ impl Engine {
         }
         self.supply += u64::from(woke);
         let silent = |(id, peer): (&NodeId, &crate::peers::Peer)| {
-            peer.silent_at(&self.config)
-                .is_some_and(|at| at <= self.now)
-                .then_some(*id)
+            peer.silent_at(&self.config).is_some_and(|at| at <= self.now).then_some(*id)
         };
         let silent: Vec<NodeId> = self.peers.iter().filter_map(silent).collect();
         for id in silent {
@@ -55,8 +53,7 @@ impl Engine {
             let Some(request) = self.requests.get(id) else {
                 continue;
             };
-            let (peer_id, lineage, births) =
-                (request.peer, request.lineage, request.births.clone());
+            let (peer_id, lineage, births) = (request.peer, request.lineage, request.births.clone());
             self.stats.requests_timed_out += 1;
             self.cancel_request(id);
             self.doubt(peer_id, lineage, &births);
@@ -101,11 +98,7 @@ impl Engine {
                 if peer.lineages.get(&id).is_some_and(|part| part.follows) {
                     let births = births.clone();
                     self.stats.announcements += 1;
-                    self.outputs.push_back(Output::AnnounceHave {
-                        to: *to,
-                        lineage: id,
-                        births,
-                    });
+                    self.outputs.push_back(Output::AnnounceHave { to: *to, lineage: id, births });
                 }
             }
         }
@@ -125,15 +118,9 @@ impl Engine {
         for lineage in self.lineages.values() {
             timers.offer(lineage.announce_at(&self.config), Wake::Announce);
         }
-        let bulk = self
-            .requests
-            .iter()
-            .filter(|(_, request)| request.urgency != Urgency::Fault);
+        let bulk = self.requests.iter().filter(|(_, request)| request.urgency != Urgency::Fault);
         timers.offer(bulk.map(|(_, request)| request.expected).min(), Wake::Steal);
-        timers.offer(
-            self.uploads.next_start(self.now, &self.config),
-            Wake::UploadRate,
-        );
+        timers.offer(self.uploads.next_start(self.now, &self.config), Wake::UploadRate);
         timers.offer(self.uploads.next_overdue(&self.config), Wake::ServeTimeout);
         timers.offer(self.sent.ages_at(), Wake::SentAges);
         let horizon = self.now.after(self.config.deadline_horizon);

@@ -34,10 +34,8 @@ impl Engine {
         for request in self.requests.select(|request| request.peer == id) {
             self.end_request(request);
         }
-        let lineages: Vec<LineageId> = self
-            .peers
-            .remove(&id)
-            .map_or_else(Vec::new, |peer| peer.lineages.into_keys().collect());
+        let lineages: Vec<LineageId> =
+            self.peers.remove(&id).map_or_else(Vec::new, |peer| peer.lineages.into_keys().collect());
         self.uploads.forget_peer(id);
         self.sent.forget_peer(id);
         for peer in self.peers.values_mut() {
@@ -53,26 +51,19 @@ impl Engine {
 
     /// A peer that follows is told all that we hold.
     pub(super) fn peer_follows(&mut self, id: NodeId, lineage_id: LineageId) {
-        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&id), self.lineages.get(&lineage_id))
-        else {
+        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&id), self.lineages.get(&lineage_id)) else {
             return;
         };
         peer.lineages.entry(lineage_id).or_default().follows = true;
         if !lineage.held.is_empty() {
             let births = lineage.held.clone();
             self.stats.announcements += 1;
-            self.emit(Output::AnnounceHave {
-                to: id,
-                lineage: lineage_id,
-                births,
-            });
+            self.emit(Output::AnnounceHave { to: id, lineage: lineage_id, births });
         }
     }
 
     pub(super) fn peer_unfollows(&mut self, id: NodeId, lineage: LineageId) {
-        let at_peer = self
-            .requests
-            .select(|request| request.peer == id && request.lineage == lineage);
+        let at_peer = self.requests.select(|request| request.peer == id && request.lineage == lineage);
         for request in at_peer {
             self.cancel_request(request);
         }
@@ -85,24 +76,17 @@ impl Engine {
     }
 
     pub(super) fn peer_has(&mut self, id: NodeId, lineage_id: LineageId, births: &BirthSet) {
-        let (Some(peer), Some(lineage)) =
-            (self.peers.get_mut(&id), self.lineages.get_mut(&lineage_id))
+        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&id), self.lineages.get_mut(&lineage_id))
         else {
             return;
         };
         let Ok(new) = peer.has(lineage_id, births) else {
-            self.event(Event::HasIgnored {
-                peer: id,
-                lineage: lineage_id,
-            });
+            self.event(Event::HasIgnored { peer: id, lineage: lineage_id });
             self.ban_if_guilty(id);
             return;
         };
         if Source::of(lineage, id) == Source::Holder && !peer.is_on_probation() {
-            let relied = peer
-                .lineages
-                .get(&lineage_id)
-                .map(|part| part.undoubted(&new));
+            let relied = peer.lineages.get(&lineage_id).map(|part| part.undoubted(&new));
             lineage.copies.add(&relied.unwrap_or_default());
         }
         self.sent.forget(lineage_id, id, births);
@@ -114,10 +98,7 @@ impl Engine {
     }
 
     pub(super) fn peer_lacks(&mut self, id: NodeId, lineage: LineageId, births: &BirthSet) {
-        let part = self
-            .peers
-            .get_mut(&id)
-            .and_then(|peer| peer.lineages.get_mut(&lineage));
+        let part = self.peers.get_mut(&id).and_then(|peer| peer.lineages.get_mut(&lineage));
         if let Some(part) = part {
             part.lacks(births);
             self.recount(lineage);
@@ -129,10 +110,7 @@ impl Engine {
         let Some(why) = self.peers.get(&id).and_then(|peer| peer.guilt()) else {
             return;
         };
-        let writes = self
-            .lineages
-            .values()
-            .any(|lineage| lineage.writer == Some(id));
+        let writes = self.lineages.values().any(|lineage| lineage.writer == Some(id));
         if why == BanReason::Silent && writes {
             return;
         }
@@ -144,11 +122,7 @@ impl Engine {
         self.stats.bans += 1;
         self.peer_down(id);
         self.remember_ban(id, until, why);
-        self.emit(Output::Ban {
-            peer: id,
-            why,
-            until,
-        });
+        self.emit(Output::Ban { peer: id, why, until });
     }
 
     /// Remembers a ban; when there are too many, the one that ends first is forgotten.
@@ -156,11 +130,7 @@ impl Engine {
         let now = self.now;
         self.banned.retain(|_, (until, _)| now < *until);
         if self.banned.len() >= BANNED_MAX {
-            let first = self
-                .banned
-                .iter()
-                .min_by_key(|(_, (until, _))| *until)
-                .map(|(id, _)| *id);
+            let first = self.banned.iter().min_by_key(|(_, (until, _))| *until).map(|(id, _)| *id);
             first.map(|id| self.banned.remove(&id));
         }
         match self.banned.entry(id) {

@@ -7,9 +7,7 @@ use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Patience, RequestId, Urgency};
-use crate::limits::{
-    FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, RUN_BYTES_MAX, RUN_BYTES_SPLIT,
-};
+use crate::limits::{FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, RUN_BYTES_MAX, RUN_BYTES_SPLIT};
 use crate::output::Event;
 use crate::peers::Peer;
 use crate::picker::{self, Pick, RunSize, Source};
@@ -37,33 +35,19 @@ impl Engine {
         for (lineage, birth) in self.wants.faults_waiting(self.supply) {
             let standing = match self.ask_fault((lineage, birth), None, &mut grouped) {
                 Some((of, hedge_at)) => Fault::Asked { of, hedge_at },
-                None => Fault::Waiting {
-                    supply: self.supply,
-                },
+                None => Fault::Waiting { supply: self.supply },
             };
             self.wants.set_fault(lineage, birth, Some(standing));
         }
         for (lineage, birth, of) in self.wants.take_hedges(self.now) {
-            if self
-                .ask_fault((lineage, birth), Some(of), &mut grouped)
-                .is_some()
-            {
+            if self.ask_fault((lineage, birth), Some(of), &mut grouped).is_some() {
                 self.stats.faults_hedged += 1;
             }
         }
         for ((peer, lineage), births) in grouped {
             let bytes = self.lineages[&lineage].lengths.sum(&births);
             let (urgency, patience) = (Urgency::Fault, Patience::Insist);
-            self.issue(
-                peer,
-                Pick {
-                    lineage,
-                    births,
-                    bytes,
-                    urgency,
-                    patience,
-                },
-            );
+            self.issue(peer, Pick { lineage, births, bytes, urgency, patience });
         }
     }
 
@@ -82,13 +66,8 @@ impl Engine {
         let holders = self.peers.iter().filter(|(id, peer)| {
             Some(**id) != but_not
                 && peer.fault_requests < FAULT_REQUESTS_PER_PEER_MAX
-                && grouped
-                    .get(&(**id, lineage))
-                    .is_none_or(|group| group.len() < FAULTS_PER_REQUEST_MAX)
-                && peer
-                    .lineages
-                    .get(&lineage)
-                    .is_some_and(|part| part.has.contains(birth))
+                && grouped.get(&(**id, lineage)).is_none_or(|group| group.len() < FAULTS_PER_REQUEST_MAX)
+                && peer.lineages.get(&lineage).is_some_and(|part| part.has.contains(birth))
         });
         let soonest = holders.min_by_key(|(id, peer)| {
             let doubtful = peer.is_on_probation() || peer.is_resting(self.now);
@@ -102,11 +81,7 @@ impl Engine {
 
     /// Asks every peer with room for something, in rounds so that little is spread over many.
     pub(super) fn issue_runs(&mut self) {
-        if self
-            .lineages
-            .values()
-            .all(|lineage| lineage.unasked().is_empty())
-        {
+        if self.lineages.values().all(|lineage| lineage.unasked().is_empty()) {
             return;
         }
         let ids: Vec<NodeId> = self.peers.keys().copied().collect();
@@ -125,9 +100,7 @@ impl Engine {
                     }
                     Look::Nothing => {
                         let supply = self.supply;
-                        self.peers
-                            .entry(*id)
-                            .and_modify(|peer| peer.exhausted_at = Some(supply));
+                        self.peers.entry(*id).and_modify(|peer| peer.exhausted_at = Some(supply));
                     }
                     Look::NoRoom => {}
                 }
@@ -167,11 +140,7 @@ impl Engine {
     }
 
     /// Of what a peer offers: the nearest deadline's, else that of a random lineage.
-    fn choose(
-        &mut self,
-        id: NodeId,
-        mut offers: BTreeMap<LineageId, (RunSize, BirthSet)>,
-    ) -> Option<Pick> {
+    fn choose(&mut self, id: NodeId, mut offers: BTreeMap<LineageId, (RunSize, BirthSet)>) -> Option<Pick> {
         if offers.is_empty() {
             return None;
         }
@@ -193,31 +162,18 @@ impl Engine {
         let part = self.peers.get(&id)?.lineages.get(&lineage_id)?;
         let lineage = self.lineages.get_mut(&lineage_id)?;
         let source = Source::of(lineage, id);
-        let (births, bytes, patience) =
-            picker::cut_run(lineage, part, source, (offer, size), &mut self.rng);
-        Some(Pick {
-            lineage: lineage_id,
-            births,
-            bytes,
-            urgency,
-            patience,
-        })
+        let (births, bytes, patience) = picker::cut_run(lineage, part, source, (offer, size), &mut self.rng);
+        Some(Pick { lineage: lineage_id, births, bytes, urgency, patience })
     }
 
     /// Asks idle peers for what slow ones owe for too long, within the budget for duplicates.
     pub(super) fn steal(&mut self) {
         let now = self.now;
         let bulk = |urgency: Urgency| urgency != Urgency::Fault;
-        let late = self
-            .requests
-            .select(|request| request.expected <= now && bulk(request.urgency));
+        let late = self.requests.select(|request| request.expected <= now && bulk(request.urgency));
         for id in late {
             let stolen = self.steal_from(id);
-            let retry = if stolen {
-                self.config.timeout_max
-            } else {
-                STEAL_RETRY
-            };
+            let retry = if stolen { self.config.timeout_max } else { STEAL_RETRY };
             if let Some(request) = self.requests.get_mut(id) {
                 request.expected = now.after(retry);
             }
@@ -248,42 +204,23 @@ impl Engine {
             let has_room = fit && picker::run_size(peer, source, &self.config).is_some();
             let births = part.askable(&once);
             (has_room && !births.is_empty()).then(|| {
-                let rank = (
-                    source == Source::Writer,
-                    peer.pace.expected(peer.outstanding, allowed),
-                );
+                let rank = (source == Source::Writer, peer.pace.expected(peer.outstanding, allowed));
                 (rank, *by, births)
             })
         });
         let Some((_, by, births)) = thief.min_by_key(|(rank, by, _)| (*rank, *by)) else {
             return false;
         };
-        let size = RunSize {
-            bytes: allowed,
-            births: u64::MAX,
-        };
+        let size = RunSize { bytes: allowed, births: u64::MAX };
         let (births, bytes) = picker::take(&births, Birth(0), size, &lineage.lengths);
         if bytes > allowed && !is_probe {
             return false;
         }
         self.budget.double(bytes);
         self.stats.chunks_stolen += births.len();
-        self.event(Event::Stolen {
-            from,
-            by,
-            births: births.len(),
-        });
+        self.event(Event::Stolen { from, by, births: births.len() });
         let (urgency, patience) = (Urgency::Normal, Patience::Insist);
-        self.issue(
-            by,
-            Pick {
-                lineage: lineage_id,
-                births,
-                bytes,
-                urgency,
-                patience,
-            },
-        );
+        self.issue(by, Pick { lineage: lineage_id, births, bytes, urgency, patience });
         true
     }
 }

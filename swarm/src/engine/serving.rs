@@ -32,10 +32,7 @@ impl Engine {
         births: BirthSet,
         (urgency, patience): (Urgency, Patience),
     ) -> Result<(), Refusal> {
-        let part = self
-            .peers
-            .get(&peer)
-            .and_then(|known| known.lineages.get(&id));
+        let part = self.peers.get(&peer).and_then(|known| known.lineages.get(&id));
         let lineage = self.lineages.get(&id).ok_or(Refusal::NotAllowed)?;
         if !part.is_some_and(|part| part.follows) {
             return Err(Refusal::NotAllowed);
@@ -46,66 +43,36 @@ impl Engine {
         let lacking = births.minus(&lineage.held);
         let mut served = births;
         served.subtract(&lacking);
-        let may_defer = lineage.writer == Some(self.me)
-            && patience == Patience::MayDefer
-            && urgency != Urgency::Fault;
-        let deferred = if may_defer {
-            self.take_deferred(peer, id, &mut served)
-        } else {
-            Vec::new()
-        };
+        let may_defer =
+            lineage.writer == Some(self.me) && patience == Patience::MayDefer && urgency != Urgency::Fault;
+        let deferred = if may_defer { self.take_deferred(peer, id, &mut served) } else { Vec::new() };
         let bytes = self.lineages[&id].lengths.sum(&served);
         if bytes > ASKED_BYTES_MAX {
             return Err(Refusal::Unreasonable);
         }
         if !served.is_empty() {
-            let upload = Upload {
-                request,
-                lineage: id,
-                births: served.clone(),
-                bytes,
-                urgency,
-            };
+            let upload = Upload { request, lineage: id, births: served.clone(), bytes, urgency };
             self.uploads.queue(peer, upload)?;
             if self.lineages[&id].writer == Some(self.me) {
-                self.sent
-                    .note(id, peer, &served, (self.now, self.config.sent_memory));
+                self.sent.note(id, peer, &served, (self.now, self.config.sent_memory));
             }
         }
         if !lacking.is_empty() {
-            self.emit(Output::NotHeld {
-                peer,
-                request,
-                lineage: id,
-                births: lacking,
-            });
+            self.emit(Output::NotHeld { peer, request, lineage: id, births: lacking });
         }
         for (holder, births) in deferred {
             self.stats.deferred_for_others += births.len();
-            self.emit(Output::Defer {
-                peer,
-                request,
-                lineage: id,
-                births,
-                holder,
-            });
+            self.emit(Output::Defer { peer, request, lineage: id, births, holder });
         }
         Ok(())
     }
 
     /// Takes what other connected peers were sent lately or have announced out of `births`, with who they are.
-    fn take_deferred(
-        &self,
-        asker: NodeId,
-        id: LineageId,
-        births: &mut BirthSet,
-    ) -> Vec<(NodeId, BirthSet)> {
+    fn take_deferred(&self, asker: NodeId, id: LineageId, births: &mut BirthSet) -> Vec<(NodeId, BirthSet)> {
         let mut holders = self.sent.holders(id, asker, births);
         if !births.is_disjoint(self.lineages[&id].copies.any()) {
-            for (holder, peer) in self
-                .peers
-                .iter()
-                .filter(|(other, peer)| **other != asker && !peer.is_on_probation())
+            for (holder, peer) in
+                self.peers.iter().filter(|(other, peer)| **other != asker && !peer.is_on_probation())
             {
                 if let Some(part) = peer.lineages.get(&id) {
                     holders.push((*holder, births.and(&part.has)));
@@ -160,37 +127,17 @@ impl Engine {
             self.emit_abandon(peer, request);
         }
         while let Some((peer, upload)) = self.uploads.next(self.now, &self.config) {
-            let Upload {
-                request,
-                lineage,
-                urgency,
-                ref births,
-                ..
-            } = *upload;
-            let held = self
-                .lineages
-                .get(&lineage)
-                .map(|lineage| births.and(&lineage.held));
+            let Upload { request, lineage, urgency, ref births, .. } = *upload;
+            let held = self.lineages.get(&lineage).map(|lineage| births.and(&lineage.held));
             let held = held.unwrap_or_default();
             let gone = births.minus(&held);
             if held.is_empty() {
                 self.uploads.done(peer, request);
             } else {
-                self.outputs.push_back(Output::Serve {
-                    peer,
-                    request,
-                    lineage,
-                    births: held,
-                    urgency,
-                });
+                self.outputs.push_back(Output::Serve { peer, request, lineage, births: held, urgency });
             }
             if !gone.is_empty() {
-                self.emit(Output::NotHeld {
-                    peer,
-                    request,
-                    lineage,
-                    births: gone,
-                });
+                self.emit(Output::NotHeld { peer, request, lineage, births: gone });
             }
         }
     }

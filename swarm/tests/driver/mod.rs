@@ -47,16 +47,8 @@ impl Driver {
     /// An engine with the lineage open; the writer is not connected yet.
     pub(crate) fn new(config: Config) -> Self {
         let engine = Engine::new(config, ME, 5);
-        let mut driver = Self {
-            engine,
-            now: Time::ZERO,
-            until: None,
-            open: Vec::new(),
-        };
-        driver.tell(Input::Open {
-            lineage: LINEAGE,
-            writer: Some(WRITER),
-        });
+        let mut driver = Self { engine, now: Time::ZERO, until: None, open: Vec::new() };
+        driver.tell(Input::Open { lineage: LINEAGE, writer: Some(WRITER) });
         driver
     }
 
@@ -82,22 +74,8 @@ impl Driver {
 
     fn note(&mut self, output: &Output) {
         match output.clone() {
-            Output::Request {
-                peer,
-                request,
-                lineage,
-                births,
-                urgency,
-                patience,
-            } => {
-                self.open.push(Sent {
-                    peer,
-                    request,
-                    lineage,
-                    births,
-                    urgency,
-                    patience,
-                });
+            Output::Request { peer, request, lineage, births, urgency, patience } => {
+                self.open.push(Sent { peer, request, lineage, births, urgency, patience });
             }
             Output::CancelRequest { request, .. } => {
                 self.open.retain(|sent| sent.request != request);
@@ -110,20 +88,13 @@ impl Driver {
     /// A peer connects, follows, and holds the births.
     pub(crate) fn join(&mut self, peer: NodeId, has: &BirthSet) -> Vec<Output> {
         let mut outputs = self.tell(Input::PeerUp { peer });
-        outputs.extend(self.tell(Input::PeerFollows {
-            peer,
-            lineage: LINEAGE,
-        }));
+        outputs.extend(self.tell(Input::PeerFollows { peer, lineage: LINEAGE }));
         outputs.extend(self.has(peer, has));
         outputs
     }
 
     pub(crate) fn has(&mut self, peer: NodeId, births: &BirthSet) -> Vec<Output> {
-        self.tell(Input::PeerHas {
-            peer,
-            lineage: LINEAGE,
-            births: births.clone(),
-        })
+        self.tell(Input::PeerHas { peer, lineage: LINEAGE, births: births.clone() })
     }
 
     pub(crate) fn want(&mut self, number: u64, births: &BirthSet) -> Vec<Output> {
@@ -166,10 +137,7 @@ impl Driver {
         let mut outputs = Vec::new();
         let mut last = None;
         while let Some(until) = self.until.filter(|until| *until <= end) {
-            assert!(
-                last.is_none_or(|last| until > last),
-                "a tick must get on: {until:?}"
-            );
+            assert!(last.is_none_or(|last| until > last), "a tick must get on: {until:?}");
             last = Some(until);
             self.now = self.now.max(until);
             outputs.extend(self.tell(Input::Tick));
@@ -180,11 +148,7 @@ impl Driver {
 
     pub(crate) fn ended(&mut self, sent: &Sent, how: Ended) -> Vec<Output> {
         self.open.retain(|other| other.request != sent.request);
-        self.tell(Input::RequestEnded {
-            peer: sent.peer,
-            request: sent.request,
-            how,
-        })
+        self.tell(Input::RequestEnded { peer: sent.peer, request: sent.request, how })
     }
 
     /// What is asked of a peer now.
@@ -198,10 +162,7 @@ impl Driver {
 
     /// A request for the birth.
     pub(crate) fn request_for(&self, birth: u64) -> Sent {
-        let found = self
-            .open
-            .iter()
-            .find(|sent| sent.births.contains(Birth(birth)));
+        let found = self.open.iter().find(|sent| sent.births.contains(Birth(birth)));
         found.expect("it is asked for").clone()
     }
 

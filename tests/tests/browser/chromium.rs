@@ -19,13 +19,8 @@ pub(crate) const CHROMIUM: &str = "/usr/bin/chromium";
 pub(crate) const DRIVER: &str = "/usr/bin/chromedriver";
 
 /// Flags for a machine without a display, a graphics card or a large /dev/shm, as any user.
-const FLAGS: [&str; 5] = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--window-size=1400,1000",
-];
+const FLAGS: [&str; 5] =
+    ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000"];
 
 /// A browser session. End it with [`Chromium::close`]; dropping it leaves the browser to its driver's end.
 pub(crate) struct Chromium {
@@ -50,50 +45,31 @@ impl Chromium {
             "goog:chromeOptions": { "binary": CHROMIUM, "args": FLAGS },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
-        let capabilities = capabilities
-            .as_object()
-            .context("capabilities are an object")?;
+        let capabilities = capabilities.as_object().context("capabilities are an object")?;
         let address = format!("http://127.0.0.1:{port}");
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities.clone())
             .connect(&address)
             .await
             .context("chromium does not start")?;
-        let id = client
-            .session_id()
-            .await?
-            .context("the session has no id")?;
+        let id = client.session_id().await?.context("the session has no id")?;
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
         let session = format!("{address}/session/{id}");
-        Ok(Self {
-            client,
-            http,
-            session,
-            driver,
-        })
+        Ok(Self { client, http, session, driver })
     }
 
     pub(crate) async fn close(mut self) -> Result<()> {
-        self.client
-            .close()
-            .await
-            .context("chromium does not close")?;
+        self.client.close().await.context("chromium does not close")?;
         self.driver.kill().await.context("chromedriver")
     }
 
     pub(crate) async fn goto(&self, address: &str) -> Result<()> {
-        self.client
-            .goto(address)
-            .await
-            .with_context(|| format!("cannot open {address}"))
+        self.client.goto(address).await.with_context(|| format!("cannot open {address}"))
     }
 
     /// The value of a JavaScript function's body.
     pub(crate) async fn value(&self, script: &str) -> Result<Value> {
-        self.client
-            .execute(script, Vec::new())
-            .await
-            .context("script")
+        self.client.execute(script, Vec::new()).await.context("script")
     }
 
     /// The text of a file of the page's own server, as the browser gets it.
@@ -105,29 +81,19 @@ impl Chromium {
 
     /// Console entries since the last call that are warnings or errors, the browser's own among them.
     pub(crate) async fn complaints(&self) -> Result<Vec<String>> {
-        let entries = self
-            .command("se/log", &json!({ "type": "browser" }))
-            .await?;
+        let entries = self.command("se/log", &json!({ "type": "browser" })).await?;
         let entries = entries.as_array().context("a list of entries")?;
         let bad = |entry: &&Value| matches!(entry["level"].as_str(), Some("SEVERE" | "WARNING"));
-        Ok(entries
-            .iter()
-            .filter(bad)
-            .map(|entry| entry["message"].to_string())
-            .collect())
+        Ok(entries.iter().filter(bad).map(|entry| entry["message"].to_string()).collect())
     }
 
     /// Gives the page a window of that width, high enough for all of it.
     pub(crate) async fn resize(&self, width: u32) -> Result<()> {
         let metrics = |height: u64| json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics(900))
-            .await?;
-        let height = self
-            .value("return document.documentElement.scrollHeight")
-            .await?;
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics(900)).await?;
+        let height = self.value("return document.documentElement.scrollHeight").await?;
         let height = height.as_u64().context("height")?;
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics(height))
-            .await
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics(height)).await
     }
 
     /// Lets the page believe that the user prefers `dark` or `light`.

@@ -9,7 +9,7 @@ mod page;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pageswarm_tests::cluster::program;
+use pageswarm_tests::command::program;
 use pageswarm_tests::skip::{Need, skipped};
 use serde_json::Value;
 
@@ -36,16 +36,11 @@ const FIGURES: [(&str, &str); 9] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dashboard_shows_what_the_api_says() -> Result<()> {
-    let lacking: Vec<&str> = [CHROMIUM, DRIVER]
-        .into_iter()
-        .filter(|path| !Path::new(path).exists())
-        .collect();
+    let lacking: Vec<&str> =
+        [CHROMIUM, DRIVER].into_iter().filter(|path| !Path::new(path).exists()).collect();
     if !lacking.is_empty() {
         let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        ensure!(
-            !in_ci || lacking.len() == 2,
-            "{lacking:?} is absent while the rest is there"
-        );
+        ensure!(!in_ci || lacking.len() == 2, "{lacking:?} is absent while the rest is there");
         println!("SKIP: browser: {lacking:?} absent: install chromium and chromium-driver");
         return Ok(());
     }
@@ -57,8 +52,7 @@ async fn the_dashboard_shows_what_the_api_says() -> Result<()> {
 }
 
 async fn show(browser: &Chromium, homes: &Path) -> Result<()> {
-    let publisher =
-        Node::start(&homes.join("publisher"), "127.0.0.1:0", &["--create-swarm"]).await?;
+    let publisher = Node::start(&homes.join("publisher"), "127.0.0.1:0", &["--create-swarm"]).await?;
     let ticket = publisher.ticket().await?;
     let reader = Node::start(&homes.join("reader"), "127.0.0.1:0", &["--join", &ticket]).await?;
     browser.prefer("light").await?;
@@ -79,10 +73,7 @@ async fn show(browser: &Chromium, homes: &Path) -> Result<()> {
         shows_learnt(browser, &reader).await?;
         browser.goto(&publisher.page()).await?;
     }
-    until("the page agrees with the node", async || {
-        agrees_with_status(browser, &publisher).await
-    })
-    .await?;
+    until("the page agrees with the node", async || agrees_with_status(browser, &publisher).await).await?;
     loads_nothing_from_elsewhere(browser, &publisher).await?;
     no_complaints(browser).await?;
     survives_the_node(browser, publisher).await?;
@@ -91,11 +82,15 @@ async fn show(browser: &Chromium, homes: &Path) -> Result<()> {
 
 /// The program serves the page of these sources, not of an older build.
 async fn is_current(browser: &Chromium) -> Result<()> {
-    let served = browser.text_of("/assets/dashboard.js").await?;
-    ensure!(
-        served == include_str!("../../../node/assets/dashboard.js"),
-        "the program is older than its sources: build the workspace first"
-    );
+    let sources = [
+        ("/", include_str!("../../../node/assets/dashboard.html")),
+        ("/assets/dashboard.js", include_str!("../../../node/assets/dashboard.js")),
+        ("/assets/dashboard.css", include_str!("../../../node/assets/dashboard.css")),
+    ];
+    for (path, source) in sources {
+        let current = browser.text_of(path).await? == source;
+        ensure!(current, "{path} is of an older build: build the workspace first");
+    }
     Ok(())
 }
 
@@ -115,14 +110,10 @@ async fn run_vm(browser: &Chromium, publisher: &Node) -> Result<String> {
         &count,
     ];
     let vm = publisher.ask(&vm).await?;
-    until("charts follow the running VM", async || {
-        charts_drawn(browser, &TAKEN_CHARTS, 5).await
-    })
-    .await?;
+    until("charts follow the running VM", async || charts_drawn(browser, &TAKEN_CHARTS, 5).await).await?;
     until("the VM ends", async || {
         let vms = publisher.ask(&["vm", "ls"]).await?;
-        let whole =
-            vms[0]["ended"] == "all checkpoints were taken" && vms[0]["wrong_page"].is_null();
+        let whole = vms[0]["ended"] == "all checkpoints were taken" && vms[0]["wrong_page"].is_null();
         ensure!(whole, "{vms}");
         Ok(())
     })
@@ -134,11 +125,7 @@ async fn run_vm(browser: &Chromium, publisher: &Node) -> Result<String> {
 async fn shows_taken(browser: &Chromium, publisher: &Node) -> Result<()> {
     let vm = publisher.ask(&["vm", "show", "0"]).await?;
     let taken = vm["checkpoints"].as_array().context("checkpoints")?;
-    ensure!(
-        taken.len() as u64 == CHECKPOINTS,
-        "{} checkpoints",
-        taken.len()
-    );
+    ensure!(taken.len() as u64 == CHECKPOINTS, "{} checkpoints", taken.len());
     until("the page shows all checkpoints", async || {
         figures_agree(&tables(browser).await?["taken"], taken)?;
         charts_drawn(browser, &TAKEN_CHARTS, CHECKPOINTS).await?;
@@ -147,17 +134,10 @@ async fn shows_taken(browser: &Chromium, publisher: &Node) -> Result<()> {
     .await?;
     let shown = fields(browser).await?;
     let last = &taken[taken.len() - 1];
-    same(
-        "downtime",
-        &shown["downtime-downtime"],
-        &last["downtime_us"],
-    )?;
+    same("downtime", &shown["downtime-downtime"], &last["downtime_us"])?;
     same("delta", &shown["bytes-delta"], &last["delta_bytes"])?;
     let new = value_of(&shown["bytes-plain"])? + value_of(&shown["bytes-patched"])?;
-    ensure!(
-        Some(new) == last["new_bytes"].as_f64(),
-        "{new} new bytes: {last}"
-    );
+    ensure!(Some(new) == last["new_bytes"].as_f64(), "{new} new bytes: {last}");
     until("what was sent against what was born", async || {
         ratio_agrees(browser, "sent", &["served"], "born").await
     })
@@ -191,13 +171,7 @@ async fn shows_learnt(browser: &Chromium, reader: &Node) -> Result<()> {
         same("state root", &row["state-root"], &head["state_root"])?;
     }
     until("what was received against what was lacked", async || {
-        ratio_agrees(
-            browser,
-            "received",
-            &["from-writer", "from-peers"],
-            "lacked",
-        )
-        .await
+        ratio_agrees(browser, "received", &["from-writer", "from-peers"], "lacked").await
     })
     .await?;
     events_told(browser, &["checkpoint_learnt", "checkpoint_held"]).await?;
@@ -208,12 +182,7 @@ async fn shows_learnt(browser: &Chromium, reader: &Node) -> Result<()> {
 
 fn figures_agree(rows: &Value, taken: &[Value]) -> Result<()> {
     let rows = rows.as_array().context("rows")?;
-    ensure!(
-        rows.len() == taken.len(),
-        "{} rows for {} checkpoints",
-        rows.len(),
-        taken.len()
-    );
+    ensure!(rows.len() == taken.len(), "{} rows for {} checkpoints", rows.len(), taken.len());
     for (row, figures) in rows.iter().rev().zip(taken) {
         same("index", &row["index"], &figures["index"])?;
         for (cell, key) in FIGURES {
@@ -239,10 +208,7 @@ async fn ratio_agrees(browser: &Chromium, name: &str, moved: &[&str], least: &st
     let least = value_of(&shown[format!("{least}-bytes")])?;
     let ratio = value_of(&shown[format!("{name}-ratio")])?;
     ensure!(sum > 0.0 && least > 0.0, "{sum} of {least}");
-    ensure!(
-        (ratio - sum / least).abs() < 1e-9,
-        "{ratio} for {sum} of {least}"
-    );
+    ensure!((ratio - sum / least).abs() < 1e-9, "{ratio} for {sum} of {least}");
     Ok(())
 }
 
@@ -251,20 +217,11 @@ async fn events_told(browser: &Chromium, kinds: &[&str]) -> Result<()> {
     let script = "return [...document.querySelectorAll('#events li')].map((e) => [e.dataset.event, Number(e.dataset.number)])";
     let events = browser.value(script).await?;
     let events = events.as_array().context("events")?;
-    let numbers: Vec<u64> = events
-        .iter()
-        .filter_map(|event| event[1].as_u64())
-        .collect();
-    ensure!(
-        numbers.len() == events.len() && numbers.len() <= 50,
-        "{events:?}"
-    );
+    let numbers: Vec<u64> = events.iter().filter_map(|event| event[1].as_u64()).collect();
+    ensure!(numbers.len() == events.len() && numbers.len() <= 50, "{events:?}");
     ensure!(numbers.is_sorted_by(|a, b| a > b), "{numbers:?}");
     for kind in kinds {
-        ensure!(
-            events.iter().any(|event| event[0] == *kind),
-            "no {kind} among {events:?}"
-        );
+        ensure!(events.iter().any(|event| event[0] == *kind), "no {kind} among {events:?}");
     }
     Ok(())
 }
@@ -273,26 +230,17 @@ async fn events_told(browser: &Chromium, kinds: &[&str]) -> Result<()> {
 async fn pictures(browser: &Chromium, name: &str) -> Result<()> {
     let folder = program()?;
     let folder: PathBuf = folder.ancestors().nth(2).context("target")?.to_owned();
-    for (suffix, scheme, width) in [
-        ("", "light", 1400),
-        ("-dark", "dark", 1400),
-        ("-narrow", "light", 390),
-    ] {
+    for (suffix, scheme, width) in [("", "light", 1400), ("-dark", "dark", 1400), ("-narrow", "light", 390)] {
         browser.prefer(scheme).await?;
         browser.resize(width).await?;
         until("the page fits its window", async || {
             let script = "return [document.documentElement.scrollWidth, window.innerWidth]";
             let widths = browser.value(script).await?;
-            ensure!(
-                widths[0] == widths[1] && widths[1] == width,
-                "{widths} in a window of {width}"
-            );
+            ensure!(widths[0] == widths[1] && widths[1] == width, "{widths} in a window of {width}");
             charts_drawn(browser, &["rates"], 1).await
         })
         .await?;
-        browser
-            .screenshot(&folder.join(format!("{name}{suffix}.png")))
-            .await?;
+        browser.screenshot(&folder.join(format!("{name}{suffix}.png"))).await?;
     }
     browser.prefer("light").await?;
     browser.resize(1400).await
@@ -306,10 +254,7 @@ async fn loads_nothing_from_elsewhere(browser: &Chromium, node: &Node) -> Result
     let own = node.page();
     for address in loaded {
         let address = address.as_str().context("address")?;
-        ensure!(
-            address.starts_with(&own) || address.starts_with("data:"),
-            "the page loaded {address}"
-        );
+        ensure!(address.starts_with(&own) || address.starts_with("data:"), "the page loaded {address}");
     }
     Ok(())
 }

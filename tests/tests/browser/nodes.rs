@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pageswarm_tests::cluster::program;
+use pageswarm_tests::command::program;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -38,14 +38,8 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .context("node")?;
-        let dashboard = timeout(PATIENCE, dashboard_of(&mut child))
-            .await
-            .context("node is not ready")??;
-        Ok(Self {
-            home: home.to_owned(),
-            dashboard,
-            child,
-        })
+        let dashboard = timeout(PATIENCE, dashboard_of(&mut child)).await.context("node is not ready")??;
+        Ok(Self { home: home.to_owned(), dashboard, child })
     }
 
     pub(crate) fn page(&self) -> String {
@@ -62,10 +56,7 @@ impl Node {
             .output()
             .await?;
         if !output.status.success() {
-            bail!(
-                "{command:?}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?} is not JSON"))
     }
@@ -78,14 +69,9 @@ impl Node {
     /// Ends it as a service manager would, and waits for it. Its home stays.
     pub(crate) async fn end(mut self) -> Result<()> {
         let id = self.child.id().context("the node has ended before")?;
-        let told = Command::new("kill")
-            .args(["-TERM", &id.to_string()])
-            .status()
-            .await?;
+        let told = Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
         ensure!(told.success(), "the node cannot be told to end");
-        let status = timeout(PATIENCE, self.child.wait())
-            .await
-            .context("the node does not end")??;
+        let status = timeout(PATIENCE, self.child.wait()).await.context("the node does not end")??;
         ensure!(status.success(), "the node ended with {status}");
         Ok(())
     }
@@ -96,10 +82,7 @@ async fn dashboard_of(child: &mut Child) -> Result<SocketAddr> {
     let mut lines = BufReader::new(output).lines();
     while let Some(line) = lines.next_line().await? {
         if let Some((_, rest)) = line.split_once("dashboard http://") {
-            return rest
-                .trim_end_matches('/')
-                .parse()
-                .with_context(|| format!("no address in {line:?}"));
+            return rest.trim_end_matches('/').parse().with_context(|| format!("no address in {line:?}"));
         }
     }
     bail!("the node ended at its start: its log is beside its home")

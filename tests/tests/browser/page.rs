@@ -33,10 +33,8 @@ const NUMBERS: [(&str, &str); 16] = [
 ];
 
 /// Cells of the table of nodes and where a peer of `status` has the same.
-const PEER_NUMBERS: [(&str, &str); 2] = [
-    ("chunks-down", "chunks_down_bytes"),
-    ("chunks-up", "chunks_up_bytes"),
-];
+const PEER_NUMBERS: [(&str, &str); 2] =
+    [("chunks-down", "chunks_down_bytes"), ("chunks-up", "chunks_up_bytes")];
 
 const FIELDS: &str = "return Object.fromEntries([...document.querySelectorAll('[data-field]')].map((e) => \
      [e.dataset.field, { text: e.textContent, value: e.dataset.value ?? null }]))";
@@ -52,7 +50,8 @@ const CHARTS: &str = "const inks = (figure) => [...figure.querySelectorAll('[dat
      return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)); }); \
      return Object.fromEntries([...document.querySelectorAll('figure')].filter((f) => f.offsetParent).map((f) => { \
      const plot = f.querySelector('.plot'), canvas = f.querySelector('canvas'), colours = inks(f); \
-     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height); \
+     const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true }); \
+     copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, canvas.width, canvas.height); \
      const near = (at) => colours.some((ink) => ink.every((part, of) => Math.abs(part - data[at + of]) <= 8)); \
      let drawn = 0; for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 200 && near(at)) drawn += 1; \
      return [f.id, { points: Number(plot.dataset.points ?? 0), drawn, width: canvas.clientWidth, room: plot.clientWidth }]; }))";
@@ -81,9 +80,7 @@ pub(crate) async fn fields(browser: &Chromium) -> Result<Value> {
 
 /// A number that the page shows: its `data-value`.
 pub(crate) fn value_of(shown: &Value) -> Result<f64> {
-    let text = shown["value"]
-        .as_str()
-        .with_context(|| format!("no number: {shown}"))?;
+    let text = shown["value"].as_str().with_context(|| format!("no number: {shown}"))?;
     Ok(text.parse()?)
 }
 
@@ -100,17 +97,9 @@ pub(crate) async fn agrees_with_status(browser: &Chromium, node: &Node) -> Resul
     same("peers", &fields["peers"], &json!(peers.len()))?;
     let chunks = status["store"]["chunks"].as_u64().context("chunks")?;
     let text = fields["store-chunks"]["text"].as_str();
-    ensure!(
-        text == Some(&grouped(chunks)),
-        "{chunks} chunks are shown as {text:?}"
-    );
+    ensure!(text == Some(&grouped(chunks)), "{chunks} chunks are shown as {text:?}");
     let rows = tables["peers"].as_array().context("rows")?;
-    ensure!(
-        rows.len() == peers.len(),
-        "{} rows for {} peers",
-        rows.len(),
-        peers.len()
-    );
+    ensure!(rows.len() == peers.len(), "{} rows for {} peers", rows.len(), peers.len());
     for peer in peers {
         let name = peer["node"].as_str().context("name")?;
         let row = rows
@@ -120,10 +109,7 @@ pub(crate) async fn agrees_with_status(browser: &Chromium, node: &Node) -> Resul
         for (cell, key) in PEER_NUMBERS {
             same(cell, &row[cell], &peer[key])?;
         }
-        ensure!(
-            row["role"]["text"] == peer["role"] && row["address"]["text"] == peer["address"],
-            "{row}"
-        );
+        ensure!(row["role"]["text"] == peer["role"] && row["address"]["text"] == peer["address"], "{row}");
     }
     Ok(())
 }
@@ -133,17 +119,11 @@ pub(crate) async fn charts_drawn(browser: &Chromium, expected: &[&str], points: 
     let charts = browser.value(CHARTS).await?;
     for id in expected {
         let chart = &charts[id];
-        let number = |key: &str| {
-            chart[key]
-                .as_u64()
-                .with_context(|| format!("chart {id} is not visible: {charts}"))
-        };
+        let number =
+            |key: &str| chart[key].as_u64().with_context(|| format!("chart {id} is not visible: {charts}"));
         ensure!(number("points")? >= points, "chart {id}: {chart}");
         ensure!(number("drawn")? > 50, "chart {id} is blank: {chart}");
-        ensure!(
-            number("width")?.abs_diff(number("room")?) <= 2,
-            "chart {id} does not fit: {chart}"
-        );
+        ensure!(number("width")?.abs_diff(number("room")?) <= 2, "chart {id} does not fit: {chart}");
     }
     Ok(())
 }
@@ -155,10 +135,7 @@ pub(crate) fn same(what: &str, shown: &Value, told: &Value) -> Result<()> {
         Value::Number(number) => number.to_string(),
         other => bail!("{what}: {other} is no number"),
     };
-    ensure!(
-        value == Some(told.as_str()),
-        "{what}: the page shows {shown}, the node says {told}"
-    );
+    ensure!(value == Some(told.as_str()), "{what}: the page shows {shown}, the node says {told}");
     Ok(())
 }
 
@@ -167,7 +144,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -11,13 +11,8 @@ use crate::daemon::finish;
 /// For downloading and unpacking some hundred packages.
 const DEBOOTSTRAP_PATIENCE: Duration = Duration::from_secs(420);
 /// What a base image does without.
-const LEFT_OUT: [&str; 5] = [
-    "./var/cache/apt",
-    "./var/lib/apt/lists",
-    "./usr/share/doc",
-    "./usr/share/man",
-    "./usr/share/locale",
-];
+const LEFT_OUT: [&str; 5] =
+    ["./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./usr/share/locale"];
 
 /// The tar file of a minimal Debian 12; made if it is not in the cache of this user.
 ///
@@ -32,19 +27,11 @@ pub(crate) async fn tarball() -> Result<PathBuf> {
     }
     std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     // Beside the cache and not in /tmp, which may be mounted without devices.
-    let work = tempfile::Builder::new()
-        .prefix("debootstrap-")
-        .tempdir_in(&cache)
-        .context("temporary directory")?;
+    let work =
+        tempfile::Builder::new().prefix("debootstrap-").tempdir_in(&cache).context("temporary directory")?;
     let root = work.path().join("root");
     let mut debootstrap = Command::new("debootstrap");
-    finish(
-        debootstrap
-            .args(["--variant=minbase", "bookworm"])
-            .arg(&root),
-        DEBOOTSTRAP_PATIENCE,
-    )
-    .await?;
+    finish(debootstrap.args(["--variant=minbase", "bookworm"]).arg(&root), DEBOOTSTRAP_PATIENCE).await?;
     let part = work.path().join("part.tar");
     pack(&root, &part).await?;
     std::fs::rename(&part, &kept).with_context(|| format!("keep {}", kept.display()))?;
@@ -60,16 +47,11 @@ async fn pack(root: &Path, tar: &Path) -> Result<()> {
         .arg("-cf")
         .arg(tar)
         .arg(".");
-    finish(&mut command, Duration::from_secs(60))
-        .await
-        .map(drop)
+    finish(&mut command, Duration::from_secs(60)).await.map(drop)
 }
 
 fn cache_directory() -> PathBuf {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    named
-        .or_else(home)
-        .unwrap_or_else(std::env::temp_dir)
-        .join("pageswarm")
+    named.or_else(home).unwrap_or_else(std::env::temp_dir).join("pageswarm")
 }

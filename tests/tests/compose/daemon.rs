@@ -29,6 +29,12 @@ pub(crate) fn found(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
+/// Whether there is compose, as a program or as a plugin of `docker`.
+pub(crate) fn compose_found() -> bool {
+    let plugin = || std::process::Command::new("docker").args(["compose", "version"]).output();
+    found("docker-compose") || plugin().is_ok_and(|output| output.status.success())
+}
+
 /// Runs a command to its end and returns what it printed.
 ///
 /// # Errors
@@ -66,27 +72,17 @@ impl Daemon {
             return Ok(running);
         }
         // Short, since the paths of unix sockets are.
-        let root = tempfile::Builder::new()
-            .prefix("psd-")
-            .tempdir_in("/tmp")
-            .context("temporary directory")?;
+        let root =
+            tempfile::Builder::new().prefix("psd-").tempdir_in("/tmp").context("temporary directory")?;
         let process = spawn(root.path())?;
         let host = format!("unix://{}", root.path().join("docker.sock").display());
-        let mut daemon = Self {
-            host,
-            own: Some(Own { process, root }),
-        };
+        let mut daemon = Self { host, own: Some(Own { process, root }) };
         let deadline = Instant::now() + START_PATIENCE;
         while !daemon.answers().await {
             if daemon.own.as_mut().is_some_and(Own::has_ended) || Instant::now() > deadline {
                 let log = daemon.own.as_ref().map(|own| own.root.path().join("log"));
-                let said = log
-                    .and_then(|path| std::fs::read_to_string(path).ok())
-                    .unwrap_or_default();
-                bail!(
-                    "the docker daemon does not come up here: {}",
-                    last_lines(&said, 3)
-                );
+                let said = log.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+                bail!("the docker daemon does not come up here: {}", last_lines(&said, 3));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -103,9 +99,7 @@ impl Daemon {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // The builder without BuildKit is in every Docker; BuildKit is a plugin that not every one has.
-        command
-            .env("DOCKER_HOST", &self.host)
-            .env("DOCKER_BUILDKIT", "0");
+        command.env("DOCKER_HOST", &self.host).env("DOCKER_BUILDKIT", "0");
         command
     }
 
@@ -128,9 +122,7 @@ impl Daemon {
             return Ok(());
         };
         let root = own.root.path().to_owned();
-        tokio::task::spawn_blocking(move || drop(own))
-            .await
-            .context("end of the docker daemon")?;
+        tokio::task::spawn_blocking(move || drop(own)).await.context("end of the docker daemon")?;
         let mounts = mounts_under(&root);
         ensure!(mounts.is_empty(), "still mounted: {mounts:?}");
         ensure!(!root.exists(), "{} is still there", root.display());
@@ -145,28 +137,13 @@ fn spawn(root: &Path) -> Result<Child> {
     let mut command = std::process::Command::new("setpriv");
     command
         // Should the test die, the daemon is told to end.
-        .args([
-            "--pdeathsig",
-            "TERM",
-            "dockerd",
-            "--bridge=none",
-            "--iptables=false",
-            "--ip6tables=false",
-        ])
+        .args(["--pdeathsig", "TERM", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"])
         .args(["--ip-masq=false", "--ip-forward=false"])
-        .arg(format!(
-            "--host=unix://{}",
-            root.join("docker.sock").display()
-        ))
+        .arg(format!("--host=unix://{}", root.join("docker.sock").display()))
         .arg(format!("--data-root={}", root.join("data").display()))
         .arg(format!("--exec-root={}", root.join("exec").display()))
         .arg(format!("--pidfile={}", root.join("pid").display()));
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .context("start dockerd")
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("start dockerd")
 }
 
 impl Own {
@@ -192,14 +169,8 @@ impl Drop for Own {
             );
         }
         for mount in mounts_under(self.root.path()).iter().rev() {
-            let unmounted = std::process::Command::new("umount")
-                .arg("--lazy")
-                .arg(mount)
-                .status();
-            println!(
-                "left mounted by the docker daemon: {}: {unmounted:?}",
-                mount.display()
-            );
+            let unmounted = std::process::Command::new("umount").arg("--lazy").arg(mount).status();
+            println!("left mounted by the docker daemon: {}: {unmounted:?}", mount.display());
         }
     }
 }
@@ -207,9 +178,6 @@ impl Drop for Own {
 /// Where something is mounted below `root`, in order of mounting.
 fn mounts_under(root: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let points = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .map(PathBuf::from);
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
     points.filter(|point| point.starts_with(root)).collect()
 }

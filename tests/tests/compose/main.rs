@@ -4,6 +4,7 @@
 //! of the others says what arrived. Prints how long its steps took.
 
 mod base;
+mod container;
 mod daemon;
 mod testbed;
 
@@ -14,8 +15,9 @@ use pageswarm_node::api::views::{CheckpointRequest, CheckpointView, SelfCheckVie
 use pageswarm_tests::cluster::until;
 use pageswarm_tests::skip::{Need, skipped};
 
-use daemon::{Daemon, found};
-use testbed::{Container, Testbed};
+use container::Container;
+use daemon::{Daemon, compose_found, found};
+use testbed::Testbed;
 
 /// Nodes beside the publisher.
 const NODES: usize = 4;
@@ -36,26 +38,16 @@ impl Steps {
     fn done(&mut self, step: &str) {
         let now = Instant::now();
         let (took, all) = (now - self.last, now - self.start);
-        println!(
-            "{:>6.1} s  {step} (at {:.1} s)",
-            took.as_secs_f64(),
-            all.as_secs_f64()
-        );
+        println!("{:>6.1} s  {step} (at {:.1} s)", took.as_secs_f64(), all.as_secs_f64());
         self.last = now;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_container_costs_no_checkpoint() -> Result<()> {
-    let tools = [
-        "docker",
-        "dockerd",
-        "debootstrap",
-        "setpriv",
-        "tar",
-        "umount",
-    ];
-    let lacking: Vec<&str> = tools.into_iter().filter(|tool| !found(tool)).collect();
+    let tools = ["docker", "dockerd", "debootstrap", "setpriv", "tar", "umount"];
+    let missing = tools.into_iter().filter(|tool| !found(tool));
+    let lacking: Vec<&str> = missing.chain((!compose_found()).then_some("docker-compose")).collect();
     if !lacking.is_empty() {
         println!("SKIP: not installed: {}", lacking.join(", "));
         return Ok(());
@@ -67,10 +59,7 @@ async fn a_killed_container_costs_no_checkpoint() -> Result<()> {
         println!("SKIP: there is no /dev/userfaultfd");
         return Ok(());
     }
-    let mut steps = Steps {
-        start: Instant::now(),
-        last: Instant::now(),
-    };
+    let mut steps = Steps { start: Instant::now(), last: Instant::now() };
     let Some(tarball) = or_skip(base::tarball().await)? else {
         return Ok(());
     };
@@ -105,11 +94,7 @@ fn or_skip<T>(made: Result<T>) -> Result<Option<T>> {
 
 async fn scenario(testbed: &Testbed<'_>, steps: &mut Steps) -> Result<()> {
     testbed.up(NODES, CHECKPOINTS).await?;
-    let publisher = testbed
-        .containers("publisher")
-        .await?
-        .pop()
-        .context("no publisher")?;
+    let publisher = testbed.containers("publisher").await?.pop().context("no publisher")?;
     let nodes = testbed.containers("node").await?;
     ensure!(nodes.len() == NODES, "{} nodes", nodes.len());
     for member in nodes.iter().chain([&publisher]) {
@@ -122,12 +107,8 @@ async fn scenario(testbed: &Testbed<'_>, steps: &mut Steps) -> Result<()> {
     kill_while_it_fetches(testbed, &nodes[VICTIM], &lineage).await?;
     steps.done("a node killed with SIGKILL while it fetches");
 
-    let survivors: Vec<&Container> = nodes
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| *n != VICTIM)
-        .map(|(_, node)| node)
-        .collect();
+    let survivors: Vec<&Container> =
+        nodes.iter().enumerate().filter(|(n, _)| *n != VICTIM).map(|(_, node)| node).collect();
     let shares = survivors
         .iter()
         .enumerate()
@@ -135,57 +116,33 @@ async fn scenario(testbed: &Testbed<'_>, steps: &mut Steps) -> Result<()> {
     let roots: Vec<(u64, String)> = futures::future::try_join_all(shares).await?.concat();
     steps.done("every checkpoint fetched by one of the others, read back and hashed");
 
-    let heads: Vec<CheckpointView> = publisher
-        .client
-        .get(&format!("/api/v1/lineages/{lineage}/checkpoints"))
-        .await?;
-    ensure!(
-        heads.len() as u64 == CHECKPOINTS,
-        "{} checkpoints were announced",
-        heads.len()
-    );
+    let heads: Vec<CheckpointView> =
+        publisher.client.get(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?;
+    ensure!(heads.len() as u64 == CHECKPOINTS, "{} checkpoints were announced", heads.len());
     for head in &heads {
-        let rebuilt = roots
-            .iter()
-            .find(|(index, _)| *index == head.index)
-            .map(|(_, root)| root);
-        ensure!(
-            rebuilt == Some(&head.state_root),
-            "checkpoint {} was rebuilt as {rebuilt:?}",
-            head.index
-        );
+        let rebuilt = roots.iter().find(|(index, _)| *index == head.index).map(|(_, root)| root);
+        ensure!(rebuilt == Some(&head.state_root), "checkpoint {} was rebuilt as {rebuilt:?}", head.index);
     }
-    futures::future::try_join_all(
-        survivors
-            .iter()
-            .map(|node| hold_all(node, &lineage, &heads)),
-    )
-    .await?;
+    futures::future::try_join_all(survivors.iter().map(|node| hold_all(node, &lineage, &heads))).await?;
     steps.done("all checkpoints held whole by each of the others");
 
     resume(survivors[0], &lineage).await?;
     steps.done("the last one resumed lazily in a container, its guest checked all memory");
     let metrics = testbed.published("/metrics").await?;
     let last = format!("pageswarm_checkpoint_index {}", CHECKPOINTS - 1);
-    ensure!(
-        metrics.contains(&last),
-        "the published port does not show {last}: {metrics}"
-    );
+    ensure!(metrics.contains(&last), "the published port does not show {last}: {metrics}");
     Ok(())
 }
 
 /// Lets the victim fetch checkpoint 0, which is all of the guest's memory, and kills it after the first bytes.
-async fn kill_while_it_fetches(
-    testbed: &Testbed<'_>,
-    victim: &Container,
-    lineage: &str,
-) -> Result<()> {
+async fn kill_while_it_fetches(testbed: &Testbed<'_>, victim: &Container, lineage: &str) -> Result<()> {
     let asking = async {
-        let fetched = victim.fetch(lineage, 0, PATIENCE).await;
-        println!(
-            "the victim's fetch ended so: {:?}",
-            fetched.map(|view| view.lacked_chunks)
-        );
+        match victim.fetch(lineage, 0, PATIENCE).await {
+            Ok(fetched) => {
+                println!("the victim had all in {} ms, before it could be killed", fetched.took_ms);
+            }
+            Err(error) => println!("the victim's fetch was cut off: {error:#}"),
+        }
     };
     let killing = async {
         until("the victim receives chunks", PATIENCE, async || {
@@ -198,20 +155,12 @@ async fn kill_while_it_fetches(
     // The fetch stays asked for until the kill: a node gives up what nobody waits for.
     let ((), killed) = tokio::join!(asking, killing);
     killed?;
-    ensure!(
-        victim.status().await.is_err(),
-        "the killed node still answers"
-    );
+    ensure!(victim.status().await.is_err(), "the killed node still answers");
     Ok(())
 }
 
 /// Fetches and rebuilds every checkpoint whose number falls to this node; their roots.
-async fn take_share(
-    node: &Container,
-    lineage: &str,
-    number: usize,
-    of: usize,
-) -> Result<Vec<(u64, String)>> {
+async fn take_share(node: &Container, lineage: &str, number: usize, of: usize) -> Result<Vec<(u64, String)>> {
     let mut roots = Vec::new();
     for index in (number as u64..CHECKPOINTS).step_by(of) {
         node.fetch(lineage, index, PATIENCE).await?;
@@ -246,16 +195,9 @@ async fn hold_all(node: &Container, lineage: &str, heads: &[CheckpointView]) -> 
 
 async fn resume(node: &Container, lineage: &str) -> Result<()> {
     let patience_ms = u64::try_from(PATIENCE.as_millis()).ok();
-    let request = CheckpointRequest {
-        lineage: lineage.to_owned(),
-        index: CHECKPOINTS - 1,
-        patience_ms,
-        output: None,
-    };
-    let check: SelfCheckView = node
-        .client
-        .post("/api/v1/checkpoints/self-check", &request)
-        .await?;
+    let request =
+        CheckpointRequest { lineage: lineage.to_owned(), index: CHECKPOINTS - 1, patience_ms, output: None };
+    let check: SelfCheckView = node.client.post("/api/v1/checkpoints/self-check", &request).await?;
     ensure!(check.holds, "the resumed guest's self-check: {check:?}");
     ensure!(check.faults > 0, "no page fault was answered: {check:?}");
     Ok(())

@@ -1,18 +1,16 @@
-//! The containers of docker-compose.yml: their image, how they are brought up and down, and their nodes' API.
+//! The containers of docker-compose.yml: their image, and how they are brought up, killed and down.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pageswarm_node::api::client::Client;
-use pageswarm_node::api::views::{
-    CheckpointDetailView, CheckpointRequest, FetchView, RebuildView, StatusView,
-};
-use pageswarm_tests::cluster::{program, until};
+use pageswarm_tests::cluster::until;
+use pageswarm_tests::command::program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use crate::container::Container;
 use crate::daemon::{Daemon, finish, found};
 
 /// For what Docker itself does.
@@ -26,16 +24,6 @@ pub(crate) struct Testbed<'daemon> {
     base: String,
 }
 
-/// A container with a node in it.
-pub(crate) struct Container {
-    /// Its name.
-    pub(crate) name: String,
-    id: String,
-    process: u32,
-    /// The API of its node.
-    pub(crate) client: Client,
-}
-
 impl<'daemon> Testbed<'daemon> {
     /// Makes the image: stage `runtime` of the Dockerfile around the binary under test.
     ///
@@ -45,21 +33,11 @@ impl<'daemon> Testbed<'daemon> {
     pub(crate) async fn build(daemon: &'daemon Daemon, base_tar: &Path) -> Result<Self> {
         let project = format!("pageswarm-test-{}", std::process::id());
         let (image, base) = (format!("{project}:runtime"), format!("{project}:base"));
-        let testbed = Self {
-            daemon,
-            project,
-            image,
-            base,
-        };
+        let testbed = Self { daemon, project, image, base };
         let tar = base_tar.to_str().context("path of the base image")?;
-        daemon
-            .docker(&["import", tar, &testbed.base], DOCKER_PATIENCE)
-            .await?;
+        daemon.docker(&["import", tar, &testbed.base], DOCKER_PATIENCE).await?;
         let context = build_context()?;
-        let directory = context
-            .path()
-            .to_str()
-            .context("path of the build context")?;
+        let directory = context.path().to_str().context("path of the build context")?;
         let runtime = format!("RUNTIME_IMAGE={}", testbed.base);
         let arguments = [
             "build",
@@ -89,12 +67,9 @@ impl<'daemon> Testbed<'daemon> {
         let mut command = self.compose();
         command.env("PAGESWARM_CHECKPOINTS", checkpoints.to_string());
         let scale = format!("node={nodes}");
-        finish(
-            command.args(["up", "--detach", "--no-build", "--scale", &scale]),
-            DOCKER_PATIENCE,
-        )
-        .await
-        .map(drop)
+        finish(command.args(["up", "--detach", "--no-build", "--scale", &scale]), DOCKER_PATIENCE)
+            .await
+            .map(drop)
     }
 
     /// The containers of a service.
@@ -103,32 +78,15 @@ impl<'daemon> Testbed<'daemon> {
     ///
     /// If Docker does not say.
     pub(crate) async fn containers(&self, service: &str) -> Result<Vec<Container>> {
-        let ids = finish(
-            self.compose().args(["ps", "--quiet", service]),
-            DOCKER_PATIENCE,
-        )
-        .await?;
+        let ids = finish(self.compose().args(["ps", "--quiet", service]), DOCKER_PATIENCE).await?;
         let mut containers = Vec::new();
         for id in ids.split_whitespace() {
             let format = "--format={{.State.Pid}} {{.Name}}";
-            let line = self
-                .daemon
-                .docker(&["inspect", format, id], DOCKER_PATIENCE)
-                .await?;
-            let (process, name) = line
-                .trim()
-                .split_once(' ')
-                .context("process of a container")?;
+            let line = self.daemon.docker(&["inspect", format, id], DOCKER_PATIENCE).await?;
+            let (process, name) = line.trim().split_once(' ').context("process of a container")?;
             let process: u32 = process.parse().context("process of a container")?;
             ensure!(process != 0, "container {name} does not run");
-            // The node's directory as its process sees it: its API socket is reached without a program in the image.
-            let directory = PathBuf::from(format!("/proc/{process}/root/var/lib/pageswarm"));
-            containers.push(Container {
-                name: name.to_owned(),
-                id: id.to_owned(),
-                process,
-                client: Client::new(&directory),
-            });
+            containers.push(Container::new(name, id, process));
         }
         Ok(containers)
     }
@@ -139,27 +97,14 @@ impl<'daemon> Testbed<'daemon> {
     ///
     /// If it is not dead then.
     pub(crate) async fn kill(&self, container: &Container) -> Result<()> {
-        self.daemon
-            .docker(&["kill", &container.id], DOCKER_PATIENCE)
-            .await?;
-        let state = [
-            "inspect",
-            "--format={{.State.Status}} {{.State.ExitCode}}",
-            &container.id,
-        ];
-        let dead = until(
-            "the killed container has ended",
-            Duration::from_secs(20),
-            async || {
-                let state = self.daemon.docker(&state, DOCKER_PATIENCE).await.ok()?;
-                (!state.starts_with("running")).then_some(state)
-            },
-        );
+        self.daemon.docker(&["kill", &container.id], DOCKER_PATIENCE).await?;
+        let state = ["inspect", "--format={{.State.Status}} {{.State.ExitCode}}", &container.id];
+        let dead = until("the killed container has ended", Duration::from_secs(20), async || {
+            let state = self.daemon.docker(&state, DOCKER_PATIENCE).await.ok()?;
+            (!state.starts_with("running")).then_some(state)
+        });
         let state = dead.await?;
-        ensure!(
-            state.trim() == "exited 137",
-            "the killed container: {state}"
-        );
+        ensure!(state.trim() == "exited 137", "the killed container: {state}");
         Ok(())
     }
 
@@ -169,33 +114,20 @@ impl<'daemon> Testbed<'daemon> {
     ///
     /// If nothing answers there.
     pub(crate) async fn published(&self, path: &str) -> Result<String> {
-        let address = finish(
-            self.compose().args(["port", "publisher", "7422"]),
-            DOCKER_PATIENCE,
-        )
-        .await?;
-        let mut stream = TcpStream::connect(address.trim())
-            .await
-            .with_context(|| format!("connect to {address}"))?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: pageswarm\r\nconnection: close\r\n\r\n");
+        let address = finish(self.compose().args(["port", "publisher", "7422"]), DOCKER_PATIENCE).await?;
+        let mut stream =
+            TcpStream::connect(address.trim()).await.with_context(|| format!("connect to {address}"))?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: pageswarm\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        ensure!(
-            answer.starts_with("HTTP/1.1 200"),
-            "{path} at {address}: {answer}"
-        );
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{path} at {address}: {answer}");
         Ok(answer)
     }
 
     /// Shows what the containers said last.
     pub(crate) async fn print_logs(&self) {
-        let logs = finish(
-            self.compose().args(["logs", "--no-color", "--tail", "30"]),
-            DOCKER_PATIENCE,
-        )
-        .await;
+        let logs = finish(self.compose().args(["logs", "--no-color", "--tail", "30"]), DOCKER_PATIENCE).await;
         println!("{}", logs.unwrap_or_else(|error| format!("{error:#}")));
     }
 
@@ -205,18 +137,8 @@ impl<'daemon> Testbed<'daemon> {
     ///
     /// If something cannot be removed.
     pub(crate) async fn down(&self) -> Result<()> {
-        finish(
-            self.compose().args(["down", "--volumes", "--timeout", "5"]),
-            DOCKER_PATIENCE,
-        )
-        .await?;
-        self.daemon
-            .docker(
-                &["rmi", "--force", &self.image, &self.base],
-                DOCKER_PATIENCE,
-            )
-            .await
-            .map(drop)
+        finish(self.compose().args(["down", "--volumes", "--timeout", "5"]), DOCKER_PATIENCE).await?;
+        self.daemon.docker(&["rmi", "--force", &self.image, &self.base], DOCKER_PATIENCE).await.map(drop)
     }
 
     fn compose(&self) -> Command {
@@ -242,156 +164,17 @@ impl<'daemon> Testbed<'daemon> {
     }
 }
 
-impl Container {
-    /// What its node says of itself.
-    ///
-    /// # Errors
-    ///
-    /// If it does not answer.
-    pub(crate) async fn status(&self) -> Result<StatusView> {
-        Ok(self.client.get("/api/v1/status").await?)
-    }
-
-    /// Waits until its node is connected with so many others.
-    ///
-    /// # Errors
-    ///
-    /// If it is not in time.
-    pub(crate) async fn wait_peers(&self, count: usize, patience: Duration) -> Result<()> {
-        until(
-            &format!("{} has {count} peers", self.name),
-            patience,
-            async || (self.status().await.ok()?.peers.len() >= count).then_some(()),
-        )
-        .await
-    }
-
-    /// The lineage that it knows, once it knows one.
-    ///
-    /// # Errors
-    ///
-    /// If it does not in time.
-    pub(crate) async fn lineage(&self, patience: Duration) -> Result<String> {
-        until(
-            &format!("{} knows a lineage", self.name),
-            patience,
-            async || {
-                self.status()
-                    .await
-                    .ok()?
-                    .lineages
-                    .pop()
-                    .map(|view| view.lineage)
-            },
-        )
-        .await
-    }
-
-    /// Makes sure that the node runs under a seccomp profile and without capabilities.
-    ///
-    /// # Errors
-    ///
-    /// If it does not.
-    pub(crate) fn check_confinement(&self) -> Result<()> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process))?;
-        let field = |name| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
-        ensure!(
-            field("Seccomp:") == Some("2"),
-            "{} runs without a seccomp filter",
-            self.name
-        );
-        ensure!(
-            field("CapEff:") == Some("0000000000000000"),
-            "{} has capabilities",
-            self.name
-        );
-        Ok(())
-    }
-
-    /// Fetches a checkpoint whole, once it is announced.
-    ///
-    /// # Errors
-    ///
-    /// What the API answered.
-    pub(crate) async fn fetch(
-        &self,
-        lineage: &str,
-        index: u64,
-        patience: Duration,
-    ) -> Result<FetchView> {
-        let patience_ms = u64::try_from(patience.as_millis()).ok();
-        let request = CheckpointRequest {
-            lineage: lineage.to_owned(),
-            index,
-            patience_ms,
-            output: None,
-        };
-        let fetched = self
-            .client
-            .post("/api/v1/checkpoints/fetch", &request)
-            .await;
-        fetched.with_context(|| format!("{} fetches checkpoint {index}", self.name))
-    }
-
-    /// Reads a checkpoint back from the node's store and hashes it.
-    ///
-    /// # Errors
-    ///
-    /// What the API answered.
-    pub(crate) async fn rebuild(&self, lineage: &str, index: u64) -> Result<RebuildView> {
-        let request = CheckpointRequest {
-            lineage: lineage.to_owned(),
-            index,
-            patience_ms: None,
-            output: None,
-        };
-        let rebuilt = self
-            .client
-            .post("/api/v1/checkpoints/rebuild", &request)
-            .await;
-        rebuilt.with_context(|| format!("{} rebuilds checkpoint {index}", self.name))
-    }
-
-    /// A checkpoint, and what the node lacks of it.
-    ///
-    /// # Errors
-    ///
-    /// What the API answered.
-    pub(crate) async fn checkpoint(
-        &self,
-        lineage: &str,
-        index: u64,
-    ) -> Result<CheckpointDetailView> {
-        let view = self
-            .client
-            .get(&format!("/api/v1/lineages/{lineage}/checkpoints/{index}"))
-            .await;
-        view.with_context(|| format!("{} about checkpoint {index}", self.name))
-    }
-}
-
 /// Only what the runtime stage copies: the build directory may be anywhere and is large.
 fn build_context() -> Result<tempfile::TempDir> {
     let context = tempfile::tempdir().context("temporary directory")?;
     let scripts = context.path().join("deploy/compose");
     std::fs::create_dir_all(&scripts)?;
     for script in ["publisher.sh", "node.sh"] {
-        std::fs::copy(
-            repository().join("deploy/compose").join(script),
-            scripts.join(script),
-        )
-        .context(script)?;
+        std::fs::copy(repository().join("deploy/compose").join(script), scripts.join(script))
+            .context(script)?;
     }
-    std::fs::copy(
-        repository().join("Dockerfile"),
-        context.path().join("Dockerfile"),
-    )
-    .context("Dockerfile")?;
+    std::fs::copy(repository().join("Dockerfile"), context.path().join("Dockerfile"))
+        .context("Dockerfile")?;
     std::fs::copy(program()?, context.path().join("pageswarm")).context("binary")?;
     Ok(context)
 }

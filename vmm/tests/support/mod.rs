@@ -1,10 +1,6 @@
 //! What the tests on real KVM share: a visible skip, a VM with its events, and an image rebuilt from checkpoints.
 
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test file uses its own part"
-)]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 
 use pageswarm_machine::guest::BootParameters;
 use pageswarm_machine::{CheckpointIndex, Devices, PAGE_BYTES, Workload};
@@ -31,24 +27,15 @@ pub(crate) fn kvm_or_skip(test: &str) -> bool {
 }
 
 pub(crate) fn launcher() -> Launcher {
-    Launcher {
-        program: env!("CARGO_BIN_EXE_pageswarm-vm").into(),
-        arguments: Vec::new(),
-    }
+    Launcher { program: env!("CARGO_BIN_EXE_pageswarm-vm").into(), arguments: Vec::new() }
 }
 
 pub(crate) fn boot(ram_bytes: u64, workload: Workload) -> Origin {
-    Origin::Boot {
-        ram_bytes,
-        parameters: BootParameters { seed: 11, workload },
-    }
+    Origin::Boot { ram_bytes, parameters: BootParameters { seed: 11, workload } }
 }
 
 pub(crate) fn rate(dirty_pages_per_second: u32) -> PaceMode {
-    PaceMode::Rate {
-        dirty_pages_per_second,
-        check_pages_per_second: 100_000,
-    }
+    PaceMode::Rate { dirty_pages_per_second, check_pages_per_second: 100_000 }
 }
 
 /// Options with a witness at each of the first `count` checkpoints.
@@ -69,9 +56,7 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn zero(ram_bytes: u64) -> Self {
-        Self {
-            bytes: vec![0; usize::try_from(ram_bytes).unwrap()],
-        }
+        Self { bytes: vec![0; usize::try_from(ram_bytes).unwrap()] }
     }
 
     pub(crate) fn apply(&mut self, vm: &VmProcess, batch: &PageBatch) {
@@ -86,10 +71,7 @@ impl Image {
         let memory = SharedMemory::create(self.bytes.len() / PAGE_BYTES).unwrap();
         for (number, page) in (0..).zip(self.bytes.chunks_exact(PAGE_BYTES)) {
             if page.iter().any(|&byte| byte != 0) {
-                memory.write(
-                    pageswarm_machine::PageNumber(number),
-                    page.try_into().unwrap(),
-                );
+                memory.write(pageswarm_machine::PageNumber(number), page.try_into().unwrap());
             }
         }
         memory
@@ -104,12 +86,7 @@ impl Image {
                 expected[range.clone()] != self.bytes[range]
             })
             .collect();
-        assert!(
-            wrong.is_empty(),
-            "{what}: {} wrong pages, first {:?}",
-            wrong.len(),
-            wrong.first()
-        );
+        assert!(wrong.is_empty(), "{what}: {} wrong pages, first {:?}", wrong.len(), wrong.first());
     }
 }
 
@@ -124,12 +101,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(origin: Origin, options: &VmOptions) -> Self {
         let (vm, events) = VmProcess::spawn(&launcher(), origin, options).unwrap();
-        Self {
-            vm,
-            events,
-            console: Vec::new(),
-            report: Report::default(),
-        }
+        Self { vm, events, console: Vec::new(), report: Report::default() }
     }
 
     pub(crate) fn next(&mut self) -> VmEvent {
@@ -211,8 +183,5 @@ pub(crate) fn passes(state: &SavedState) -> u32 {
 /// The value that `percent` of `values` do not exceed.
 pub(crate) fn percentile(values: &mut [u64], percent: usize) -> u64 {
     values.sort_unstable();
-    values[(values.len() * percent)
-        .div_ceil(100)
-        .clamp(1, values.len())
-        - 1]
+    values[(values.len() * percent).div_ceil(100).clamp(1, values.len()) - 1]
 }

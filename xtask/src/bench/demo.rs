@@ -15,16 +15,8 @@ const RATE_PERCENT_MIN: u64 = 90;
 const WALL_MS_MAX: u64 = 90_000;
 const CHECKPOINTS_MIN: u64 = 40;
 /// Small and short: for its function only, no time of it is judged.
-const QUICK: [&str; 8] = [
-    "--nodes",
-    "2",
-    "--checkpoints",
-    "6",
-    "--memory",
-    "64MiB",
-    "--workload",
-    "kernel-build",
-];
+const QUICK: [&str; 8] =
+    ["--nodes", "2", "--checkpoints", "6", "--memory", "64MiB", "--workload", "kernel-build"];
 
 /// How to run it.
 #[derive(Debug, Default, clap::Args)]
@@ -41,19 +33,13 @@ pub(crate) struct DemoArgs {
 
 impl DemoArgs {
     pub(crate) fn quick() -> Self {
-        Self {
-            quick: true,
-            ..Self::default()
-        }
+        Self { quick: true, ..Self::default() }
     }
 
     fn command(&self) -> String {
         let quick = if self.quick { " --quick" } else { "" };
-        let options = if self.options.is_empty() {
-            String::new()
-        } else {
-            format!(" -- {}", self.options.join(" "))
-        };
+        let options =
+            if self.options.is_empty() { String::new() } else { format!(" -- {}", self.options.join(" ")) };
         format!("cargo xtask bench demo{quick}{options}")
     }
 }
@@ -112,21 +98,13 @@ struct Bound {
 /// Runs the demo and judges it.
 pub(super) fn measure(args: &DemoArgs) -> Result<Report> {
     let mut demo = Command::new(host::program("pageswarm")?);
-    demo.args(["demo", "--json"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
+    demo.args(["demo", "--json"]).stdin(Stdio::null()).stderr(Stdio::inherit());
     if args.quick {
         demo.args(QUICK);
     }
-    let output = demo
-        .args(&args.options)
-        .output()
-        .context("pageswarm demo")?;
+    let output = demo.args(&args.options).output().context("pageswarm demo")?;
     let whole: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(|| {
-        format!(
-            "the demo said nothing that can be read, and ended with {}",
-            output.status
-        )
+        format!("the demo said nothing that can be read, and ended with {}", output.status)
     })?;
     let outcome: Outcome =
         serde_json::from_value(whole.clone()).context("the demo's JSON has another shape")?;
@@ -134,13 +112,7 @@ pub(super) fn measure(args: &DemoArgs) -> Result<Report> {
     if args.quick {
         figures = figures
             .into_iter()
-            .map(|figure| {
-                if is_function(&figure) {
-                    figure
-                } else {
-                    figure.unjudged()
-                }
-            })
+            .map(|figure| if is_function(&figure) { figure } else { figure.unjudged() })
             .collect();
     }
     Ok(Report {
@@ -164,10 +136,8 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
     for fault in &faults {
         println!("{fault}");
     }
-    let (proven, wanted) = (
-        outcome.followed.len() - faults.len().min(outcome.followed.len()),
-        outcome.checkpoints_wanted,
-    );
+    let (proven, wanted) =
+        (outcome.followed.len() - faults.len().min(outcome.followed.len()), outcome.checkpoints_wanted);
     let percent = outcome.rate_achieved * 100 / outcome.rate_set.max(1);
     let downtime = &outcome.downtime_us;
     let wall = format!("{:.1} s", outcome.took_ms as f64 / 1000.0);
@@ -188,21 +158,13 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
         Figure::stated("downtime max", milliseconds(downtime.max)),
         Figure::judged(
             "dirty rate",
-            format!(
-                "{} of {} pages/s set, {percent} %",
-                outcome.rate_achieved, outcome.rate_set
-            ),
+            format!("{} of {} pages/s set, {percent} %", outcome.rate_achieved, outcome.rate_set),
             format!("at least {RATE_PERCENT_MIN} %"),
             percent >= RATE_PERCENT_MIN,
         ),
     ];
     figures.push(if outcome.is_default() {
-        Figure::judged(
-            "wall time",
-            wall,
-            "at most 90 s",
-            outcome.took_ms <= WALL_MS_MAX,
-        )
+        Figure::judged("wall time", wall, "at most 90 s", outcome.took_ms <= WALL_MS_MAX)
     } else {
         Figure::stated("wall time", wall)
     });
@@ -210,10 +172,7 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
         "publisher egress over the union of what nodes lacked",
         ratio(outcome.publisher_sent_bytes * 1000 / outcome.union_bytes.max(1)),
     ));
-    figures.push(Figure::stated(
-        "time over the bound",
-        ratio(outcome.bound.ratio_permille),
-    ));
+    figures.push(Figure::stated("time over the bound", ratio(outcome.bound.ratio_permille)));
     figures
 }
 
@@ -227,11 +186,8 @@ impl Outcome {
 
 /// What does not hold, a line for each checkpoint; not the demo's own verdict, but made of what it reports.
 fn faults(outcome: &Outcome) -> Vec<String> {
-    let promised: BTreeMap<u64, &str> = outcome
-        .heads
-        .iter()
-        .map(|head| (head.index, head.state_root.as_str()))
-        .collect();
+    let promised: BTreeMap<u64, &str> =
+        outcome.heads.iter().map(|head| (head.index, head.state_root.as_str())).collect();
     let mut faults: Vec<String> = outcome
         .followed
         .iter()
@@ -254,10 +210,7 @@ fn fault(checkpoint: &Followed, promised: Option<&str>) -> Option<String> {
     if checkpoint.bytes_equal == Some(false) {
         return Some("the bytes differ".to_owned());
     }
-    let checked = checkpoint
-        .self_check
-        .as_ref()
-        .is_some_and(|check| check.holds);
+    let checked = checkpoint.self_check.as_ref().is_some_and(|check| check.holds);
     (!checked).then(|| "the self-check does not hold".to_owned())
 }
 
@@ -297,12 +250,7 @@ mod tests {
         assert_eq!(verdicts(&outcome(400, true)), Vec::<&str>::new());
         assert_eq!(verdicts(&outcome(501, true)), ["downtime p50"]);
         assert_eq!(verdicts(&outcome(400, false)), [PROVEN]);
-        let slow = Outcome {
-            rate_achieved: 89,
-            checkpoints_wanted: 40,
-            took_ms: 90_001,
-            ..outcome(1, true)
-        };
+        let slow = Outcome { rate_achieved: 89, checkpoints_wanted: 40, took_ms: 90_001, ..outcome(1, true) };
         assert_eq!(verdicts(&slow), [PROVEN, "dirty rate", "wall time"]);
     }
 

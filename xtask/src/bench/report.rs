@@ -36,35 +36,17 @@ pub(crate) struct Report {
 impl Figure {
     /// A figure without a target.
     pub(crate) fn stated(name: &'static str, value: String) -> Self {
-        Self {
-            name,
-            value,
-            target: None,
-            holds: None,
-        }
+        Self { name, value, target: None, holds: None }
     }
 
     /// A figure with a target that this run judges.
-    pub(crate) fn judged(
-        name: &'static str,
-        value: String,
-        target: impl Into<String>,
-        holds: bool,
-    ) -> Self {
-        Self {
-            name,
-            value,
-            target: Some(target.into()),
-            holds: Some(holds),
-        }
+    pub(crate) fn judged(name: &'static str, value: String, target: impl Into<String>, holds: bool) -> Self {
+        Self { name, value, target: Some(target.into()), holds: Some(holds) }
     }
 
     /// The same with its target kept in sight but not judged: the run is too short for it.
     pub(crate) fn unjudged(self) -> Self {
-        Self {
-            holds: None,
-            ..self
-        }
+        Self { holds: None, ..self }
     }
 
     const fn verdict(&self) -> &'static str {
@@ -77,58 +59,37 @@ impl Figure {
     }
 
     fn cells(&self) -> [&str; 4] {
-        [
-            self.name,
-            &self.value,
-            self.target.as_deref().unwrap_or("-"),
-            self.verdict(),
-        ]
+        [self.name, &self.value, self.target.as_deref().unwrap_or("-"), self.verdict()]
     }
 }
 
 impl Report {
     /// Whether no target falls short.
     pub(crate) fn holds(&self) -> bool {
-        self.figures
-            .iter()
-            .all(|figure| figure.holds != Some(false))
+        self.figures.iter().all(|figure| figure.holds != Some(false))
     }
 
     /// Figure, value, target, verdict.
     pub(crate) fn table(&self) -> String {
         let heading = ["figure", "value", "target", "verdict"];
-        let rows: Vec<[&str; 4]> = std::iter::once(heading)
-            .chain(self.figures.iter().map(Figure::cells))
-            .collect();
-        let width = |column: usize| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let rows: Vec<[&str; 4]> =
+            std::iter::once(heading).chain(self.figures.iter().map(Figure::cells)).collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths = [width(0), width(1), width(2)];
         let mut text = format!("{}: {}, {}\n", self.command, self.machine, self.date);
         for [figure, value, target, verdict] in &rows {
             let [first, second, third] = widths;
-            text.push_str(&format!(
-                "{figure:<first$}  {value:<second$}  {target:<third$}  {verdict}\n"
-            ));
+            text.push_str(&format!("{figure:<first$}  {value:<second$}  {target:<third$}  {verdict}\n"));
         }
         text.trim_end().to_owned()
     }
 
     /// `document` with this report in the section between its two markers, in place of one of the same command.
     pub(crate) fn written_into(&self, document: &str) -> Result<String> {
-        let (begin, end) = (
-            format!("<!-- begin {} -->\n", self.name),
-            format!("<!-- end {} -->", self.name),
-        );
-        let (head, rest) = document
-            .split_once(&begin)
-            .with_context(|| format!("there is no line {begin}"))?;
-        let (section, tail) = rest
-            .split_once(&end)
-            .with_context(|| format!("there is no line {end}"))?;
+        let (begin, end) = (format!("<!-- begin {} -->\n", self.name), format!("<!-- end {} -->", self.name));
+        let (head, rest) =
+            document.split_once(&begin).with_context(|| format!("there is no line {begin}"))?;
+        let (section, tail) = rest.split_once(&end).with_context(|| format!("there is no line {end}"))?;
         let title = format!("### `{}`", self.command);
         let mut parts: Vec<String> = section
             .split("### ")
@@ -138,10 +99,7 @@ impl Report {
             .filter(|part| part.lines().next() != Some(&title))
             .collect();
         parts.push(self.section(&title));
-        Ok(format!(
-            "{head}{begin}\n{}\n\n{end}{tail}",
-            parts.join("\n\n")
-        ))
+        Ok(format!("{head}{begin}\n{}\n\n{end}{tail}", parts.join("\n\n")))
     }
 
     fn section(&self, title: &str) -> String {
@@ -164,12 +122,7 @@ mod tests {
         Report {
             name: "demo",
             command: command.to_owned(),
-            machine: Machine {
-                cpu: "cpu".to_owned(),
-                cores: 2,
-                kernel: "6.1".to_owned(),
-                ram_gib: 24,
-            },
+            machine: Machine { cpu: "cpu".to_owned(), cores: 2, kernel: "6.1".to_owned(), ram_gib: 24 },
             date: "2026-11-22".to_owned(),
             figures: vec![
                 Figure::judged("downtime p50", "0.1 ms".to_owned(), "at most 0.5 ms", holds),
@@ -185,10 +138,7 @@ mod tests {
         assert!(!report("a", false).holds());
         assert!(report("a", false).table().ends_with("stated"));
         assert!(report("a", false).table().contains("FALLS SHORT"));
-        assert_eq!(
-            report("a", false).figures[0].clone().unjudged().verdict(),
-            "not judged"
-        );
+        assert_eq!(report("a", false).figures[0].clone().unjudged().verdict(), "not judged");
     }
 
     #[test]

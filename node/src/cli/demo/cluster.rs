@@ -25,8 +25,9 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) async fn start(directory: &Path, args: &DemoArgs) -> Result<Self, Failure> {
         let witness = directory.join("witness");
-        std::fs::create_dir_all(&witness)
-            .map_err(|error| Failure::new(ExitCode::Failed, format!("cannot make {}: {error}", witness.display())))?;
+        std::fs::create_dir_all(&witness).map_err(|error| {
+            Failure::new(ExitCode::Failed, format!("cannot make {}: {error}", witness.display()))
+        })?;
         let home = directory.join("publisher");
         let http = args.http.map(|address| ["--http".to_owned(), address.to_string()]);
         let mut arguments = vec!["--create-swarm".to_owned()];
@@ -86,8 +87,11 @@ enum Precedence {
 }
 
 fn spawn(home: &Path, arguments: &[String], precedence: Precedence) -> Result<Child, Failure> {
-    let failed = |error: std::io::Error| Failure::new(ExitCode::Failed, format!("cannot start a node: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(ExitCode::Failed, format!("cannot start a node: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
+    std::fs::create_dir_all(home).map_err(failed)?;
+    let log = std::fs::File::create(home.join("node.log")).map_err(failed)?;
     let mut command = match precedence {
         Precedence::First => Command::new(program),
         Precedence::After => {
@@ -102,6 +106,7 @@ fn spawn(home: &Path, arguments: &[String], precedence: Precedence) -> Result<Ch
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(log)
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)

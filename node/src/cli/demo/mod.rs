@@ -66,9 +66,20 @@ pub struct DemoArgs {
 /// [`Failure`]; [`ExitCode::CheckFailed`] if any check did not hold.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     check_host()?;
-    let directory = Directory::make(args.dir.clone())?;
-    let mut cluster = Cluster::start(&directory.path, &args).await?;
-    let outcome = show(&args, &mut cluster).await;
+    let mut directory = Directory::make(args.dir.clone())?;
+    let judged = judge(&args, &directory).await;
+    judged.map_err(|failure| {
+        let kept = directory.keep();
+        Failure::new(
+            failure.code,
+            format!("{}\nlogs of the nodes: {}/*/node.log", failure.message, kept.display()),
+        )
+    })
+}
+
+async fn judge(args: &DemoArgs, directory: &Directory) -> Result<(), Failure> {
+    let mut cluster = Cluster::start(&directory.path, args).await?;
+    let outcome = show(args, &cluster).await;
     cluster.end().await;
     let outcome = outcome?;
     if args.json {
@@ -76,13 +87,10 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     } else {
         print::line(&outcome.text())?;
     }
-    match outcome.verdict() {
-        Ok(()) => Ok(()),
-        Err(why) => Err(Failure::new(ExitCode::CheckFailed, why)),
-    }
+    outcome.verdict().map_err(|why| Failure::new(ExitCode::CheckFailed, why))
 }
 
-async fn show(args: &DemoArgs, cluster: &mut Cluster) -> Result<Outcome, Failure> {
+async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
     let witness = witnesses(args.seed, args.checkpoints);
     let request = RunRequest {
         workload: args.workload.name().to_owned(),
@@ -97,7 +105,8 @@ async fn show(args: &DemoArgs, cluster: &mut Cluster) -> Result<Outcome, Failure
     };
     let start = Instant::now();
     let vm: VmView = cluster.publisher().post("/api/v1/vms", &request).await?;
-    let lineage = vm.lineage.clone().ok_or_else(|| Failure::new(ExitCode::Failed, "the vm has no lineage"))?;
+    let lineage =
+        vm.lineage.clone().ok_or_else(|| Failure::new(ExitCode::Failed, "the vm has no lineage"))?;
     let plan = Plan {
         lineage: lineage.clone(),
         checkpoints: args.checkpoints,
@@ -132,8 +141,12 @@ async fn show_progress(publisher: crate::api::client::Client, vm: u64, args: Dem
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let from = told.unwrap_or(0);
-        let Ok(view) = publisher.get::<VmView>(&format!("/api/v1/vms/{vm}?from={from}")).await else { continue };
-        let Some(last) = view.checkpoints.last().filter(|last| Some(last.index) != told) else { continue };
+        let Ok(view) = publisher.get::<VmView>(&format!("/api/v1/vms/{vm}?from={from}")).await else {
+            continue;
+        };
+        let Some(last) = view.checkpoints.last().filter(|last| Some(last.index) != told) else {
+            continue;
+        };
         told = Some(last.index);
         let line = format!(
             "checkpoint {:>3} of {}: downtime {}, {} dirty pages at {} of {} pages/s, {} new",
@@ -188,12 +201,19 @@ struct Directory {
 impl Directory {
     fn make(given: Option<PathBuf>) -> Result<Self, Failure> {
         let temporary = given.is_none();
-        let path = given.unwrap_or_else(|| std::env::temp_dir().join(format!("pageswarm-demo-{}", std::process::id())));
+        let path = given
+            .unwrap_or_else(|| std::env::temp_dir().join(format!("pageswarm-demo-{}", std::process::id())));
         let made = std::fs::create_dir_all(&path).and_then(|()| std::path::absolute(&path));
         let path = made.map_err(|error| {
             Failure::new(ExitCode::Failed, format!("cannot use {}: {error}", path.display()))
         })?;
         Ok(Self { path, temporary })
+    }
+
+    /// Leaves it for whoever wants to know what happened.
+    fn keep(&mut self) -> &std::path::Path {
+        self.temporary = false;
+        &self.path
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pageswarm_checkpoint::wire::BirthRange;
 use pageswarm_checkpoint::Birth;
+use pageswarm_checkpoint::wire::BirthRange;
 use pageswarm_swarm::BirthSet;
 use serde::Serialize;
 
@@ -83,30 +83,9 @@ impl Outcome {
     ) -> Result<Self, Failure> {
         let publisher = cluster.publisher();
         let view: VmView = publisher.get(&format!("/api/v1/vms/{vm}?from=0")).await?;
-        let heads: Vec<CheckpointView> = publisher.get(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?;
-        let mut union = BirthSet::new();
-        let mut traffic = Vec::new();
-        for (number, client) in cluster.nodes().iter().enumerate() {
-            let status: StatusView = client.get("/api/v1/status").await?;
-            let lacked: BirthsView = client.get(&format!("/api/v1/lineages/{lineage}/lacked")).await?;
-            let bytes: BytesView = publisher.post(&format!("/api/v1/lineages/{lineage}/bytes"), &lacked).await?;
-            union.add(&set_of(&lacked));
-            let number = number as u64;
-            let mine = || followed.iter().filter(|checkpoint| checkpoint.node == number);
-            traffic.push(NodeTraffic {
-                node: number,
-                from_publisher_bytes: status.transfer.from_writer_bytes,
-                from_peers_bytes: status.transfer.from_peers_bytes,
-                duplicate_bytes: status.transfer.duplicate_bytes,
-                metadata_bytes: status.transfer.objects_down_bytes,
-                sent_bytes: status.transfer.served_bytes,
-                lacked_bytes: bytes.bytes,
-                own_store_chunks: status.store.chunks.saturating_sub(mine().map(|c| c.lacked_chunks).sum()),
-            });
-        }
-        let ranges = births::to_messages(&union).concat();
-        let ranges = BirthsView { ranges: ranges.iter().map(|range| (range.first.0, range.length)).collect() };
-        let union: BytesView = publisher.post(&format!("/api/v1/lineages/{lineage}/bytes"), &ranges).await?;
+        let heads: Vec<CheckpointView> =
+            publisher.get(&format!("/api/v1/lineages/{lineage}/checkpoints")).await?;
+        let (traffic, union_bytes) = gather_traffic(cluster, lineage, &followed).await?;
         let status: StatusView = publisher.get("/api/v1/status").await?;
         let measured: Vec<&CheckpointFigures> = view.checkpoints.iter().skip(1).collect();
         let mean = |sum: u64| sum / (measured.len() as u64).max(1);
@@ -128,8 +107,10 @@ impl Outcome {
             traffic,
             publisher_sent_bytes: status.transfer.served_bytes,
             publisher_metadata_bytes: status.transfer.objects_up_bytes,
-            union_bytes: union.bytes,
-            vm_failure: view.wrong_page.map(|page| format!("the publisher's guest found a wrong byte in page {page}")),
+            union_bytes,
+            vm_failure: view
+                .wrong_page
+                .map(|page| format!("the publisher's guest found a wrong byte in page {page}")),
         })
     }
 
@@ -192,7 +173,7 @@ impl Outcome {
         text.push('\n');
         text.push_str(&print::table(&self.traffic_rows()));
         text.push('\n');
-        for (name, value) in self.summary() {
+        for (name, value) in self.capture_summary().into_iter().chain(self.swarm_summary()) {
             text.push_str(&format!("{name:<34}{value}\n"));
         }
         match self.verdict() {
@@ -204,8 +185,21 @@ impl Outcome {
 
     fn checkpoint_rows(&self) -> Vec<Vec<String>> {
         let heading = [
-            "checkpoint", "downtime", "dirty", "new", "duplicate", "zero", "patched", "new bytes", "delta", "node",
-            "lacked", "fetched in", "root", "bytes", "self-check",
+            "checkpoint",
+            "downtime",
+            "dirty",
+            "new",
+            "duplicate",
+            "zero",
+            "patched",
+            "new bytes",
+            "delta",
+            "node",
+            "lacked",
+            "fetched in",
+            "root",
+            "bytes",
+            "self-check",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for taken in &self.taken {
@@ -229,7 +223,8 @@ impl Outcome {
 
     fn followed_cells(&self, followed: &Followed) -> Vec<String> {
         let holds = |yes: bool| if yes { "equal" } else { "DIFFERS" }.to_owned();
-        let check = followed.self_check.as_ref().map_or("-", |check| if check.holds { "holds" } else { "FAILS" });
+        let check =
+            followed.self_check.as_ref().map_or("-", |check| if check.holds { "holds" } else { "FAILS" });
         vec![
             followed.node.to_string(),
             followed.lacked_chunks.to_string(),
@@ -241,7 +236,16 @@ impl Outcome {
     }
 
     fn traffic_rows(&self) -> Vec<Vec<String>> {
-        let heading = ["node", "lacked", "from publisher", "from peers", "received twice", "metadata", "sent", "chunks of its own"];
+        let heading = [
+            "node",
+            "lacked",
+            "from publisher",
+            "from peers",
+            "received twice",
+            "metadata",
+            "sent",
+            "chunks of its own",
+        ];
         let rows = self.traffic.iter().map(|node| {
             vec![
                 node.node.to_string(),
@@ -257,29 +261,75 @@ impl Outcome {
         std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect()
     }
 
-    fn summary(&self) -> Vec<(&'static str, String)> {
+    fn capture_summary(&self) -> Vec<(&'static str, String)> {
         let downtime = self.downtime_us;
         let sum = |figure: fn(&CheckpointFigures) -> u64| self.taken.iter().map(figure).sum::<u64>();
         vec![
-            ("checkpoints", format!("{} of {} MiB, every {} ms, workload {}", self.taken.len(), self.memory_bytes >> 20, self.interval_ms, self.workload)),
+            (
+                "checkpoints",
+                format!(
+                    "{} of {} MiB, every {} ms, workload {}",
+                    self.taken.len(),
+                    self.memory_bytes >> 20,
+                    self.interval_ms,
+                    self.workload
+                ),
+            ),
             ("dirty rate", format!("{} of {} pages/s set", self.rate_achieved, self.rate_set)),
-            ("downtime p50 / p99 / max", format!(
-                "{} / {} / {} (without checkpoint 0 and without the writing of witness images)",
-                print::milliseconds(downtime.p50), print::milliseconds(downtime.p99), print::milliseconds(downtime.max)
-            )),
-            ("pages dirty", format!(
-                "{}: {} new ({} as patches), {} duplicate, {} zero, {} unchanged",
-                sum(|f| f.dirty_pages), sum(|f| f.new_pages), sum(|f| f.patched_pages), sum(|f| f.duplicate_pages),
-                sum(|f| f.zero_pages), sum(|f| f.unchanged_pages)
-            )),
-            ("bytes of new chunks", format!("{}, of these {} in patches", print::bytes(sum(|f| f.new_bytes)), print::bytes(sum(|f| f.patched_bytes)))),
-            ("publisher sent", format!("{} of chunks, {} of metadata", print::bytes(self.publisher_sent_bytes), print::bytes(self.publisher_metadata_bytes))),
+            (
+                "downtime p50 / p99 / max",
+                format!(
+                    "{} / {} / {} (without checkpoint 0 and without the writing of witness images)",
+                    print::milliseconds(downtime.p50),
+                    print::milliseconds(downtime.p99),
+                    print::milliseconds(downtime.max)
+                ),
+            ),
+            (
+                "pages dirty",
+                format!(
+                    "{}: {} new ({} as patches), {} duplicate, {} zero, {} unchanged",
+                    sum(|f| f.dirty_pages),
+                    sum(|f| f.new_pages),
+                    sum(|f| f.patched_pages),
+                    sum(|f| f.duplicate_pages),
+                    sum(|f| f.zero_pages),
+                    sum(|f| f.unchanged_pages)
+                ),
+            ),
+            (
+                "bytes of new chunks",
+                format!(
+                    "{}, of these {} in patches",
+                    print::bytes(sum(|f| f.new_bytes)),
+                    print::bytes(sum(|f| f.patched_bytes))
+                ),
+            ),
+        ]
+    }
+
+    fn swarm_summary(&self) -> Vec<(&'static str, String)> {
+        vec![
+            (
+                "publisher sent",
+                format!(
+                    "{} of chunks, {} of metadata",
+                    print::bytes(self.publisher_sent_bytes),
+                    print::bytes(self.publisher_metadata_bytes)
+                ),
+            ),
             ("union of what nodes lacked", print::bytes(self.union_bytes)),
             ("publisher egress over the union", ratio(self.publisher_sent_bytes, self.union_bytes)),
-            ("time over the bound", format!(
-                "{}.{:03} ({} ms from the first checkpoint to the last check; the recording alone took {} ms)",
-                self.bound.ratio_permille / 1000, self.bound.ratio_permille % 1000, self.bound.makespan_ms, self.bound.recording_ms
-            )),
+            (
+                "time over the bound",
+                format!(
+                    "{}.{:03} ({} ms from the first checkpoint to the last check; the recording alone took {} ms)",
+                    self.bound.ratio_permille / 1000,
+                    self.bound.ratio_permille % 1000,
+                    self.bound.makespan_ms,
+                    self.bound.recording_ms
+                ),
+            ),
             ("wall time", format!("{} ms", self.took_ms)),
         ]
     }
@@ -307,9 +357,45 @@ impl Bound {
     }
 }
 
+/// What each node received, and the encoded bytes of all that any of them lacked.
+async fn gather_traffic(
+    cluster: &Cluster,
+    lineage: &str,
+    followed: &[Followed],
+) -> Result<(Vec<NodeTraffic>, u64), Failure> {
+    let (publisher, bytes_path) = (cluster.publisher(), format!("/api/v1/lineages/{lineage}/bytes"));
+    let mut union = BirthSet::new();
+    let mut traffic = Vec::new();
+    for (node, client) in (0_u64..).zip(cluster.nodes()) {
+        let status: StatusView = client.get("/api/v1/status").await?;
+        let lacked: BirthsView = client.get(&format!("/api/v1/lineages/{lineage}/lacked")).await?;
+        let bytes: BytesView = publisher.post(&bytes_path, &lacked).await?;
+        union.add(&set_of(&lacked));
+        let mine = followed.iter().filter(|checkpoint| checkpoint.node == node);
+        let fetched = mine.map(|checkpoint| checkpoint.lacked_chunks).sum();
+        traffic.push(NodeTraffic {
+            node,
+            from_publisher_bytes: status.transfer.from_writer_bytes,
+            from_peers_bytes: status.transfer.from_peers_bytes,
+            duplicate_bytes: status.transfer.duplicate_bytes,
+            metadata_bytes: status.transfer.objects_down_bytes,
+            sent_bytes: status.transfer.served_bytes,
+            lacked_bytes: bytes.bytes,
+            own_store_chunks: status.store.chunks.saturating_sub(fetched),
+        });
+    }
+    let ranges = births::to_messages(&union).concat();
+    let ranges = ranges.iter().map(|range| (range.first.0, range.length)).collect();
+    let union: BytesView = publisher.post(&bytes_path, &BirthsView { ranges }).await?;
+    Ok((traffic, union.bytes))
+}
+
 fn set_of(view: &BirthsView) -> BirthSet {
-    let ranges: Vec<BirthRange> =
-        view.ranges.iter().map(|(first, length)| BirthRange { first: Birth(*first), length: *length }).collect();
+    let ranges: Vec<BirthRange> = view
+        .ranges
+        .iter()
+        .map(|(first, length)| BirthRange { first: Birth(*first), length: *length })
+        .collect();
     births::from_ranges(&ranges)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::wire::Control;
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
@@ -121,6 +121,9 @@ impl Hub {
     }
 }
 
+/// How old published counters may be.
+const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
+
 struct Task {
     node: Arc<Node>,
     engine: Engine,
@@ -132,6 +135,8 @@ struct Task {
     requests: BTreeMap<RequestId, AbortHandle>,
     view: Arc<Mutex<View>>,
     viewed: Instant,
+    /// Whether something happened since.
+    view_is_old: bool,
 }
 
 /// Runs the engine until the node drops its hubs.
@@ -148,6 +153,7 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
         requests: BTreeMap::new(),
         view,
         viewed: Instant::now(),
+        view_is_old: false,
     };
     let mut wake = task.drain();
     loop {
@@ -165,10 +171,14 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
                 None => return,
             },
             () = sleep => Message::Engine(Input::Tick),
+            () = tokio::time::sleep(VIEW_AGE_MAX), if task.view_is_old => {
+                task.show(Duration::ZERO);
+                continue;
+            }
         };
         task.take(message);
         wake = task.drain();
-        task.show();
+        task.show(VIEW_AGE_MAX);
     }
 }
 
@@ -301,8 +311,9 @@ impl Task {
     }
 
     /// Publishes counters, a few times a second.
-    fn show(&mut self) {
-        if self.viewed.elapsed().as_millis() < 100 {
+    fn show(&mut self, age_min: Duration) {
+        self.view_is_old = self.viewed.elapsed() < age_min;
+        if self.view_is_old {
             return;
         }
         self.viewed = Instant::now();

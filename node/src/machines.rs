@@ -36,7 +36,7 @@ const CHECK_PAGES_PER_SECOND: u32 = 8_000;
 const VERIFY_DIRTY_PAGES: u32 = 1_000;
 
 /// How far the publishing thread precedes the rest of the node where processors are scarce.
-const PUBLISHER_PRECEDENCE: u8 = 5;
+const PUBLISHER_PRECEDENCE: u8 = 10;
 /// Staging area of a VM of which no checkpoint is taken: the least that any strategy accepts.
 const STAGING_BYTES_IDLE: u64 = 16 << 20;
 

@@ -25,8 +25,6 @@ pub struct NodeConfig {
     pub clock_skew: Duration,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
-    /// Whether the node offers itself in the local network by mDNS.
-    pub mdns: Mdns,
 }
 
 /// How a node becomes a member of its swarm.
@@ -38,15 +36,6 @@ pub enum MembershipStart {
     Create,
     /// It exchanges a ticket for a certificate, unless its directory has one.
     Join(Ticket),
-}
-
-/// Discovery in the local network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mdns {
-    /// Only tickets and known members lead to other nodes.
-    Off,
-    /// Members also find each other by multicast.
-    On,
 }
 
 impl NodeConfig {

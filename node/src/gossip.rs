@@ -1,6 +1,6 @@
 //! libp2p: gossip of heads and revocations among members, and the lineages that a DHT names.
 //!
-//! Only members that said hello on the data plane are allowed to connect; discovery by mDNS is off by default.
+//! Only members that said hello on the data plane are allowed to connect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -9,8 +9,8 @@ use pageswarm_node::cli::{self, Cli, Command};
 use pageswarm_node::exit::{ExitCode, Failure};
 use pageswarm_vmm::child::{self, ServeError};
 
-/// Pages come and go by the ten thousand a second, from several threads: glibc's allocator takes a tenth of the
-/// processor time for that, this one a hundredth.
+/// Pages come and go by the ten thousand a second, from several threads, for which glibc's
+/// allocator is not made.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

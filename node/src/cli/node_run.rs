@@ -9,7 +9,7 @@ use pageswarm_checkpoint::membership::Ticket;
 use super::{print, values};
 use crate::api::error::code_of;
 use crate::api::server;
-use crate::config::{Mdns, MembershipStart, NodeConfig};
+use crate::config::{MembershipStart, NodeConfig};
 use crate::exit::Failure;
 use crate::node::Node;
 use crate::report::chain;
@@ -44,9 +44,6 @@ pub struct NodeRunArgs {
     /// Differences between clocks that certificates tolerate.
     #[arg(long, value_parser = values::duration, default_value = "5m")]
     pub clock_skew: Duration,
-    /// Find members in the local network by multicast.
-    #[arg(long)]
-    pub mdns: bool,
 }
 
 /// Runs the node.
@@ -69,7 +66,6 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         peers: args.peers,
         clock_skew: args.clock_skew,
         quota_bytes: args.quota,
-        mdns: if args.mdns { Mdns::On } else { Mdns::Off },
     };
     let node = Node::start(config).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;
     let http = server::start(&node).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;

@@ -2,7 +2,9 @@
 //!
 //! - [`ids`]: the names and quantities everything else is expressed in
 //! - [`codec`]: the primitive values every format is made of
-//! - [`encoding`]: raw, zstd and patch forms of a chunk
+//! - [`encoding`]: the forms in which a chunk is stored and sent
+//! - [`diff`]: one of them, what changed between two versions of a page
+//! - [`hash`]: the names of chunks
 //! - [`map`]: which chunk each page is, with a Merkle root and proofs
 //! - [`delta`]: what a checkpoint changed, and keyframes
 //! - [`record`]: genesis, heads, interval records and the state root
@@ -17,7 +19,9 @@
 pub mod blob;
 pub mod codec;
 pub mod delta;
+pub mod diff;
 pub mod encoding;
+pub mod hash;
 pub mod ids;
 pub mod map;
 pub mod membership;
@@ -25,7 +29,8 @@ pub mod record;
 pub mod wire;
 
 pub use delta::{ApplyError, Blob, BlobDelta, BlobKind, CheckpointMap, ChunkSource, Delta, PageChange};
-pub use encoding::{CHUNK_BYTES_MAX, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash};
+pub use encoding::{CHUNK_BYTES_MAX, DecodeError, Decoder, Effort, EncodedChunk, Encoder, Encoding};
+pub use hash::{ChunkMap, chunk_hash, chunk_hashes};
 pub use ids::{
     Birth, CheckpointIndex, ChunkHash, ChunkRef, Generation, LineageId, NodeId, ObjectHash, PAGE_BYTES,
     PageNumber, ParseNameError, StateRoot,

@@ -14,6 +14,8 @@ pub const ALPN: &[u8] = b"pageswarm/1";
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// The most chunks one run may ask for.
 pub const RUN_CHUNKS_MAX: usize = 8192;
+/// The most steps that one chunk may come in.
+pub const STEPS_MAX: usize = 8;
 /// The most ranges one set of births may have in a message; larger sets are sent in parts.
 pub const RANGES_MAX: usize = 65_536;
 /// The most heads or peers one message may name.
@@ -28,7 +30,7 @@ const INSIST: u8 = 0x10;
 pub enum Opening {
     /// Control messages follow, both ways, for as long as the connection lives.
     Control,
-    /// Asks for the chunks of a run; [`RunAnswer`] frames come back.
+    /// Asks for the chunks of a run; frames of [`RunAnswer`]s come back.
     Run(RunRequest),
     /// Asks for a metadata object; an [`ObjectAnswer`] comes back.
     Object(ObjectRequest),
@@ -79,6 +81,8 @@ pub struct Hello {
     pub data_port: u16,
     /// TCP port of its gossip.
     pub gossip_port: u16,
+    /// Drawn at random when the sender's process started: with another one the same node was restarted.
+    pub session: [u8; 8],
 }
 
 /// A member and where its data plane is.
@@ -145,13 +149,22 @@ pub struct RunRequest {
 
 /// One answer within a run; births may be answered in any order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RunAnswer {
+pub enum RunAnswer<Bytes = Vec<u8>> {
     /// The chunk; a patch names as base what the request named.
     Chunk {
         /// Which.
         birth: Birth,
         /// In which form.
-        chunk: EncodedChunk<ChunkRef>,
+        chunk: EncodedChunk<ChunkRef, Bytes>,
+    },
+    /// The chunk in several steps, as the answerer keeps it: each makes the base of the next.
+    Steps {
+        /// Which.
+        birth: Birth,
+        /// What the first step is based on, if on anything: what the request named.
+        base: Option<ChunkRef>,
+        /// Two to [`STEPS_MAX`]; all but the first have a base.
+        steps: Vec<EncodedChunk<(), Bytes>>,
     },
     /// The answerer does not hold it.
     NotHeld {
@@ -261,6 +274,7 @@ impl Control {
                 out.put_bytes(&hello.certificate);
                 out.put_varint(u64::from(hello.data_port));
                 out.put_varint(u64::from(hello.gossip_port));
+                out.extend_from_slice(&hello.session);
             }
             Self::Peers(peers) => {
                 out.push(2);
@@ -301,6 +315,7 @@ impl Control {
                 certificate: take.bytes(MEMBERSHIP_BYTES_MAX)?.to_vec(),
                 data_port: take_port(&mut take)?,
                 gossip_port: take_port(&mut take)?,
+                session: take.array()?,
             }),
             2 => {
                 let mut peers = Vec::new();
@@ -404,25 +419,54 @@ impl RunRequest {
     }
 }
 
-impl RunAnswer {
-    /// The bytes of the frame, its length excluded.
+/// The byte that stands for an encoding, as kind of an answer or of a step.
+const fn kind_of<Base>(encoding: &Encoding<Base>) -> u8 {
+    match encoding {
+        Encoding::Raw => 1,
+        Encoding::Zstd => 2,
+        Encoding::Patch { .. } => 3,
+        Encoding::Diff { .. } => 7,
+    }
+}
+
+impl<Bytes: AsRef<[u8]>> RunAnswer<Bytes> {
+    /// The answer's bytes in a frame of answers.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        self.encode_to(&mut out);
+        out
+    }
+
+    /// Appends the answer's bytes to a frame of answers.
+    pub fn encode_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Chunk { birth, chunk } => {
-                out.reserve(chunk.bytes.len() + 24);
-                out.push(match chunk.encoding {
-                    Encoding::Raw => 1,
-                    Encoding::Zstd => 2,
-                    Encoding::Patch { .. } => 3,
-                });
+                let bytes = chunk.bytes.as_ref();
+                out.reserve(bytes.len() + 24);
+                out.push(kind_of(&chunk.encoding));
                 out.put_varint(birth.0);
-                if let Encoding::Patch { base } = chunk.encoding {
-                    out.put_chunk_ref(base);
+                if let Some(base) = chunk.encoding.base() {
+                    out.put_chunk_ref(*base);
                 }
                 out.put_varint(u64::from(chunk.decoded_len));
-                out.put_bytes(&chunk.bytes);
+                out.put_bytes(bytes);
+            }
+            Self::Steps { birth, base, steps } => {
+                out.push(8);
+                out.put_varint(birth.0);
+                out.put_varint(length_u64(steps.len()));
+                if let Some(base) = base {
+                    out.push(1);
+                    out.put_chunk_ref(*base);
+                } else {
+                    out.push(0);
+                }
+                for step in steps {
+                    out.push(kind_of(&step.encoding));
+                    out.put_varint(u64::from(step.decoded_len));
+                    out.put_bytes(step.bytes.as_ref());
+                }
             }
             Self::NotHeld { birth } => {
                 out.push(4);
@@ -444,28 +488,44 @@ impl RunAnswer {
                 ]);
             }
         }
-        out
     }
+}
 
-    /// Reads a frame.
+impl<'frame> RunAnswer<&'frame [u8]> {
+    /// The answers in a frame, at least one.
     ///
     /// # Errors
     ///
-    /// [`FormatError`] for anything that [`RunAnswer::encode`] does not write.
-    pub fn decode(frame: &[u8]) -> Result<Self, FormatError> {
+    /// [`FormatError`] for anything that [`RunAnswer::encode_to`] does not write, and for more answers than a run may
+    /// ask for chunks.
+    pub fn decode_frame(frame: &'frame [u8]) -> Result<Vec<Self>, FormatError> {
         let mut take = Take::new(frame);
-        let answer = match take.byte()? {
-            kind @ 1..=3 => {
+        let mut answers = Vec::new();
+        loop {
+            answers.push(Self::decode_one(&mut take)?);
+            if take.left() == 0 {
+                return Ok(answers);
+            }
+            take.require(answers.len() < RUN_CHUNKS_MAX, "more answers than a run asks for")?;
+        }
+    }
+
+    fn decode_one(take: &mut Take<'frame>) -> Result<Self, FormatError> {
+        let at = take.position();
+        Ok(match take.byte()? {
+            kind @ (1..=3 | 7) => {
                 let birth = Birth(take.varint()?);
                 let encoding = match kind {
                     1 => Encoding::Raw,
                     2 => Encoding::Zstd,
-                    _ => Encoding::Patch { base: take.chunk_ref()? },
+                    3 => Encoding::Patch { base: take.chunk_ref()? },
+                    _ => Encoding::Diff { base: take.chunk_ref()? },
                 };
                 let decoded_len = take.varint_u32()?;
-                let bytes = take.bytes(CHUNK_BYTES_MAX)?.to_vec();
+                let bytes = take.bytes(CHUNK_BYTES_MAX)?;
                 Self::Chunk { birth, chunk: EncodedChunk { encoding, decoded_len, bytes } }
             }
+            8 => Self::decode_steps(take)?,
             4 => Self::NotHeld { birth: Birth(take.varint()?) },
             5 => Self::Deferred { birth: Birth(take.varint()?), holder: NodeId(take.array()?) },
             6 => Self::Refused {
@@ -474,16 +534,59 @@ impl RunAnswer {
                     2 => Refusal::NotAllowed,
                     3 => Refusal::Unreasonable,
                     _ => {
-                        return Err(FormatError::Unexpected { at: 1, what: "reason of a refusal" });
+                        return Err(FormatError::Unexpected { at: at + 1, what: "reason of a refusal" });
                     }
                 },
             },
-            _ => {
-                return Err(FormatError::Unexpected { at: 0, what: "kind of answer" });
-            }
+            _ => return Err(FormatError::Unexpected { at, what: "kind of answer" }),
+        })
+    }
+
+    fn decode_steps(take: &mut Take<'frame>) -> Result<Self, FormatError> {
+        let birth = Birth(take.varint()?);
+        let count = take.count(STEPS_MAX)?;
+        take.require(count >= 2, "fewer than two steps")?;
+        let base = match take.byte()? {
+            0 => None,
+            1 => Some(take.chunk_ref()?),
+            _ => return Err(FormatError::Unexpected { at: take.position() - 1, what: "kind of base" }),
         };
-        take.finish()?;
-        Ok(answer)
+        let mut steps = Vec::with_capacity(count);
+        for number in 0..count {
+            let encoding = match take.byte()? {
+                1 => Encoding::Raw,
+                2 => Encoding::Zstd,
+                3 => Encoding::Patch { base: () },
+                7 => Encoding::Diff { base: () },
+                _ => return Err(FormatError::Unexpected { at: take.position() - 1, what: "kind of step" }),
+            };
+            let has_base = encoding.base().is_some();
+            take.require(has_base == (number > 0 || base.is_some()), "step with the wrong base")?;
+            let decoded_len = take.varint_u32()?;
+            let bytes = take.bytes(CHUNK_BYTES_MAX)?;
+            steps.push(EncodedChunk { encoding, decoded_len, bytes });
+        }
+        Ok(Self::Steps { birth, base, steps })
+    }
+
+    /// The answer with bytes of its own.
+    #[must_use]
+    pub fn into_owned(self) -> RunAnswer {
+        match self {
+            Self::Chunk { birth, chunk: EncodedChunk { encoding, decoded_len, bytes } } => RunAnswer::Chunk {
+                birth,
+                chunk: EncodedChunk { encoding, decoded_len, bytes: bytes.to_vec() },
+            },
+            Self::Steps { birth, base, steps } => {
+                let owned = |EncodedChunk { encoding, decoded_len, bytes }: EncodedChunk<(), &[u8]>| {
+                    EncodedChunk { encoding, decoded_len, bytes: bytes.to_vec() }
+                };
+                RunAnswer::Steps { birth, base, steps: steps.into_iter().map(owned).collect() }
+            }
+            Self::NotHeld { birth } => RunAnswer::NotHeld { birth },
+            Self::Deferred { birth, holder } => RunAnswer::Deferred { birth, holder },
+            Self::Refused { why } => RunAnswer::Refused { why },
+        }
     }
 }
 

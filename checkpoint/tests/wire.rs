@@ -65,9 +65,11 @@ fn control() -> impl Strategy<Value = Control> {
     let peer = (any::<[u8; 32]>(), "[a-z0-9.:]{0,30}")
         .prop_map(|(node, address)| PeerAddress { node: NodeId(node), address });
     prop_oneof![
-        (bytes(), any::<u16>(), any::<u16>()).prop_map(|(certificate, data_port, gossip_port)| {
-            Control::Hello(Hello { certificate, data_port, gossip_port })
-        }),
+        (bytes(), any::<u16>(), any::<u16>(), any::<[u8; 8]>()).prop_map(
+            |(certificate, data_port, gossip_port, session)| {
+                Control::Hello(Hello { certificate, data_port, gossip_port, session })
+            }
+        ),
         proptest::collection::vec(peer, 0..5).prop_map(Control::Peers),
         proptest::collection::vec(bytes(), 0..5).prop_map(Control::Heads),
         (lineage(), ranges()).prop_map(|(lineage, births)| Control::Have { lineage, births }),
@@ -82,14 +84,26 @@ fn answer() -> impl Strategy<Value = RunAnswer> {
         Just(Encoding::Raw),
         Just(Encoding::Zstd),
         chunk_ref().prop_map(|base| Encoding::Patch { base }),
+        chunk_ref().prop_map(|base| Encoding::Diff { base }),
     ];
     let chunk = (any::<u64>(), encoding, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300))
         .prop_map(|(birth, encoding, decoded_len, bytes)| RunAnswer::Chunk {
             birth: Birth(birth),
             chunk: EncodedChunk { encoding, decoded_len, bytes },
         });
+    let form = prop_oneof![Just(Encoding::Patch { base: () }), Just(Encoding::Diff { base: () })];
+    let form = (form, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..60));
+    let form = form.prop_map(|(encoding, decoded_len, bytes)| EncodedChunk { encoding, decoded_len, bytes });
+    let steps = (any::<u64>(), proptest::option::of(chunk_ref()), proptest::collection::vec(form, 2..8))
+        .prop_map(|(birth, base, mut steps)| {
+            if base.is_none() {
+                steps[0].encoding = Encoding::Raw;
+            }
+            RunAnswer::Steps { birth: Birth(birth), base, steps }
+        });
     prop_oneof![
         chunk,
+        steps,
         any::<u64>().prop_map(|birth| RunAnswer::NotHeld { birth: Birth(birth) }),
         (any::<u64>(), any::<[u8; 32]>())
             .prop_map(|(birth, node)| RunAnswer::Deferred { birth: Birth(birth), holder: NodeId(node) }),
@@ -110,8 +124,12 @@ proptest! {
     }
 
     #[test]
-    fn answers_round_trip(message in answer()) {
-        prop_assert_eq!(RunAnswer::decode(&message.encode()), Ok(message));
+    fn answers_round_trip(answers in proptest::collection::vec(answer(), 1..5)) {
+        let mut frame = vec![];
+        answers.iter().for_each(|answer| answer.encode_to(&mut frame));
+        let read: Vec<RunAnswer> =
+            RunAnswer::decode_frame(&frame).unwrap().into_iter().map(RunAnswer::into_owned).collect();
+        prop_assert_eq!(read, answers);
     }
 
     #[test]
@@ -134,14 +152,14 @@ proptest! {
         let mut bytes = answer.encode();
         let place = at.index(bytes.len());
         bytes.truncate(place);
-        prop_assert!(RunAnswer::decode(&bytes).is_err());
+        prop_assert!(RunAnswer::decode_frame(&bytes).is_err());
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         drop(Opening::decode(&bytes));
         drop(Control::decode(&bytes));
-        drop(RunAnswer::decode(&bytes));
+        drop(RunAnswer::decode_frame(&bytes));
         drop(ObjectAnswer::decode(&bytes));
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn check(target: &str, bytes: &[u8]) {
     match target {
         "opening" => again(bytes, Opening::decode(bytes).ok().map(|value| value.encode())),
         "control" => again(bytes, Control::decode(bytes).ok().map(|value| value.encode())),
-        "run_answer" => again(bytes, RunAnswer::decode(bytes).ok().map(|value| value.encode())),
+        "run_answer" => again(bytes, RunAnswer::decode_frame(bytes).ok().map(answers_again)),
         "object_answer" => again(bytes, ObjectAnswer::decode(bytes).ok().map(|value| value.encode())),
         "delta" => again(bytes, Delta::decode(bytes, PAGES).ok().map(|value| value.encode())),
         "keyframe" => {
@@ -107,15 +107,22 @@ fn ticket(bytes: &[u8]) {
     }
 }
 
+fn answers_again(answers: Vec<RunAnswer<&[u8]>>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    answers.iter().for_each(|answer| answer.encode_to(&mut frame));
+    frame
+}
+
 /// One byte for the encoding, three for the decoded length, the rest is encoded.
 fn chunk(bytes: &[u8]) {
     let Some((&[kind, low, middle, high], encoded)) = bytes.split_first_chunk() else {
         return;
     };
-    let encoding = match kind % 3 {
+    let encoding = match kind % 4 {
         0 => Encoding::Raw,
         1 => Encoding::Zstd,
-        _ => Encoding::Patch { base: Birth(0) },
+        2 => Encoding::Patch { base: Birth(0) },
+        _ => Encoding::Diff { base: Birth(0) },
     };
     let decoded_len = u32::from_le_bytes([low, middle, high, 0]);
     let chunk = EncodedChunk { encoding, decoded_len, bytes: encoded.to_vec() };

@@ -9,7 +9,7 @@ use pageswarm_checkpoint::wire::{
 };
 use pageswarm_checkpoint::{
     Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef,
-    ChunkSource, Delta, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord,
+    ChunkSource, Delta, Effort, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord,
     LineageId, NodeId, ObjectHash, ObjectName, PageChange, PageMap, PageNumber, Slot, StateRoot, node_id,
 };
 use pageswarm_machine::event::{Event, EventSize};
@@ -53,7 +53,7 @@ fn streams() -> Vec<Seed> {
 
 fn control() -> Vec<Seed> {
     let births = vec![BirthRange { first: Birth(0), length: 7 }, BirthRange { first: Birth(100), length: 1 }];
-    let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421 };
+    let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421, session: [2; 8] };
     let peer = PeerAddress { node: NodeId([3; 32]), address: "10.0.0.7:7420".to_owned() };
     vec![
         ("control", "hello", Control::Hello(hello).encode()),
@@ -75,13 +75,26 @@ fn answers() -> Vec<Seed> {
         ("run_answer", "raw", chunk(Encoding::Raw).encode()),
         ("run_answer", "zstd", chunk(Encoding::Zstd).encode()),
         ("run_answer", "patch", chunk(Encoding::Patch { base: ANCESTOR }).encode()),
-        ("run_answer", "not_held", RunAnswer::NotHeld { birth: Birth(5) }.encode()),
-        ("run_answer", "deferred", RunAnswer::Deferred { birth: Birth(5), holder: NodeId([4; 32]) }.encode()),
-        ("run_answer", "refused", RunAnswer::Refused { why: Refusal::Busy }.encode()),
+        ("run_answer", "diff", chunk(Encoding::Diff { base: ANCESTOR }).encode()),
+        ("run_answer", "steps", steps().encode()),
+        ("run_answer", "two", [chunk(Encoding::Raw).encode(), chunk(Encoding::Zstd).encode()].concat()),
+        ("run_answer", "not_held", RunAnswer::<&[u8]>::NotHeld { birth: Birth(5) }.encode()),
+        (
+            "run_answer",
+            "deferred",
+            RunAnswer::<&[u8]>::Deferred { birth: Birth(5), holder: NodeId([4; 32]) }.encode(),
+        ),
+        ("run_answer", "refused", RunAnswer::<&[u8]>::Refused { why: Refusal::Busy }.encode()),
         ("object_answer", "found", ObjectAnswer::Found { length: 70_000 }.encode()),
         ("object_answer", "not_held", ObjectAnswer::NotHeld.encode()),
         ("object_answer", "refused", ObjectAnswer::Refused { why: "invitation is used".to_owned() }.encode()),
     ]
+}
+
+fn steps() -> RunAnswer {
+    let step = |encoding| EncodedChunk { encoding, decoded_len: 4096, bytes: vec![2; 20] };
+    let steps = vec![step(Encoding::Patch { base: () }), step(Encoding::Diff { base: () })];
+    RunAnswer::Steps { birth: Birth(77), base: Some(ANCESTOR), steps }
 }
 
 fn metadata() -> Vec<Seed> {
@@ -179,8 +192,11 @@ fn fields(mut record: Vec<u8>) -> Vec<u8> {
 fn chunks() -> Vec<Seed> {
     let mut near_base = BASE;
     near_base[100..108].copy_from_slice(&[1; 8]);
-    let mut encoder = Encoder::new();
-    let patch = encoder.encode(&near_base, Some(((), BASE.as_slice())));
+    let diff = Encoder::new(Effort::Fast).encode(&near_base, Some(((), BASE.as_slice())));
+    let mut moved = BASE;
+    moved.rotate_left(100);
+    let mut encoder = Encoder::new(Effort::Small);
+    let patch = encoder.encode(&moved, Some(((), BASE.as_slice())));
     let plain = encoder.encode::<()>(&b"abcdefgh".repeat(512), None);
     let raw = encoder.encode::<()>(b"incompressible", None);
     let coded = |chunk: EncodedChunk<()>| {
@@ -188,11 +204,13 @@ fn chunks() -> Vec<Seed> {
             Encoding::Raw => 0,
             Encoding::Zstd => 1,
             Encoding::Patch { .. } => 2,
+            Encoding::Diff { .. } => 3,
         };
         let length = chunk.decoded_len.to_le_bytes();
         [&[kind, length[0], length[1], length[2]], chunk.bytes.as_slice()].concat()
     };
-    vec![("chunk", "raw", coded(raw)), ("chunk", "zstd", coded(plain)), ("chunk", "patch", coded(patch))]
+    let all = [("raw", raw), ("zstd", plain), ("patch", patch), ("diff", diff)];
+    all.into_iter().map(|(name, chunk)| ("chunk", name, coded(chunk))).collect()
 }
 
 fn event_log() -> EventLog {

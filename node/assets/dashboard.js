@@ -355,7 +355,8 @@ function showTiles(rows, ofVm) {
 const ABOUT = {
   vm: (n) => `vm ${n}`, peer: short, lineage: (id) => `lineage ${short(id)}`, index: (n) => `checkpoint ${count(n)}`, birth: (n) => `birth ${count(n)}`,
   hash: short, downtime_us: (n) => `downtime ${micros(n)}`, took_ms: (n) => `in ${micros(n * 1000)}`, counter: (n) => `${count(n)} pages dirtied`,
-  passes: (n) => `${count(n)} self-checks`, why: String,
+  passes: (n) => `${count(n)} self-checks`, records_recovered: (n) => `${count(n)} records recovered`, torn_bytes: (n) => `${bytes(n)} cut off`,
+  damaged_regions: (n) => `${count(n)} places damaged`, chunks_lost: (n) => `${count(n)} chunks lost`, why: String,
 };
 function takeEvent({ data }) {
   const event = JSON.parse(data), repeats = (e) => e.event === "vm_report" && e.vm === event.vm;

@@ -13,6 +13,8 @@ pub struct NodeConfig {
     pub directory: PathBuf,
     /// UDP address of the data plane; port 0 takes any.
     pub listen: SocketAddr,
+    /// Addresses of the data plane that tickets carry; those of `listen` if there are none.
+    pub advertise: Vec<SocketAddr>,
     /// TCP address of gossip; port 0 takes any.
     pub gossip_listen: SocketAddr,
     /// TCP address of metrics and dashboard, if they are to be reachable besides the API socket.
@@ -25,6 +27,17 @@ pub struct NodeConfig {
     pub clock_skew: Duration,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
+    /// Whether members in the local network are found by multicast.
+    pub mdns: Mdns,
+}
+
+/// Discovery in the local network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mdns {
+    /// Only tickets and known members lead to other nodes.
+    Off,
+    /// Nodes also announce themselves and find each other.
+    On,
 }
 
 /// How a node becomes a member of its swarm.

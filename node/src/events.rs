@@ -40,6 +40,24 @@ pub enum What {
     VmReport { vm: u64, passes: u64, counter: u64 },
     VmEnded { vm: u64, why: String },
     StoreTrouble { why: String },
+    StoreRepaired(StoreRepairs),
+}
+
+/// What was wrong with a store when it was opened. What is lost counts as not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreRepairs {
+    /// Records that packs had and the index did not.
+    pub records_recovered: u64,
+    /// Bytes of a write that was interrupted, cut off.
+    pub torn_bytes: u64,
+    /// Regions of packs that hold no record.
+    pub damaged_regions: u64,
+    /// Packs that are shorter than they were.
+    pub short_packs: u64,
+    /// Chunks that were in what these packs lost.
+    pub chunks_lost: u64,
+    /// Objects that were in what these packs lost.
+    pub objects_lost: u64,
 }
 
 /// The latest events, and a way to hear the next.

@@ -138,6 +138,12 @@ impl Gossip {
         Ok((gossip, port))
     }
 
+    /// This node, in libp2p's terms.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+
     /// Runs until the node drops its end of `commands`.
     pub async fn run(
         mut self,
@@ -281,9 +287,21 @@ fn behaviour(
     })
 }
 
-fn peer_id(node: &NodeId) -> Option<PeerId> {
+/// A node in libp2p's terms, if its id is a key.
+pub(crate) fn peer_id(node: &NodeId) -> Option<PeerId> {
     let key = identity::ed25519::PublicKey::try_from_bytes(node.as_bytes()).ok()?;
     Some(identity::PublicKey::from(key).to_peer_id())
+}
+
+/// The node that a peer of libp2p is: the id of one with an Ed25519 key holds the key itself, not a hash.
+pub(crate) fn node_id(peer: &PeerId) -> Option<NodeId> {
+    const IDENTITY: u64 = 0;
+    let hash: &libp2p::multihash::Multihash<64> = peer.as_ref();
+    if hash.code() != IDENTITY {
+        return None;
+    }
+    let key = identity::PublicKey::try_decode_protobuf(hash.digest()).ok()?.try_into_ed25519().ok()?;
+    Some(NodeId(key.to_bytes()))
 }
 
 fn tcp_multiaddr(address: SocketAddr) -> Multiaddr {

@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod api;
 pub mod authority;
 pub mod births;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod effort;
 pub mod events;
 pub mod exit;
 pub mod fetch;
@@ -19,6 +21,7 @@ pub mod limits;
 pub mod lineages;
 pub mod machines;
 pub mod members;
+pub mod multicast;
 pub mod node;
 pub mod objects;
 pub mod page_source;

@@ -38,6 +38,10 @@ pub const FAULT_TIMEOUT: Duration = Duration::from_secs(15);
 pub const KEYFRAME_EVERY: u64 = 32;
 /// Invitations that may be open at a time.
 pub const INVITATIONS_MAX: usize = 10_000;
+/// Addresses that a ticket carries; more are not read.
+pub const TICKET_ADDRESSES_MAX: usize = 16;
+/// Addresses announced by mDNS that are remembered, those of other programs included.
+pub const ANNOUNCEMENTS_MAX: usize = 1024;
 /// Events kept for those who connect to the API's event stream late.
 pub const EVENTS_KEPT: usize = 256;
 

@@ -24,7 +24,7 @@ use crate::limits::FAULT_TIMEOUT;
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 use crate::page_source::CheckpointPages;
-use crate::publish::{CheckpointFigures, Publisher};
+use crate::publish::{CheckpointFigures, PUBLISHER_PRECEDENCE, Publisher};
 use crate::rebuild::{self, RebuildError};
 use crate::{follow, report};
 
@@ -35,8 +35,6 @@ const CHECK_PAGES_PER_SECOND: u32 = 8_000;
 /// Pages that a resumed guest dirties before it checks all of its memory.
 const VERIFY_DIRTY_PAGES: u32 = 1_000;
 
-/// How far the publishing thread precedes the rest of the node where processors are scarce.
-const PUBLISHER_PRECEDENCE: u8 = 10;
 /// Staging area of a VM of which no checkpoint is taken: the least that any strategy accepts.
 const STAGING_BYTES_IDLE: u64 = 16 << 20;
 
@@ -298,6 +296,13 @@ pub async fn resume_as_branch(
 ) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
     let (origin, state_root, pages) = lazy_origin(node, id, index, Order::WrittenFirst).await?;
+    // What the guest does not touch comes with everything else, and is mapped when it is here.
+    let fetching = Arc::clone(node);
+    tokio::spawn(async move {
+        if let Err(error) = fetch::fetch(&fetching, id, index).await {
+            tracing::warn!(error = report::chain(&error), "checkpoint is fetched page by page only");
+        }
+    });
     let process = spawn(origin, vm_options(&options)).await?;
     let parent = BranchPoint { lineage: id, index, state_root };
     start_lineage(node, process, Some(parent), pages, options.interval, options.checkpoints).await

@@ -10,14 +10,15 @@ use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::membership::Role;
 use pageswarm_checkpoint::wire::{Hello, PeerAddress};
 use pageswarm_checkpoint::{Head, NodeId, node_id};
-use pageswarm_store::{OpenError, Store, StoreOptions};
+use pageswarm_store::{OpenError, OpenReport, Store, StoreOptions};
 use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::authority::{Authority, AuthorityError};
 use crate::clock::EngineClock;
-use crate::config::{MembershipStart, NodeConfig};
-use crate::events::{Events, What};
+use crate::config::{Mdns, MembershipStart, NodeConfig};
+use crate::effort::EffortGauge;
+use crate::events::{Events, StoreRepairs, What};
 use crate::gossip::{Gossip, GossipCommand, GossipError, GossipEvent};
 use crate::hub::{self, Hub};
 use crate::identity::{self, KeyError};
@@ -25,6 +26,7 @@ use crate::limits::CODING_THREADS;
 use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
 use crate::members::{Members, MembersError};
+use crate::multicast::{Multicast, MulticastError};
 use crate::peers::{Peers, close};
 use crate::recent::RecentChunks;
 use crate::session::{self, SessionError};
@@ -59,6 +61,9 @@ pub enum StartError {
     /// Its gossip.
     #[error("gossip")]
     Gossip(#[from] GossipError),
+    /// Its discovery.
+    #[error("discovery by mDNS")]
+    Multicast(#[from] MulticastError),
     /// Its membership.
     #[error("membership")]
     Members(#[from] MembersError),
@@ -117,10 +122,14 @@ pub struct Node {
     pub events: Events,
     /// Counts that nothing else keeps.
     pub counters: Counters,
+    /// How busy the machine is.
+    pub effort: EffortGauge,
     /// Places for decoding and encoding.
     pub coding: Arc<Semaphore>,
     /// Held while an unknown lineage is learnt.
     pub learning: tokio::sync::Mutex<()>,
+    /// Tells this process from an earlier one with the same key.
+    session: [u8; 8],
     gossip: mpsc::Sender<GossipCommand>,
     ending: watch::Sender<bool>,
 }
@@ -158,6 +167,10 @@ impl Node {
         let (members, authority) = membership(&config, id, &data.endpoint).await?;
         let data_address = data.endpoint.local_addr().map_err(io)?;
         let (gossip, gossip_port) = Gossip::open(&key, members.swarm(), config.gossip_listen).await?;
+        let multicast = match config.mdns {
+            Mdns::On => Some(Multicast::open(gossip.peer(), data_address)?),
+            Mdns::Off => None,
+        };
         let lineages = Lineages::load(Arc::clone(&store))?;
         let (hub, queue) = hub::channel();
         let (commands, command_queue) = mpsc::channel(1024);
@@ -176,22 +189,28 @@ impl Node {
             peers: Peers::default(),
             hub,
             lineages,
-            recent: RecentChunks::new(recent::BYTES_DEFAULT),
+            recent: RecentChunks::new(recent::bytes_default()),
             uploads: Uploads::default(),
             machines: Machines::default(),
             events: Events::default(),
             counters: Counters::default(),
+            effort: EffortGauge::default(),
             coding: Arc::new(Semaphore::new(CODING_THREADS)),
             learning: tokio::sync::Mutex::default(),
+            session: identity::random()?,
             gossip: commands,
             ending: watch::channel(false).0,
         });
+        node.note_repairs();
         let seed = u64::from_le_bytes(identity::random()?);
         tokio::spawn(hub::run(Arc::clone(&node), queue, seed));
         let (heard, hearing) = mpsc::channel(1024);
         tokio::spawn(gossip.run(command_queue, heard));
         tokio::spawn(listen_to_gossip(Arc::clone(&node), hearing));
         tokio::spawn(session::accept(Arc::clone(&node)));
+        if let Some(multicast) = multicast {
+            tokio::spawn(multicast.run(Arc::clone(&node)));
+        }
         for lineage in node.lineages.all() {
             follow::start(&node, &lineage).await;
         }
@@ -207,6 +226,7 @@ impl Node {
             certificate: self.members.certificate_record(),
             data_port: self.data_address.port(),
             gossip_port: self.gossip_port,
+            session: self.session,
         }
     }
 
@@ -219,6 +239,15 @@ impl Node {
             if self.peers.hear_of(peer.node, address) {
                 tokio::spawn(dial_once(Arc::clone(self), address));
             }
+        }
+    }
+
+    /// Dials a node that announces itself in the local network, unless it is connected. Anybody can announce
+    /// anything there, so the address is not remembered before the hello: a false one must not take the place of a
+    /// true one.
+    pub fn try_neighbour(self: &Arc<Self>, id: NodeId, address: SocketAddr) {
+        if id != self.id && self.peers.get(&id).is_none() {
+            tokio::spawn(dial_once(Arc::clone(self), address));
         }
     }
 
@@ -269,6 +298,31 @@ impl Node {
         tracing::warn!(why, "record refused");
         self.counters.records_refused.fetch_add(1, Ordering::Relaxed);
         self.events.add(What::RecordRefused { why: why.to_owned() });
+    }
+
+    /// Notes what was wrong with the store when it was opened, if anything was.
+    fn note_repairs(&self) {
+        let report = self.store.open_report();
+        if *report == OpenReport::default() {
+            return;
+        }
+        let OpenReport { records_recovered, torn_bytes, chunks_lost, objects_lost, .. } = *report;
+        if report.damaged_count > 0 || !report.short_packs.is_empty() {
+            report.damaged.iter().for_each(|region| tracing::warn!(%region, "store: damage"));
+            report.short_packs.iter().for_each(|pack| tracing::warn!(%pack, "store: lost its end"));
+            tracing::warn!(records_recovered, torn_bytes, chunks_lost, objects_lost, "store was damaged");
+        } else {
+            tracing::info!(records_recovered, torn_bytes, "store was not closed in order; nothing is lost");
+        }
+        let (damaged_regions, short_packs) = (report.damaged_count, report.short_packs.len() as u64);
+        self.events.add(What::StoreRepaired(StoreRepairs {
+            records_recovered,
+            torn_bytes,
+            damaged_regions,
+            short_packs,
+            chunks_lost,
+            objects_lost,
+        }));
     }
 
     /// Notes that the store could not do something.
@@ -380,17 +434,19 @@ async fn dial_once(node: Arc<Node>, address: SocketAddr) {
 
 /// Dials configured and known members until they are connected.
 async fn keep_connected(node: Arc<Node>) {
-    let configured: Vec<SocketAddr> = match &node.config.membership {
-        MembershipStart::Join(ticket) => {
-            let from_ticket = ticket.addresses.iter().filter_map(|address| address.parse().ok());
-            node.config.peers.iter().copied().chain(from_ticket).collect()
-        }
-        _ => node.config.peers.clone(),
+    let ticket = match &node.config.membership {
+        MembershipStart::Join(ticket) => Some(ticket),
+        _ => None,
     };
     loop {
         let connected: Vec<SocketAddr> = node.peers.all().iter().map(|peer| peer.address).collect();
         let known = node.peers.to_dial().into_iter().map(|(_, address)| address);
-        let missing = configured.iter().copied().filter(|address| !connected.contains(address));
+        // All addresses of a ticket are the admin's: once one led to it, the others are of no use.
+        let ticket = ticket.filter(|ticket| node.peers.get(&ticket.admin).is_none());
+        let of_admin =
+            ticket.iter().flat_map(|ticket| &ticket.addresses).filter_map(|text| text.parse().ok());
+        let configured = node.config.peers.iter().copied().chain(of_admin);
+        let missing = configured.filter(|address| !connected.contains(address));
         for address in missing.chain(known).filter(|address| *address != node.data_address) {
             tokio::spawn(dial_once(Arc::clone(&node), address));
         }
@@ -405,6 +461,7 @@ async fn keep_house(node: Arc<Node>) {
     loop {
         tick.tick().await;
         turns += 1;
+        node.effort.sample();
         report_bad_chunks(&node).await;
         if turns.is_multiple_of(2) {
             node.close_ended_memberships();

@@ -1,19 +1,20 @@
 //! Where a lazily restored guest's pages come from: the store, else the swarm at fault priority.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use pageswarm_checkpoint::{CheckpointMap, ChunkHash, ChunkRef, PAGE_BYTES, PageNumber, Slot};
-use pageswarm_store::{ChunkRead, ReadError};
-use pageswarm_vmm::{PageSource, SourceError};
+use pageswarm_store::ChunkRead;
+use pageswarm_swarm::{BirthSet, Input};
+use pageswarm_vmm::{Awaited, FilledPages, PageSource, SourceError};
 
-use crate::limits::FAULT_TIMEOUT;
 use crate::lineages::{Lineage, lineage_of};
 use crate::node::Node;
 
 /// Pages read together when the guest's memory is filled in order: the store reads many at once far faster.
 const AHEAD_PAGES: u32 = 512;
-/// A call for so many pages fills memory in order; a shorter one answers a fault.
+/// So many pages are asked for together only where memory is filled in order.
 const IN_ORDER_PAGES: usize = 32;
 
 /// Gives out pages of one checkpoint, each verified against its hash on every read from store or swarm.
@@ -30,10 +31,15 @@ pub struct CheckpointPages {
 struct Ahead {
     first: u32,
     bytes: Vec<u8>,
+    /// These were looked at last, and not all of them are in the store.
+    incomplete: Range<u32>,
 }
 
+/// A page that is not zero.
+#[derive(Clone, Copy)]
 struct Wanted {
-    at: usize,
+    /// Where it goes, in pages.
+    place: usize,
     source: ChunkRef,
     hash: ChunkHash,
 }
@@ -47,47 +53,114 @@ impl CheckpointPages {
 
     /// Reads ahead from `first`, if all of that is in the store.
     fn read_ahead(&mut self, first: PageNumber) -> Result<(), SourceError> {
+        if self.ahead.incomplete.contains(&first.0) {
+            return Ok(());
+        }
         let pages = AHEAD_PAGES.min(self.map.ram.pages().saturating_sub(first.0));
         let mut bytes = std::mem::take(&mut self.ahead.bytes);
         bytes.resize(usize::try_from(pages).unwrap_or(0) * PAGE_BYTES, 0);
-        let missing = self.read_slots(first, &mut bytes)?;
-        if missing.is_empty() {
-            self.ahead = Ahead { first: first.0, bytes };
-        }
+        let wanted = self.split(first, &mut bytes, |_| {})?;
+        let missing = self.read_held(wanted, &mut bytes, |_| {})?;
+        self.ahead = if missing.is_empty() {
+            Ahead { first: first.0, bytes, incomplete: 0..0 }
+        } else {
+            Ahead { first: 0, bytes: vec![], incomplete: first.0..first.0 + pages }
+        };
         Ok(())
     }
 
-    /// Fills `out` with the pages from `first` on, as far as the store holds them.
-    fn read_slots(&self, first: PageNumber, out: &mut [u8]) -> Result<Vec<Wanted>, SourceError> {
+    /// Writes the zero pages from `first` on into `out`; returns the others.
+    fn split(
+        &self,
+        first: PageNumber,
+        out: &mut [u8],
+        mut filled: impl FnMut(usize),
+    ) -> Result<Vec<Wanted>, SourceError> {
         let mut wanted = Vec::new();
-        for (offset, at) in (0..).zip((0..out.len()).step_by(PAGE_BYTES)) {
-            match self.map.ram.get(PageNumber(first.0 + offset)).ok_or(SourceError::Unavailable)? {
-                Slot::Zero => out[at..at + PAGE_BYTES].fill(0),
-                Slot::Chunk { source, hash } => wanted.push(Wanted { at, source, hash }),
+        for (place, page) in out.chunks_exact_mut(PAGE_BYTES).enumerate() {
+            let number = u32::try_from(place).ok().and_then(|place| first.0.checked_add(place));
+            let slot = number.and_then(|number| self.map.ram.get(PageNumber(number)));
+            match slot.ok_or(SourceError::Unavailable)? {
+                Slot::Zero => {
+                    page.fill(0);
+                    filled(place);
+                }
+                Slot::Chunk { source, hash } => wanted.push(Wanted { place, source, hash }),
             }
         }
-        self.read_held(wanted, out).map_err(|error| self.store_failed(&error))
+        Ok(wanted)
     }
 
-    fn store_failed(&self, error: &ReadError) -> SourceError {
-        self.node.note_store_trouble(error);
-        SourceError::Store
-    }
-
-    /// Reads what the store holds into `out`; what it does not is returned.
-    fn read_held(&self, wanted: Vec<Wanted>, out: &mut [u8]) -> Result<Vec<Wanted>, ReadError> {
+    /// Reads what the store holds into `out`; what it does not is returned. A page that is bad there is lost: the
+    /// engine hears of it before anything else is asked of it.
+    fn read_held(
+        &self,
+        wanted: Vec<Wanted>,
+        out: &mut [u8],
+        mut filled: impl FnMut(usize),
+    ) -> Result<Vec<Wanted>, SourceError> {
         let names: Vec<ChunkHash> = wanted.iter().map(|page| page.hash).collect();
         let mut held = vec![false; wanted.len()];
-        self.node.store.read_chunks(&names, |position, read| {
-            if let ChunkRead::Held(bytes) = read
-                && bytes.bytes().len() == PAGE_BYTES
-            {
-                let at = wanted[position].at;
-                out[at..at + PAGE_BYTES].copy_from_slice(bytes.bytes());
+        let mut lost = Vec::new();
+        let read = self.node.store.read_chunks(&names, |position, read| match read {
+            ChunkRead::Held(bytes) if bytes.bytes().len() == PAGE_BYTES => {
+                let place = wanted[position].place;
+                out[place * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(bytes.bytes());
                 held[position] = true;
+                filled(place);
             }
+            ChunkRead::Held(_) | ChunkRead::NotHeld => {}
+            ChunkRead::Bad(_) => lost.push(wanted[position].source),
+        });
+        read.map_err(|error| {
+            self.node.note_store_trouble(&error);
+            SourceError::Store
         })?;
+        lost.into_iter().for_each(|chunk| self.tell_lost(chunk));
         Ok(wanted.into_iter().zip(held).filter(|(_, held)| !held).map(|(page, _)| page).collect())
+    }
+
+    /// Tells the engine that a chunk is not here, whatever it believes.
+    fn tell_lost(&self, chunk: ChunkRef) {
+        if let Some(lineage) = lineage_of(&self.lineage, chunk) {
+            let births = BirthSet::range(chunk.birth, chunk.birth);
+            self.node.hub.input_blocking(Input::LocalLost { lineage, births });
+        }
+    }
+
+    /// Has missing pages fetched before anything else, and waits for the one at `place`.
+    fn fetch(
+        &self,
+        mut missing: Vec<Wanted>,
+        (place, until): (usize, Instant),
+        out: &mut [u8],
+        filled: &mut FilledPages,
+    ) -> Result<(), SourceError> {
+        loop {
+            let mut answers = Vec::with_capacity(missing.len());
+            for page in &missing {
+                let lineage = lineage_of(&self.lineage, page.source).ok_or(SourceError::Unavailable)?;
+                answers.push((*page, self.node.hub.fault(lineage, page.source.birth)));
+            }
+            let (_, awaited) =
+                answers.iter().find(|(page, _)| page.place == place).ok_or(SourceError::Unavailable)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if awaited.recv_timeout(left) != Ok(true) {
+                return Err(SourceError::Unavailable);
+            }
+            // The neighbours that came with it are filled too, the others when they are touched.
+            let came = answers
+                .into_iter()
+                .filter(|(page, answer)| page.place == place || answer.try_recv() == Ok(true));
+            let came = came.map(|(page, _)| page).collect();
+            missing = self.read_held(came, out, |place| filled.insert(place))?;
+            if filled.contains(place) {
+                return Ok(());
+            }
+            // It was said to be here and is not, or is bad: it is fetched again for as long as the guest can wait.
+            missing.retain(|page| page.place == place);
+            missing.iter().for_each(|page| self.tell_lost(page.source));
+        }
     }
 }
 
@@ -99,35 +172,32 @@ impl Ahead {
 }
 
 impl PageSource for CheckpointPages {
-    fn read_pages(&mut self, first: PageNumber, out: &mut [u8]) -> Result<(), SourceError> {
+    fn read_pages(
+        &mut self,
+        first: PageNumber,
+        out: &mut [u8],
+        awaited: Option<Awaited>,
+    ) -> Result<FilledPages, SourceError> {
+        let all = FilledPages::first(out.len() / PAGE_BYTES);
+        let in_order = awaited.is_none() || out.len() >= IN_ORDER_PAGES * PAGE_BYTES;
+        if in_order && self.ahead.get(first, out.len()).is_none() {
+            self.read_ahead(first)?;
+        }
         if let Some(bytes) = self.ahead.get(first, out.len()) {
             out.copy_from_slice(bytes);
-            return Ok(());
+            return Ok(all);
         }
-        if out.len() >= IN_ORDER_PAGES * PAGE_BYTES {
-            self.read_ahead(first)?;
-            if let Some(bytes) = self.ahead.get(first, out.len()) {
-                out.copy_from_slice(bytes);
-                return Ok(());
+        let mut filled = FilledPages::default();
+        let wanted = self.split(first, out, |place| filled.insert(place))?;
+        let missing = self.read_held(wanted, out, |place| filled.insert(place))?;
+        if let Some(Awaited { page, until }) = awaited {
+            let place = page.0.checked_sub(first.0).and_then(|place| usize::try_from(place).ok());
+            let place =
+                place.filter(|place| *place < out.len() / PAGE_BYTES).ok_or(SourceError::Unavailable)?;
+            if !filled.contains(place) {
+                self.fetch(missing, (place, until), out, &mut filled)?;
             }
         }
-        let missing = self.read_slots(first, out)?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let deadline = Instant::now() + FAULT_TIMEOUT;
-        let mut answers = Vec::with_capacity(missing.len());
-        for page in &missing {
-            let lineage = lineage_of(&self.lineage, page.source).ok_or(SourceError::Unavailable)?;
-            answers.push(self.node.hub.fault(lineage, page.source.birth));
-        }
-        for answer in answers {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if answer.recv_timeout(left) != Ok(true) {
-                return Err(SourceError::Unavailable);
-            }
-        }
-        let missing = self.read_held(missing, out).map_err(|error| self.store_failed(&error))?;
-        if missing.is_empty() { Ok(()) } else { Err(SourceError::Unverified) }
+        Ok(filled)
     }
 }

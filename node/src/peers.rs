@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pageswarm_checkpoint::membership::Certificate;
-use pageswarm_checkpoint::wire::{Control, PeerAddress};
+use pageswarm_checkpoint::wire::{Control, Hello, PeerAddress};
 use pageswarm_checkpoint::{LineageId, NodeId};
 use tokio::sync::mpsc;
 
@@ -26,6 +26,8 @@ pub struct Peer {
     pub connection: quinn::Connection,
     /// Whether this node opened the connection.
     pub direction: Direction,
+    /// Drawn when the peer's process started.
+    pub session: [u8; 8],
     /// Control messages on their way.
     control: mpsc::Sender<Control>,
     follows: Mutex<BTreeSet<LineageId>>,
@@ -69,6 +71,17 @@ struct State {
     banned: BTreeMap<NodeId, Instant>,
 }
 
+/// What a connection that is kept takes the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// Nothing.
+    Nothing,
+    /// Another connection with the same process of the peer.
+    Duplicate,
+    /// The connection with an earlier process of the peer: what was known of that one is void.
+    EarlierSession,
+}
+
 /// Why a connection is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
@@ -92,17 +105,19 @@ impl Peer {
     pub fn new(
         certificate: Certificate,
         connection: quinn::Connection,
-        data_port: u16,
+        hello: &Hello,
         direction: Direction,
         control: mpsc::Sender<Control>,
     ) -> Self {
-        let address = SocketAddr::new(connection.remote_address().ip(), data_port);
+        // A socket for IPv6 sees IPv4 addresses in a form that members with a socket for IPv4 cannot dial.
+        let ip = connection.remote_address().ip().to_canonical();
         Self {
             id: certificate.node,
-            address,
+            address: SocketAddr::new(ip, hello.data_port),
             certificate,
             connection,
             direction,
+            session: hello.session,
             control,
             follows: Mutex::default(),
             traffic: Traffic::default(),
@@ -150,31 +165,40 @@ pub mod close {
 }
 
 impl Peers {
-    /// Keeps a peer. If both sides dialed, both keep the connection that the smaller name opened.
+    /// Keeps a peer. If both sides dialed, both keep the connection that the smaller name opened. A connection
+    /// with another session replaces the old one, whoever opened it: the peer was restarted, which the old
+    /// connection would show only when it times out. TLS proved the peer's key, so nobody else can do that to it.
     ///
     /// # Errors
     ///
     /// [`NotKept`].
-    pub fn keep(&self, me: NodeId, peer: &Arc<Peer>) -> Result<(), NotKept> {
+    pub fn keep(&self, me: NodeId, peer: &Arc<Peer>) -> Result<Replaced, NotKept> {
         let mut state = lock(&self.state);
         let now = Instant::now();
         state.banned.retain(|_, until| *until > now);
         if let Some(until) = state.banned.get(&peer.id) {
             return Err(NotKept::Banned { for_s: until.duration_since(now).as_secs() + 1 });
         }
-        if let Some(old) = state.connected.get(&peer.id) {
-            let preferred = if me < peer.id { Direction::Dialed } else { Direction::Accepted };
-            let old_lives = old.connection.close_reason().is_none();
-            if old_lives && (old.direction == preferred || peer.direction != preferred) {
-                return Err(NotKept::Duplicate);
+        let replaced = match state.connected.get(&peer.id) {
+            None if state.connected.len() >= PEERS_MAX => return Err(NotKept::Full),
+            None => Replaced::Nothing,
+            Some(old) if old.session != peer.session => {
+                old.connection.close(close::DUPLICATE, b"this node was restarted");
+                Replaced::EarlierSession
             }
-            old.connection.close(close::DUPLICATE, b"another connection is kept");
-        } else if state.connected.len() >= PEERS_MAX {
-            return Err(NotKept::Full);
-        }
+            Some(old) => {
+                let preferred = if me < peer.id { Direction::Dialed } else { Direction::Accepted };
+                let old_lives = old.connection.close_reason().is_none();
+                if old_lives && (old.direction == preferred || peer.direction != preferred) {
+                    return Err(NotKept::Duplicate);
+                }
+                old.connection.close(close::DUPLICATE, b"another connection is kept");
+                Replaced::Duplicate
+            }
+        };
         state.connected.insert(peer.id, Arc::clone(peer));
         state.known.insert(peer.id, peer.address);
-        Ok(())
+        Ok(replaced)
     }
 
     /// Forgets a peer if `peer` is still the connection that is kept; true if it was.

@@ -1,13 +1,14 @@
 //! From a captured checkpoint to a durable, announced one: hash, deduplicate, encode, store, sign.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
-    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
-    Delta, Encoder, Encoding, Head, IntervalRecord, ObjectHash, ObjectName, PageChange, PageNumber, Slot,
-    blob, state_root,
+    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkMap, ChunkRef,
+    ChunkSource, Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PageChange,
+    PageNumber, blob, state_root, zero_page_hash,
 };
 use pageswarm_store::{CommitError, IndexError, NewCheckpoint, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Input};
@@ -21,13 +22,19 @@ use crate::limits::KEYFRAME_EVERY;
 use crate::lineages::{Lineage, kind};
 use crate::node::Node;
 
-/// Pages encoded before they are put into the store together.
-const BATCH_PAGES: usize = 512;
+/// Pages taken through all steps together: with copies and bases a third of a megabyte, less than a core's cache.
+const BATCH_PAGES: usize = 32;
+/// Chunks put into the store together.
+const STORED_TOGETHER: usize = 512;
+/// Batches that may wait to be stored.
+const BATCHES_WAITING: usize = 4;
+/// How far the publishing threads precede the rest of the node where processors are scarce.
+pub const PUBLISHER_PRECEDENCE: u8 = 10;
 
 /// Births kept to find duplicates: at most about 150 MB.
 const RECENT_BIRTHS: usize = 2 << 20;
 
-/// Why a checkpoint was not published. The lineage is as before.
+/// Why a checkpoint was not published. The lineage is as before; its publisher is of no use any more.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The store cannot be written.
@@ -109,17 +116,24 @@ pub struct Publisher {
 /// duplicate of something older is born again, which costs its delta entry; the chunk itself is stored once.
 #[derive(Debug, Default)]
 struct RecentBirths {
-    younger: HashMap<ChunkHash, Birth>,
-    older: HashMap<ChunkHash, Birth>,
+    younger: ChunkMap<Birth>,
+    older: ChunkMap<Birth>,
 }
 
-#[derive(Default)]
+/// What of a checkpoint is decided so far.
 struct Draft {
-    changes: BTreeMap<PageNumber, PageChange>,
-    fresh: Vec<PageNumber>,
-    /// Captured pages that differ and are not zero.
-    changed: BTreeMap<PageNumber, SharedBytes>,
-    zeroed: Vec<PageNumber>,
+    /// By page number.
+    changes: Vec<(PageNumber, PageChange)>,
+    /// New chunks by birth.
+    new: Vec<ChunkHash>,
+    /// Their births.
+    born: ChunkMap<Birth>,
+    /// Of these, chunks that were not handed over to be stored yet.
+    waiting: Vec<VerifiedChunk>,
+    /// To whoever stores them; none once all are handed over.
+    queue: Option<SyncSender<Vec<VerifiedChunk>>>,
+    /// For chunks without a base.
+    encoder: Encoder<'static>,
     figures: CheckpointFigures,
 }
 
@@ -161,114 +175,104 @@ impl Publisher {
         staging: &SharedMemory,
     ) -> Result<CheckpointFigures, PublishError> {
         let start = Instant::now();
-        let mut draft = Draft { figures: figures_of(captured), ..Draft::default() };
         let early = std::mem::take(&mut self.early);
-        let mut pages: BTreeMap<PageNumber, &[u8]> =
-            early.iter().map(|(page, bytes)| (*page, bytes.as_slice())).collect();
-        for (page, slot) in &captured.last.pages {
-            pages.insert(*page, staging.page(slot_index(*slot)).as_slice());
-        }
-        draft.figures.dirty_pages = pages.len() as u64;
-        self.sort_out(&pages, &mut draft)?;
+        let pages = in_order(&early, captured, staging);
+        let Draft { changes, new, mut figures, .. } = self.take_pages(&pages, captured)?;
+        let stored = start.elapsed();
         let births_before = self.map.births;
-        let new = self.store_new(&mut draft)?;
-        let (blobs, blob_chunks) = self.store_blobs(captured, &pages, births_before + new.len() as u64)?;
-        let delta = Delta { births_before, pages: draft.changes.into_iter().collect(), blobs };
-        drop(pages);
-        for page in draft.zeroed {
-            self.shadow[slot_index(page.0)] = None;
-        }
-        for (page, bytes) in draft.changed {
-            self.shadow[slot_index(page.0)] = Some(bytes);
-        }
+        let written = pages.iter().map(|(page, _)| *page).collect();
+        let (blobs, blob_chunks) = self.store_blobs(captured, written, births_before + new.len() as u64)?;
+        let delta = Delta { births_before, pages: changes, blobs };
         let chunks: Vec<ChunkHash> = new.into_iter().chain(blob_chunks).collect();
-        let mut figures = draft.figures;
         self.commit(&delta, chunks, captured, &mut figures)?;
         figures.publish_us = micros(start.elapsed());
+        tracing::debug!(index = figures.index, ?stored, done = ?start.elapsed(), "published");
         Ok(figures)
     }
 
-    /// Decides for each captured page: unchanged, zero, known content, or new.
-    fn sort_out(&self, pages: &BTreeMap<PageNumber, &[u8]>, draft: &mut Draft) -> Result<(), PublishError> {
-        let mut hashed = Vec::with_capacity(pages.len());
+    /// Decides about all pages, while a second thread stores what is new among them.
+    fn take_pages(
+        &mut self,
+        pages: &[(PageNumber, &[u8])],
+        captured: &Captured,
+    ) -> Result<Draft, PublishError> {
+        let (queue, batches) = mpsc::sync_channel(BATCHES_WAITING);
+        let mut draft = Draft::new(captured, queue);
+        draft.figures.dirty_pages = pages.len() as u64;
+        let node = Arc::clone(&self.node);
+        std::thread::scope(|scope| {
+            let storing = scope.spawn(move || store_batches(&node, &batches));
+            for batch in pages.chunks(BATCH_PAGES) {
+                self.take_batch(batch, &mut draft)?;
+            }
+            draft.hand_over();
+            draft.queue = None;
+            storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(draft)
+        })
+    }
+
+    /// Takes some pages through all steps at once, while they are in the processor's cache: compared with what they
+    /// were, copied, hashed together, named in the delta, and the new ones encoded.
+    fn take_batch(&mut self, pages: &[(PageNumber, &[u8])], draft: &mut Draft) -> Result<(), PublishError> {
+        let (mut numbers, mut copies) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
         for (page, bytes) in pages {
             let before = self.shadow[slot_index(page.0)].as_ref();
             if before.is_some_and(|old| old.verified().bytes() == *bytes) {
                 draft.figures.unchanged_pages += 1;
-            } else if is_zero(bytes) {
-                if self.map.ram.get(*page) == Some(Slot::Zero) {
-                    draft.figures.unchanged_pages += 1;
-                } else {
-                    draft.figures.zero_pages += 1;
-                    draft.changes.insert(*page, PageChange::Zero);
-                    draft.zeroed.push(*page);
-                }
             } else {
-                let bytes = SharedBytes::hashed((*bytes).into());
-                match self.map.ram.get(*page) {
-                    Some(slot) if slot.hash() == bytes.hash() => draft.figures.unchanged_pages += 1,
-                    _ => hashed.push((*page, bytes.hash())),
-                }
-                draft.changed.insert(*page, bytes);
+                numbers.push(*page);
+                copies.push(Arc::<[u8]>::from(*bytes));
             }
         }
-        let hashes: Vec<ChunkHash> = hashed.iter().map(|(_, hash)| *hash).collect();
-        let held = self.node.store.contains_many(&hashes)?;
-        let mut fresh: HashMap<ChunkHash, Birth> = HashMap::new();
-        let mut next = self.map.births;
-        for ((page, hash), held) in hashed.into_iter().zip(held) {
-            let known = if held { self.recent.find(&hash) } else { None };
-            let before = known.or_else(|| fresh.get(&hash).copied());
-            let source = match before {
-                Some(birth) => {
-                    draft.figures.duplicate_pages += 1;
-                    ChunkSource::Same(ChunkRef::own(birth))
-                }
-                None => {
-                    draft.figures.new_pages += 1;
-                    fresh.insert(hash, Birth(next));
-                    next += 1;
-                    draft.fresh.push(page);
-                    ChunkSource::New { hash, encoded_len: 0 }
-                }
-            };
-            draft.changes.insert(page, PageChange::Chunk(source));
+        let hashed = SharedBytes::hashed_together(copies);
+        let known = self.known_births(&hashed)?;
+        for ((page, bytes), known) in numbers.into_iter().zip(hashed).zip(known) {
+            self.take_page(page, bytes, known, draft);
+        }
+        if draft.waiting.len() >= STORED_TOGETHER {
+            draft.hand_over();
         }
         Ok(())
     }
 
-    /// Encodes and stores the new pages; their hashes in the order of their births.
-    fn store_new(&self, draft: &mut Draft) -> Result<Vec<ChunkHash>, PublishError> {
-        let mut hashes = Vec::with_capacity(draft.fresh.len());
-        for batch in draft.fresh.chunks(BATCH_PAGES) {
-            let mut encoder = Encoder::new();
-            let mut chunks = Vec::with_capacity(batch.len());
-            for page in batch {
-                let base = self.shadow[slot_index(page.0)].as_ref().map(SharedBytes::verified);
-                let chunk = VerifiedChunk::encode(&mut encoder, draft.changed[page].clone(), base);
-                let length = chunk.encoded().bytes.len() as u64;
-                draft.figures.new_bytes += length;
-                if matches!(chunk.encoded().encoding, Encoding::Patch { .. }) {
-                    draft.figures.patched_pages += 1;
-                    draft.figures.patched_bytes += length;
-                }
-                let encoded_len = u32::try_from(length).expect("a chunk is at most 64 KiB");
-                let source = ChunkSource::New { hash: chunk.hash(), encoded_len };
-                draft.changes.insert(*page, PageChange::Chunk(source));
-                hashes.push(chunk.hash());
-                chunks.push(chunk);
-            }
-            self.node.store.put_chunks(&chunks)?;
-            self.node.recent.add(chunks.iter().map(|chunk| chunk.shared().clone()));
+    /// Decides about a page that is not what it was when it last passed through here.
+    fn take_page(&mut self, page: PageNumber, bytes: SharedBytes, known: Option<Birth>, draft: &mut Draft) {
+        let (hash, slot) = (bytes.hash(), self.map.ram.get(page));
+        let shadow = &mut self.shadow[slot_index(page.0)];
+        if slot.is_some_and(|slot| slot.hash() == hash) {
+            draft.figures.unchanged_pages += 1;
+        } else if hash == zero_page_hash() {
+            draft.figures.zero_pages += 1;
+            draft.changes.push((page, PageChange::Zero));
+            *shadow = None;
+            return;
+        } else if let Some(birth) = known.or_else(|| draft.born.get(&hash).copied()) {
+            draft.figures.duplicate_pages += 1;
+            let source = ChunkSource::Same(ChunkRef::own(birth));
+            draft.changes.push((page, PageChange::Chunk(source)));
+        } else {
+            draft.add_new(page, bytes.clone(), shadow.as_ref(), self.map.births);
         }
-        Ok(hashes)
+        *shadow = Some(bytes);
+    }
+
+    /// The birth of each content that the lineage has had lately, if its chunk is still held.
+    fn known_births(&self, pages: &[SharedBytes]) -> Result<Vec<Option<Birth>>, PublishError> {
+        let mut known: Vec<Option<Birth>> = pages.iter().map(|page| self.recent.find(&page.hash())).collect();
+        let places: Vec<usize> = (0..known.len()).filter(|place| known[*place].is_some()).collect();
+        let hashes: Vec<ChunkHash> = places.iter().map(|place| pages[*place].hash()).collect();
+        for (place, held) in places.into_iter().zip(self.node.store.contains_many(&hashes)?) {
+            known[place] = known[place].filter(|_| held);
+        }
+        Ok(known)
     }
 
     /// Cuts and stores the blobs; new chunks are born from `next` on.
     fn store_blobs(
         &self,
         captured: &Captured,
-        pages: &BTreeMap<PageNumber, &[u8]>,
+        written: Vec<PageNumber>,
         next: u64,
     ) -> Result<(Vec<BlobDelta>, Vec<ChunkHash>), PublishError> {
         let mut blobs = vec![
@@ -281,13 +285,13 @@ impl Publisher {
                 lineage: self.lineage.id,
                 interval: CheckpointIndex(interval),
                 event_log: captured.events.clone(),
-                written: pages.keys().copied().collect(),
+                written,
             };
             blobs.push((BlobKind::IntervalRecord, record.sign(&self.node.key)));
         }
         let mut fresh: Vec<ChunkHash> = Vec::new();
         let mut deltas = Vec::new();
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::new(Effort::Small);
         for (kind, bytes) in &blobs {
             let mut chunks = Vec::new();
             for piece in blob::cut(bytes) {
@@ -381,6 +385,60 @@ impl Publisher {
     }
 }
 
+impl Draft {
+    fn new(captured: &Captured, queue: SyncSender<Vec<VerifiedChunk>>) -> Self {
+        Self {
+            changes: vec![],
+            new: vec![],
+            born: ChunkMap::default(),
+            waiting: vec![],
+            queue: Some(queue),
+            encoder: Encoder::new(Effort::Small),
+            figures: figures_of(captured),
+        }
+    }
+
+    /// Hands over what waits. If nobody takes it storing has failed, which whoever stores tells.
+    fn hand_over(&mut self) {
+        let chunks = std::mem::take(&mut self.waiting);
+        let _failed = self.queue.as_ref().map(|queue| queue.send(chunks));
+    }
+
+    /// A page of new content, encoded on what it was before.
+    fn add_new(&mut self, page: PageNumber, bytes: SharedBytes, before: Option<&SharedBytes>, births: u64) {
+        // A guest waits for this thread if it falls behind, so what has a base is encoded fast. What has none is worth
+        // more time: all that follows is based on it.
+        let chunk = match before {
+            Some(before) => {
+                VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), bytes, Some(before.verified()))
+            }
+            None => VerifiedChunk::encode(&mut self.encoder, bytes, None),
+        };
+        let (hash, length) = (chunk.hash(), chunk.encoded().bytes.len() as u64);
+        self.figures.new_pages += 1;
+        self.figures.new_bytes += length;
+        if chunk.encoded().encoding.base().is_some() {
+            self.figures.patched_pages += 1;
+            self.figures.patched_bytes += length;
+        }
+        let encoded_len = u32::try_from(length).expect("a chunk is at most 64 KiB");
+        self.changes.push((page, PageChange::Chunk(ChunkSource::New { hash, encoded_len })));
+        self.born.insert(hash, Birth(births + self.new.len() as u64));
+        self.new.push(hash);
+        self.waiting.push(chunk);
+    }
+}
+
+/// Stores batches until there are no more. At the first error no more are taken.
+fn store_batches(node: &Node, batches: &Receiver<Vec<VerifiedChunk>>) -> Result<(), PublishError> {
+    pageswarm_vmm::precede(PUBLISHER_PRECEDENCE);
+    for chunks in batches {
+        node.store.put_chunks(&chunks)?;
+        node.recent.add(chunks.into_iter().map(VerifiedChunk::into_shared));
+    }
+    Ok(())
+}
+
 impl RecentBirths {
     fn find(&self, hash: &ChunkHash) -> Option<Birth> {
         self.younger.get(hash).or_else(|| self.older.get(hash)).copied()
@@ -398,8 +456,20 @@ fn slot_index(number: u32) -> usize {
     usize::try_from(number).expect("a u32 fits usize here")
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+/// The captured pages by number; of a page that left the staging area early and came again, what came last.
+fn in_order<'bytes>(
+    early: &'bytes BTreeMap<PageNumber, Vec<u8>>,
+    captured: &Captured,
+    staging: &'bytes SharedMemory,
+) -> Vec<(PageNumber, &'bytes [u8])> {
+    let late = captured.last.pages.iter();
+    let late = late.map(|(page, slot)| (*page, staging.page(slot_index(*slot)).as_slice()));
+    let early = early.iter().map(|(page, bytes)| (*page, bytes.as_slice()));
+    // The sort is stable: of equal numbers the late one comes first.
+    let mut pages: Vec<(PageNumber, &[u8])> = late.chain(early).collect();
+    pages.sort_by_key(|(page, _)| *page);
+    pages.dedup_by_key(|(page, _)| *page);
+    pages
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -3,14 +3,23 @@
 //! Nothing here enters a guest, a simulator or a store without being hashed again there; what is sent to others is
 //! hashed by them.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pageswarm_checkpoint::ChunkHash;
+use pageswarm_checkpoint::{ChunkHash, ChunkMap};
 use pageswarm_store::{ChunkRead, ReadError, SharedBytes, Store};
 
-/// Decoded bytes kept at most, by default.
-pub const BYTES_DEFAULT: usize = 384 << 20;
+/// Decoded bytes kept at most: a sixteenth of the machine's memory, but no more than two checkpoints of a small VM.
+#[must_use]
+pub fn bytes_default() -> usize {
+    let total_kib = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.split_whitespace().next()?.parse::<usize>().ok()
+    });
+    total_kib.map_or(BYTES_MIN, |kib| (kib << 10) / 16).clamp(BYTES_MIN, BYTES_MAX)
+}
+
+const BYTES_MIN: usize = 128 << 20;
+const BYTES_MAX: usize = 1 << 30;
 
 /// A cache in two generations: the older one is dropped whole when the younger is full.
 #[derive(Debug)]
@@ -21,8 +30,8 @@ pub struct RecentChunks {
 
 #[derive(Debug, Default)]
 struct State {
-    younger: HashMap<ChunkHash, SharedBytes>,
-    older: HashMap<ChunkHash, SharedBytes>,
+    younger: ChunkMap<SharedBytes>,
+    older: ChunkMap<SharedBytes>,
     younger_bytes: usize,
 }
 
@@ -35,6 +44,8 @@ impl RecentChunks {
 
     /// Adds chunks.
     pub fn add(&self, chunks: impl Iterator<Item = SharedBytes>) {
+        // Collected first: whoever makes the chunks does that outside of the lock.
+        let chunks: Vec<SharedBytes> = chunks.collect();
         let mut state = self.lock();
         for chunk in chunks {
             let bytes = chunk.verified().bytes().len();
@@ -57,10 +68,10 @@ impl RecentChunks {
         &self,
         store: &Store,
         mut hashes: Vec<ChunkHash>,
-    ) -> Result<HashMap<ChunkHash, SharedBytes>, ReadError> {
+    ) -> Result<ChunkMap<SharedBytes>, ReadError> {
         hashes.sort_unstable();
         hashes.dedup();
-        let mut found = HashMap::with_capacity(hashes.len());
+        let mut found = ChunkMap::with_capacity_and_hasher(hashes.len(), Default::default());
         {
             let state = self.lock();
             hashes.retain(|hash| match state.younger.get(hash).or_else(|| state.older.get(hash)) {
@@ -81,11 +92,11 @@ impl RecentChunks {
         Ok(found)
     }
 
-    /// Which of `hashes` are here.
+    /// Whether all of `hashes` are here.
     #[must_use]
-    pub fn has(&self, hashes: &[ChunkHash]) -> Vec<bool> {
+    pub fn has_all(&self, hashes: &[ChunkHash]) -> bool {
         let state = self.lock();
-        hashes.iter().map(|hash| state.younger.contains_key(hash) || state.older.contains_key(hash)).collect()
+        hashes.iter().all(|hash| state.younger.contains_key(hash) || state.older.contains_key(hash))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

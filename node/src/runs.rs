@@ -1,16 +1,16 @@
 //! Runs that this node asks of others: one stream each, from request to verified chunks in the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pageswarm_checkpoint::wire::{self, Opening, RunAnswer, RunRequest};
-use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, Decoder, EncodedChunk, Encoding, LineageId, NodeId};
-use pageswarm_store::{ReadError, SharedBytes, VerifiedChunk, WriteError};
+use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, Decoder, LineageId, NodeId};
+use pageswarm_store::{Arrived, ReadError, SharedBytes, Step, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Ended, Input, Patience, RequestId, Urgency};
 use tokio::time::timeout;
 
 use crate::limits::{RUN_ANSWER_BYTES_MAX, RUN_TIMEOUT};
-use crate::lineages::{MapError, lineage_of};
+use crate::lineages::{Lineage, MapError};
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
 use crate::transport::frames::{self, FrameError};
@@ -41,30 +41,40 @@ enum AbsorbError {
     Write(#[from] WriteError),
 }
 
+/// What a run's frames held.
 #[derive(Debug, Default)]
-struct Answers {
-    chunks: Vec<(Birth, EncodedChunk<ChunkRef>)>,
+struct Absorbed {
+    arrived: BirthSet,
+    /// Encoded bytes of what arrived.
+    bytes: u64,
+    corrupt: Vec<Birth>,
     deferred: BTreeMap<NodeId, BirthSet>,
     not_held: BirthSet,
     ended: Option<Ended>,
 }
 
-#[derive(Debug, Default)]
-struct Absorbed {
-    arrived: BirthSet,
-    bytes: u64,
-    corrupt: Vec<Birth>,
+/// A chunk as it came.
+struct Come<'frame> {
+    birth: Birth,
+    base: Option<ChunkRef>,
+    steps: Vec<Step<&'frame [u8]>>,
+}
+
+/// A chunk as it came, with hashes for births.
+struct Named<'frame> {
+    birth: Birth,
+    expected: ChunkHash,
+    base: Option<ChunkHash>,
+    /// What this node asked to have it based on.
+    own: Option<ChunkHash>,
+    steps: Vec<Step<&'frame [u8]>>,
 }
 
 /// Asks `peer` for the run and tells the engine what came of it.
 pub async fn ask(node: Arc<Node>, peer: Arc<Peer>, run: Run) {
     let (id, request, lineage) = (peer.id, run.request, run.lineage);
     let how = match timeout(RUN_TIMEOUT, exchange(&node, &peer, &run)).await {
-        Ok(Ok(answers)) => {
-            let how = answers.ended.unwrap_or(Ended::Served);
-            deliver(&node, &peer, run, answers).await;
-            how
-        }
+        Ok(Ok(frames)) => deliver(&node, &peer, run, frames).await,
         Ok(Err(error)) => {
             tracing::debug!(peer = %id.short(), error = crate::report::chain(&error), "run failed");
             Ended::Failed
@@ -75,7 +85,8 @@ pub async fn ask(node: Arc<Node>, peer: Arc<Peer>, run: Run) {
     node.hub.input(Input::RequestEnded { peer: id, request, how }).await;
 }
 
-async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Answers, FrameError> {
+/// Sends the request; the frames that come back, not yet read.
+async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Vec<Vec<u8>>, FrameError> {
     let stream = peer.connection.open_bi().await;
     let (mut send, mut receive) = stream.map_err(|error| FrameError::Write(error.into()))?;
     let chunks = node.lineages.with_bases(&run.lineage, &run.births);
@@ -93,51 +104,26 @@ async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Answers, FrameE
         chunks,
     };
     frames::write(&mut send, &Opening::Run(request).encode()).await?;
-    let mut answers = Answers::default();
+    let mut frames = Vec::new();
     let mut bytes = 0;
     while let Some(frame) = frames::read(&mut receive).await? {
         bytes += frame.len();
         if bytes > RUN_ANSWER_BYTES_MAX {
             return Err(FrameError::TooLong { length: bytes });
         }
-        match RunAnswer::decode(&frame)? {
-            RunAnswer::Chunk { birth, chunk } => answers.chunks.push((birth, chunk)),
-            RunAnswer::NotHeld { birth } => {
-                answers.not_held.insert(birth);
-            }
-            RunAnswer::Deferred { birth, holder } => {
-                answers.deferred.entry(holder).or_default().insert(birth);
-            }
-            RunAnswer::Refused { why } => {
-                answers.ended = Some(match why {
-                    wire::Refusal::Busy => Ended::Busy,
-                    wire::Refusal::NotAllowed => Ended::NotAllowed,
-                    wire::Refusal::Unreasonable => Ended::Failed,
-                });
-            }
-        }
+        frames.push(frame);
     }
-    Ok(answers)
+    Ok(frames)
 }
 
-async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, answers: Answers) {
+async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Vec<u8>>) -> Ended {
     let (peer_id, request, lineage) = (peer.id, run.request, run.lineage);
-    for (holder, births) in answers.deferred {
-        node.hub.input(Input::ChunksDeferred { peer: peer_id, request, lineage, births, holder }).await;
-    }
-    if !answers.not_held.is_empty() {
-        let births = answers.not_held;
-        node.hub.input(Input::ChunksNotHeld { peer: peer_id, request, lineage, births }).await;
-    }
-    if answers.chunks.is_empty() {
-        return;
-    }
     let Ok(place) = Arc::clone(&node.coding).acquire_owned().await else {
-        return;
+        return Ended::Failed;
     };
     let absorbing = Arc::clone(node);
     let absorbed = tokio::task::spawn_blocking(move || {
-        let absorbed = absorb(&absorbing, lineage, &run.births, answers.chunks);
+        let absorbed = absorb(&absorbing, lineage, &run.births, &frames);
         drop(place);
         absorbed
     });
@@ -145,61 +131,66 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, answers: Answers)
         Ok(Ok(absorbed)) => absorbed,
         Ok(Err(error)) => {
             node.note_store_trouble(&error);
-            return;
+            return Ended::Served;
         }
-        Err(_) => return,
+        Err(_) => return Ended::Failed,
     };
+    for (holder, births) in absorbed.deferred {
+        node.hub.input(Input::ChunksDeferred { peer: peer_id, request, lineage, births, holder }).await;
+    }
+    if !absorbed.not_held.is_empty() {
+        let births = absorbed.not_held;
+        node.hub.input(Input::ChunksNotHeld { peer: peer_id, request, lineage, births }).await;
+    }
     Traffic::add(&peer.traffic.chunks_down, absorbed.bytes);
     for birth in absorbed.corrupt {
         node.hub.input(Input::ChunkCorrupt { peer: peer_id, request, lineage, birth }).await;
     }
     if !absorbed.arrived.is_empty() {
-        let Absorbed { arrived: births, bytes, .. } = absorbed;
+        let (births, bytes) = (absorbed.arrived, absorbed.bytes);
         node.hub.input(Input::ChunksArrived { peer: peer_id, request, lineage, births, bytes }).await;
     }
+    absorbed.ended.unwrap_or(Ended::Served)
 }
 
-/// Decodes, hashes and stores what came. Nothing that is not its hash enters the store.
-fn absorb(
-    node: &Node,
-    id: LineageId,
-    asked: &BirthSet,
-    chunks: Vec<(Birth, EncodedChunk<ChunkRef>)>,
-) -> Result<Absorbed, AbsorbError> {
+/// Reads what came; decodes, hashes and stores the chunks. Nothing that is not its hash enters the store.
+fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> Result<Absorbed, AbsorbError> {
     let mut absorbed = Absorbed::default();
+    let mut chunks: Vec<Come<'_>> = Vec::new();
+    for frame in frames {
+        match RunAnswer::decode_frame(frame) {
+            Ok(answers) => answers.into_iter().for_each(|answer| absorbed.note(answer, &mut chunks)),
+            Err(error) => {
+                tracing::debug!(%error, "malformed answer");
+                absorbed.ended = Some(Ended::Failed);
+            }
+        }
+    }
+    if chunks.is_empty() {
+        return Ok(absorbed);
+    }
     let Some(lineage) = node.lineages.get(&id) else {
         return Ok(absorbed);
     };
-    let births: Vec<Birth> = chunks.iter().map(|(birth, _)| *birth).collect();
-    let hashes = node.lineages.hashes(id, &births)?;
-    let mut wanted = Vec::new();
-    for ((birth, chunk), expected) in chunks.into_iter().zip(hashes) {
-        let named = chunk.rename_base(|base| {
-            lineage_of(&lineage, base)?;
-            node.lineages.hash_of(&lineage, base)
-        });
-        match (named, expected) {
-            (Some(chunk), Some(expected)) if asked.contains(birth) => {
-                wanted.push((birth, expected, chunk));
-            }
-            _ => absorbed.corrupt.push(birth),
-        }
-    }
-    let bases = read_bases(node, &wanted)?;
-    let mut decoder = Decoder::new();
-    let mut verified = Vec::with_capacity(wanted.len());
-    let mut arrived = Vec::with_capacity(wanted.len());
-    for (birth, expected, chunk) in wanted {
-        let bytes = chunk.bytes.len() as u64;
-        let base = match chunk.encoding {
-            Encoding::Patch { base } => bases.get(&base).map(SharedBytes::verified),
-            Encoding::Raw | Encoding::Zstd => None,
-        };
-        match VerifiedChunk::decode(&mut decoder, expected, chunk, base) {
-            Ok(chunk) => {
-                absorbed.bytes += bytes;
-                verified.push(chunk);
-                arrived.push(birth);
+    let named = identify(node, &lineage, asked, chunks, &mut absorbed)?;
+    let names = named.iter().flat_map(|chunk| [chunk.base, chunk.own]).flatten();
+    let bases = node.recent.read(&node.store, names.collect())?;
+    let bytes_of =
+        |name: Option<ChunkHash>| name.and_then(|name| bases.get(&name)).map(SharedBytes::verified);
+    let (births, arrived): (Vec<Birth>, Vec<Arrived<'_, '_>>) = named
+        .into_iter()
+        .map(|Named { birth, expected, base, own, steps }| {
+            (birth, Arrived { expected, base: bytes_of(base), steps, stored_on: bytes_of(own) })
+        })
+        .unzip();
+    let mut verified = Vec::with_capacity(arrived.len());
+    let outcomes = VerifiedChunk::decode_together(&mut Decoder::new(), &arrived);
+    for ((birth, chunk), outcome) in births.into_iter().zip(&arrived).zip(outcomes) {
+        match outcome {
+            Ok(whole) => {
+                absorbed.bytes += chunk.steps.iter().map(|step| step.bytes.len() as u64).sum::<u64>();
+                absorbed.arrived.insert(birth);
+                verified.push(whole);
             }
             Err(error) => {
                 tracing::warn!(%birth, %error, "chunk refused");
@@ -209,19 +200,69 @@ fn absorb(
     }
     node.store.put_chunks(&verified)?;
     node.recent.add(verified.iter().map(|chunk| chunk.shared().clone()));
-    arrived.sort_unstable();
-    arrived.into_iter().for_each(|birth| {
-        absorbed.arrived.insert(birth);
-    });
     Ok(absorbed)
 }
 
-type Wanted = (Birth, ChunkHash, EncodedChunk<ChunkHash>);
+/// Finds the hashes of what came and of its bases. What was not asked for, or names no base that is known, is corrupt.
+fn identify<'frame>(
+    node: &Node,
+    lineage: &Lineage,
+    asked: &BirthSet,
+    chunks: Vec<Come<'frame>>,
+    absorbed: &mut Absorbed,
+) -> Result<Vec<Named<'frame>>, MapError> {
+    let births: BirthSet = chunks.iter().map(|chunk| chunk.birth).collect();
+    let own: BTreeMap<Birth, ChunkRef> = node
+        .lineages
+        .with_bases(&lineage.id, &births)
+        .into_iter()
+        .filter_map(|(birth, base)| Some((birth, base?)))
+        .collect();
+    let names: Vec<ChunkRef> = chunks
+        .iter()
+        .flat_map(|chunk| [Some(ChunkRef::own(chunk.birth)), chunk.base, own.get(&chunk.birth).copied()])
+        .flatten()
+        .collect();
+    let hashes = node.lineages.hashes_of(lineage, &names)?;
+    let mut hashes = names.into_iter().zip(hashes);
+    let mut next = || hashes.next().and_then(|(_, hash)| hash);
+    let mut named = Vec::with_capacity(chunks.len());
+    for Come { birth, base, steps } in chunks {
+        let expected = next();
+        let base_hash = base.and_then(|_| next());
+        let own = own.get(&birth).and_then(|_| next());
+        let is_complete = base.is_none() || base_hash.is_some();
+        match expected.filter(|_| is_complete && asked.contains(birth)) {
+            Some(expected) => named.push(Named { birth, expected, base: base_hash, own, steps }),
+            None => absorbed.corrupt.push(birth),
+        }
+    }
+    Ok(named)
+}
 
-fn read_bases(node: &Node, wanted: &[Wanted]) -> Result<HashMap<ChunkHash, SharedBytes>, ReadError> {
-    let base = |(_, _, chunk): &Wanted| match chunk.encoding {
-        Encoding::Patch { base } => Some(base),
-        Encoding::Raw | Encoding::Zstd => None,
-    };
-    node.recent.read(&node.store, wanted.iter().filter_map(base).collect())
+impl Absorbed {
+    /// Notes an answer; chunks are for later.
+    fn note<'frame>(&mut self, answer: RunAnswer<&'frame [u8]>, chunks: &mut Vec<Come<'frame>>) {
+        match answer {
+            RunAnswer::Chunk { birth, chunk } => {
+                let base = chunk.encoding.base().copied();
+                let step = chunk.rename_base(|_| Some(()));
+                chunks.push(Come { birth, base, steps: step.into_iter().collect() });
+            }
+            RunAnswer::Steps { birth, base, steps } => chunks.push(Come { birth, base, steps }),
+            RunAnswer::NotHeld { birth } => {
+                self.not_held.insert(birth);
+            }
+            RunAnswer::Deferred { birth, holder } => {
+                self.deferred.entry(holder).or_default().insert(birth);
+            }
+            RunAnswer::Refused { why } => {
+                self.ended = Some(match why {
+                    wire::Refusal::Busy => Ended::Busy,
+                    wire::Refusal::NotAllowed => Ended::NotAllowed,
+                    wire::Refusal::Unreasonable => Ended::Failed,
+                });
+            }
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::events::What;
 use crate::gossip::GossipCommand;
 use crate::limits;
 use crate::node::Node;
-use crate::peers::{Direction, NotKept, Peer, close};
+use crate::peers::{Direction, NotKept, Peer, Replaced, close};
 use crate::transport::frames::{self, FrameError};
 use crate::transport::tls;
 use crate::{births, objects, uploads};
@@ -44,6 +44,9 @@ pub enum SessionError {
     /// It speaks another language.
     #[error("expected a hello")]
     NoHello,
+    /// An address of this node's own was dialed.
+    #[error("connected with itself")]
+    Itself,
     /// The node at the address is another one than expected.
     #[error("the node at {address} is not the one that was expected")]
     OtherNode {
@@ -117,7 +120,8 @@ pub async fn accept(node: Arc<Node>) {
             let outcome = timeout(limits::HELLO_TIMEOUT, greet(&node, incoming)).await;
             drop(place);
             match outcome {
-                Ok(Ok(())) => {}
+                // Nobody was refused by an address that leads back here.
+                Ok(Ok(()) | Err(SessionError::Itself)) => {}
                 Ok(Err(error)) => node.report_refusal(&error),
                 Err(_) => node.report_refusal(&SessionError::Slow),
             }
@@ -204,17 +208,21 @@ fn establish(
         return Err(SessionError::NoHello);
     };
     let id = tls::peer_id(&connection).ok_or(SessionError::NoHello)?;
+    if id == node.id {
+        connection.close(close::DONE, b"connected with itself");
+        return Err(SessionError::Itself);
+    }
     let certificate = node.members.admit(&id, &hello.certificate).inspect_err(|error| {
         connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
     })?;
     let (control, queue) = mpsc::channel(limits::CONTROL_QUEUE);
-    let peer = Arc::new(Peer::new(certificate, connection, hello.data_port, direction, control));
-    node.peers.keep(node.id, &peer).inspect_err(|error| {
+    let peer = Arc::new(Peer::new(certificate, connection, &hello, direction, control));
+    let replaced = node.peers.keep(node.id, &peer).inspect_err(|error| {
         peer.connection.close(close::DUPLICATE, error.to_string().as_bytes());
     })?;
     let gossip_address = SocketAddr::new(peer.address.ip(), hello.gossip_port);
     node.gossip_try(GossipCommand::Allow(id, gossip_address));
-    tokio::spawn(converse(Arc::clone(node), peer, (send, receive), queue));
+    tokio::spawn(converse(Arc::clone(node), peer, replaced, (send, receive), queue));
     Ok(id)
 }
 
@@ -222,10 +230,15 @@ fn establish(
 async fn converse(
     node: Arc<Node>,
     peer: Arc<Peer>,
+    replaced: Replaced,
     (send, receive): (SendStream, RecvStream),
     queue: mpsc::Receiver<Control>,
 ) {
     tracing::info!(peer = %peer.id.short(), address = %peer.address, role = %peer.certificate.role, "connected");
+    if replaced == Replaced::EarlierSession {
+        // The earlier session does not say so itself, because it is no longer the one that is kept.
+        node.hub.input(Input::PeerDown { peer: peer.id }).await;
+    }
     node.hub.input(Input::PeerUp { peer: peer.id }).await;
     introduce(&node, &peer);
     let ended = tokio::select! {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{self, RunAnswer, RunRequest};
-use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, Encoding, LineageId, NodeId};
-use pageswarm_store::{EncodedRead, ReadError, SharedBytes};
+use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, LineageId, NodeId};
+use pageswarm_store::{ReadError, SharedBytes, Step, StepsRead, StepsWanted};
 use pageswarm_swarm::{BirthSet, Input, Patience, Refusal, RequestId, Urgency};
 use quinn::SendStream;
 use tokio::sync::mpsc;
@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use crate::lineages::MapError;
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
-use crate::transport::frames;
 
 /// What the engine decides about a part of a request.
 #[derive(Debug)]
@@ -130,12 +129,14 @@ impl Upload<'_> {
                 sent.map(|_| answered)
             }
             ServeCommand::Defer { births, holder } => {
-                let answers = births.iter().map(|birth| RunAnswer::Deferred { birth, holder });
-                write_all(send, answers).await.map(|()| births.len())
+                let mut frame = AnswerFrames::default();
+                births.iter().for_each(|birth| frame.push(&Answer::Deferred { birth, holder }));
+                frame.write(send).await.map(|()| births.len())
             }
             ServeCommand::NotHeld(births) => {
-                let answers = births.iter().map(|birth| RunAnswer::NotHeld { birth });
-                write_all(send, answers).await.map(|()| births.len())
+                let mut frame = AnswerFrames::default();
+                births.iter().for_each(|birth| frame.push(&Answer::NotHeld { birth }));
+                frame.write(send).await.map(|()| births.len())
             }
             ServeCommand::Refuse(why) => {
                 let why = match why {
@@ -143,13 +144,15 @@ impl Upload<'_> {
                     Refusal::NotAllowed => wire::Refusal::NotAllowed,
                     Refusal::Unreasonable => wire::Refusal::Unreasonable,
                 };
-                write_all(send, std::iter::once(RunAnswer::Refused { why })).await.map(|()| u64::MAX)
+                let mut frame = AnswerFrames::default();
+                frame.push(&Answer::Refused { why });
+                frame.write(send).await.map(|()| u64::MAX)
             }
             ServeCommand::Abandon => None,
         }
     }
 
-    /// Encoded bytes sent.
+    /// Encoded bytes of the chunks sent.
     async fn serve(&self, births: BirthSet, send: &mut SendStream) -> Option<u64> {
         let place = Arc::clone(&self.node.coding).acquire_owned().await.ok()?;
         let node = Arc::clone(self.node);
@@ -159,20 +162,58 @@ impl Upload<'_> {
             drop(place);
             collected
         });
-        let answers = match collected.await.ok()? {
-            Ok(answers) => answers,
+        let frames = match collected.await.ok()? {
+            Ok(frames) => frames,
             Err(error) => {
                 self.node.note_store_trouble(&error);
                 return None;
             }
         };
-        let bytes = answers.iter().map(|answer| match answer {
-            RunAnswer::Chunk { chunk, .. } => chunk.bytes.len() as u64,
-            _ => 0,
-        });
-        let bytes = bytes.sum();
-        write_all(send, answers.into_iter()).await?;
+        let bytes = frames.chunk_bytes;
+        frames.write(send).await?;
         Some(bytes)
+    }
+}
+
+type Answer = RunAnswer<Vec<u8>>;
+
+/// Answers on their way into frames, each with its length before it.
+#[derive(Debug, Default)]
+struct AnswerFrames {
+    frames: Vec<Vec<u8>>,
+    /// Encoded bytes of the chunks among them.
+    chunk_bytes: u64,
+}
+
+/// A frame that has reached this length takes no more answers.
+const FRAME_BYTES_FULL: usize = 128 << 10;
+const _: () = assert!(FRAME_BYTES_FULL + pageswarm_checkpoint::CHUNK_BYTES_MAX + 64 < wire::FRAME_BYTES_MAX);
+/// Bytes of a frame's length.
+const PREFIX: usize = 4;
+
+impl AnswerFrames {
+    fn push<Bytes: AsRef<[u8]>>(&mut self, answer: &RunAnswer<Bytes>) {
+        if self.frames.last().is_none_or(|frame| frame.len() >= FRAME_BYTES_FULL) {
+            self.frames.push(vec![0; PREFIX]);
+        }
+        let length = |bytes: &Bytes| bytes.as_ref().len() as u64;
+        self.chunk_bytes += match answer {
+            RunAnswer::Chunk { chunk, .. } => length(&chunk.bytes),
+            RunAnswer::Steps { steps, .. } => steps.iter().map(|step| length(&step.bytes)).sum(),
+            _ => 0,
+        };
+        if let Some(frame) = self.frames.last_mut() {
+            answer.encode_to(frame);
+        }
+    }
+
+    async fn write(self, send: &mut SendStream) -> Option<()> {
+        for mut frame in self.frames {
+            let length = u32::try_from(frame.len() - PREFIX).expect("frames are bounded far below 4 GiB");
+            frame[..PREFIX].copy_from_slice(&length.to_le_bytes());
+            send.write_chunk(frame.into()).await.ok()?;
+        }
+        Some(())
     }
 }
 
@@ -184,60 +225,61 @@ fn births_of(run: &RunRequest) -> BirthSet {
     births
 }
 
-async fn write_all(send: &mut SendStream, answers: impl Iterator<Item = RunAnswer>) -> Option<()> {
-    let mut bytes = Vec::new();
-    for answer in answers {
-        bytes.extend_from_slice(&frames::prefixed(&answer.encode()));
-    }
-    send.write_all(&bytes).await.ok()
-}
-
-/// The chunks in the shortest form that the asker can use.
+/// The chunks in a form that the asker can use.
 fn collect(
     node: &Node,
     id: LineageId,
     births: &BirthSet,
     asked: &[(Birth, Option<ChunkRef>)],
-) -> Result<Vec<RunAnswer>, CollectError> {
+) -> Result<AnswerFrames, CollectError> {
+    let mut answers = AnswerFrames::default();
     let Some(lineage) = node.lineages.get(&id) else {
-        return Ok(Vec::new());
+        return Ok(answers);
     };
     let serve: Vec<(Birth, Option<ChunkRef>)> =
         asked.iter().filter(|(birth, _)| births.contains(*birth)).copied().collect();
     let numbers: Vec<Birth> = serve.iter().map(|(birth, _)| *birth).collect();
-    let hashes = node.lineages.hashes(id, &numbers)?;
+    let bases: Vec<ChunkRef> = serve.iter().filter_map(|(_, base)| *base).collect();
+    let mut bases = node.lineages.hashes_of(&lineage, &bases)?.into_iter();
     let mut items = Vec::with_capacity(serve.len());
-    let mut answers = Vec::with_capacity(serve.len());
-    for ((birth, base), hash) in serve.into_iter().zip(hashes) {
+    for ((birth, base), hash) in serve.into_iter().zip(node.lineages.hashes(id, &numbers)?) {
+        let base = base.and_then(|base| Some((base, bases.next().flatten()?)));
         match hash {
-            Some(hash) => {
-                let base = base.and_then(|base| Some((base, node.lineages.hash_of(&lineage, base)?)));
-                items.push(Item { birth, hash, base });
-            }
-            None => answers.push(RunAnswer::NotHeld { birth }),
+            Some(hash) => items.push(Item { birth, hash, base }),
+            None => answers.push(&Answer::NotHeld { birth }),
         }
     }
-    // What is in memory and will be asked for as a patch is encoded from there; the rest goes out as it is stored.
-    let names: Vec<ChunkHash> = items.iter().map(|item| item.hash).collect();
-    let (mut recode, items): (Vec<_>, Vec<_>) =
-        items.into_iter().zip(node.recent.has(&names)).partition(|(item, here)| *here && item.base.is_some());
-    let mut recode: Vec<Item> = recode.drain(..).map(|(item, _)| item).collect();
-    let items: Vec<Item> = items.into_iter().map(|(item, _)| item).collect();
-    let names: Vec<ChunkHash> = items.iter().map(|item| item.hash).collect();
-    node.store.read_encoded(&names, |at, read| {
-        let item = items[at];
-        let EncodedRead::Held(chunk) = read else {
-            answers.push(RunAnswer::NotHeld { birth: item.birth });
-            return;
-        };
-        match chunk.rename_base(|stored| item.base.filter(|(_, hash)| *hash == stored).map(|(base, _)| base))
-        {
-            Some(chunk) => answers.push(RunAnswer::Chunk { birth: item.birth, chunk }),
-            None => recode.push(item),
+    // What is in memory, with the asker's version of it, is encoded from there; the rest goes out as it is stored.
+    let in_memory = |item: &Item| item.base.is_some_and(|(_, base)| node.recent.has_all(&[item.hash, base]));
+    let (mut recode, items): (Vec<Item>, Vec<Item>) = items.into_iter().partition(in_memory);
+    let wanted: Vec<StepsWanted> = items
+        .iter()
+        .map(|item| StepsWanted { hash: item.hash, from: item.base.map(|(_, base)| base) })
+        .collect();
+    node.store.read_steps(&wanted, |at, read| {
+        let Item { birth, base, .. } = items[at];
+        match read {
+            StepsRead::Held { from, steps } if steps.len() <= wire::STEPS_MAX => {
+                let base = base.filter(|_| from).map(|(base, _)| base);
+                answers.push(&in_steps(birth, base, steps));
+            }
+            StepsRead::Held { .. } | StepsRead::Long => recode.push(items[at]),
+            StepsRead::NotHeld => answers.push(&Answer::NotHeld { birth }),
         }
     })?;
     encode_again(node, &recode, &mut answers)?;
     Ok(answers)
+}
+
+/// A chunk as it is stored; what is stored whole is no step.
+fn in_steps(birth: Birth, base: Option<ChunkRef>, mut steps: Vec<Step>) -> Answer {
+    if steps.len() == 1
+        && let Some(step) = steps.pop()
+    {
+        let chunk = step.rename_base(|()| base);
+        return chunk.map_or(Answer::NotHeld { birth }, |chunk| Answer::Chunk { birth, chunk });
+    }
+    Answer::Steps { birth, base, steps }
 }
 
 #[derive(Clone, Copy)]
@@ -247,20 +289,19 @@ struct Item {
     base: Option<(ChunkRef, ChunkHash)>,
 }
 
-/// Chunks stored as patches on a base that the asker does not have: decoded, and encoded for it.
-fn encode_again(node: &Node, items: &[Item], answers: &mut Vec<RunAnswer>) -> Result<(), ReadError> {
+/// Chunks that are encoded for the asker: from memory, or because the steps in which they are stored are too long.
+fn encode_again(node: &Node, items: &[Item], answers: &mut AnswerFrames) -> Result<(), ReadError> {
     let names = items.iter().flat_map(|item| [Some(item.hash), item.base.map(|(_, hash)| hash)]).flatten();
     let decoded = node.recent.read(&node.store, names.collect())?;
-    let mut encoder = Encoder::new();
+    let mut encoder = Encoder::new(node.effort.effort());
     for item in items {
         let Some(bytes) = decoded.get(&item.hash).map(SharedBytes::verified) else {
-            answers.push(RunAnswer::NotHeld { birth: item.birth });
+            answers.push(&Answer::NotHeld { birth: item.birth });
             continue;
         };
         let base = item.base.and_then(|(base, hash)| Some((base, decoded.get(&hash)?.verified().bytes())));
         let chunk: EncodedChunk<ChunkRef> = encoder.encode(bytes.bytes(), base);
-        debug_assert!(!matches!(chunk.encoding, Encoding::Patch { .. }) || base.is_some());
-        answers.push(RunAnswer::Chunk { birth: item.birth, chunk });
+        answers.push(&RunAnswer::Chunk { birth: item.birth, chunk });
     }
     Ok(())
 }

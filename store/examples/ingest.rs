@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, Encoder, LineageId, PAGE_BYTES};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, Effort, Encoder, LineageId, PAGE_BYTES};
 use pageswarm_store::{
     ChunkRead, EncodedRead, NewCheckpoint, ObjectKind, SharedBytes, Store, StoreOptions, VerifiedBytes,
     VerifiedChunk,
@@ -109,12 +109,16 @@ fn chunk(seed: usize, form: Form) -> VerifiedChunk {
     let mut bytes = base.clone();
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     if version == 0 {
-        return VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.into()), None);
+        return VerifiedChunk::encode(
+            &mut Encoder::new(Effort::Fast),
+            SharedBytes::hashed(bytes.into()),
+            None,
+        );
     }
     let mut base = base;
     base[..8].copy_from_slice(&(seed - version).to_le_bytes());
     VerifiedChunk::encode(
-        &mut Encoder::new(),
+        &mut Encoder::new(Effort::Fast),
         SharedBytes::hashed(bytes.into()),
         Some(VerifiedBytes::hashed(&base)),
     )

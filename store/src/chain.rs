@@ -1,12 +1,10 @@
 //! Chains of patches: which chunk is decoded with the help of which, and how deep that goes.
 
-use std::collections::HashMap;
-
-use pageswarm_checkpoint::ChunkHash;
+use pageswarm_checkpoint::{ChunkHash, ChunkMap};
 
 use crate::bad::BadCause;
 use crate::fault::IndexError;
-use crate::index::{Index, Key, Location};
+use crate::index::{Index, Location};
 use crate::limits::CHAIN_WALK_MAX;
 
 /// A chunk's index entry.
@@ -21,7 +19,9 @@ pub(crate) enum Located {
 /// The locations of some chunks and of all that they are based on.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
-    known: HashMap<ChunkHash, Located>,
+    known: ChunkMap<Located>,
+    /// The base of each chunk that is about to be stored.
+    expected: ChunkMap<Option<ChunkHash>>,
 }
 
 impl Chains {
@@ -46,6 +46,27 @@ impl Chains {
     /// Adds a chunk whose location is known otherwise.
     pub(crate) fn insert(&mut self, hash: ChunkHash, location: Location) {
         self.known.insert(hash, Located::At(location));
+    }
+
+    /// Adds a chunk that will be stored, on this base.
+    pub(crate) fn expect(&mut self, hash: ChunkHash, base: Option<ChunkHash>) {
+        self.expected.insert(hash, base);
+    }
+
+    /// How many bases lie below a chunk that is held or expected; `None` if it is neither, or its chain is broken.
+    pub(crate) fn depth_of(&self, hash: ChunkHash) -> Option<usize> {
+        let (mut at, mut depth) = (hash, 0);
+        loop {
+            let base = match self.expected.get(&at) {
+                Some(base) => *base,
+                None => self.location(at)?.base,
+            };
+            match base {
+                None => return Some(depth),
+                Some(_) if depth == CHAIN_WALK_MAX => return None,
+                Some(base) => (at, depth) = (base, depth + 1),
+            }
+        }
     }
 
     /// Where a resolved chunk is.
@@ -75,15 +96,5 @@ impl Located {
             Self::At(location) => Some(location),
             Self::NotHeld | Self::Damaged => None,
         }
-    }
-}
-
-impl Index {
-    /// The entries of chunks, in order.
-    pub(crate) fn locate(&self, hashes: &[ChunkHash]) -> Result<Vec<Located>, IndexError> {
-        let keys: Vec<Vec<u8>> = hashes.iter().map(|hash| Key::Chunk(*hash).encode()).collect();
-        let found =
-            self.look_up(&keys, |value| Location::decode(value).map_or(Located::Damaged, Located::At))?;
-        Ok(found.into_iter().map(|located| located.unwrap_or(Located::NotHeld)).collect())
     }
 }

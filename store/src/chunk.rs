@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use pageswarm_checkpoint::{ChunkHash, DecodeError, Decoder, EncodedChunk, Encoder, Encoding, chunk_hash};
+use pageswarm_checkpoint::{
+    ChunkHash, DecodeError, Decoder, Effort, EncodedChunk, Encoder, chunk_hash, chunk_hashes,
+};
+
+use crate::read::Step;
 
 /// Decoded bytes together with their hash, which was computed from them.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +29,19 @@ pub struct VerifiedChunk {
     decoded: SharedBytes,
 }
 
+/// A chunk that came from elsewhere and is not believed yet.
+#[derive(Clone, Debug)]
+pub struct Arrived<'base, 'encoded> {
+    /// The chunk asked for.
+    pub expected: ChunkHash,
+    /// What the first step is based on, if it is based on anything.
+    pub base: Option<VerifiedBytes<'base>>,
+    /// What came: each step makes the base of the next, the last one the chunk.
+    pub steps: Vec<Step<&'encoded [u8]>>,
+    /// What the chunk will be stored on, if it came in more than one step: the reader's own version of it.
+    pub stored_on: Option<VerifiedBytes<'base>>,
+}
+
 /// Why received bytes are not the chunk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
@@ -44,14 +61,6 @@ pub enum VerifyError {
         /// What came.
         found: ChunkHash,
     },
-    /// The base given is not the base that the patch names.
-    #[error("chunk {expected} is a patch on another base than {given}")]
-    WrongBase {
-        /// The chunk asked for.
-        expected: ChunkHash,
-        /// The base given.
-        given: ChunkHash,
-    },
 }
 
 impl<'bytes> VerifiedBytes<'bytes> {
@@ -67,10 +76,11 @@ impl<'bytes> VerifiedBytes<'bytes> {
         SharedBytes { hash: self.hash, bytes: self.bytes.into() }
     }
 
-    /// `bytes` if they are the chunk `hash`.
-    pub(crate) fn checked(hash: ChunkHash, bytes: &'bytes [u8]) -> Option<Self> {
-        let found = Self::hashed(bytes);
-        (found.hash == hash).then_some(found)
+    /// Hashes many, which is faster together.
+    #[must_use]
+    pub fn hashed_together(chunks: &[&'bytes [u8]]) -> Vec<Self> {
+        let hashes = chunk_hashes(chunks);
+        chunks.iter().zip(hashes).map(|(bytes, hash)| Self { hash, bytes }).collect()
     }
 
     /// The chunk's name.
@@ -93,6 +103,13 @@ impl SharedBytes {
         Self { hash: chunk_hash(&bytes), bytes }
     }
 
+    /// Hashes many, which is faster together.
+    #[must_use]
+    pub fn hashed_together(chunks: Vec<Arc<[u8]>>) -> Vec<Self> {
+        let hashes = chunk_hashes(&chunks.iter().map(|bytes| &**bytes).collect::<Vec<_>>());
+        chunks.into_iter().zip(hashes).map(|(bytes, hash)| Self { hash, bytes }).collect()
+    }
+
     /// The chunk's name.
     #[must_use]
     pub const fn hash(&self) -> ChunkHash {
@@ -103,6 +120,47 @@ impl SharedBytes {
     #[must_use]
     pub fn verified(&self) -> VerifiedBytes<'_> {
         VerifiedBytes { hash: self.hash, bytes: &self.bytes }
+    }
+}
+
+impl<'base> Arrived<'base, '_> {
+    /// Takes all steps; the decoded bytes.
+    fn decode(&self, decoder: &mut Decoder<'base>) -> Result<Arc<[u8]>, VerifyError> {
+        let undecodable = |source| VerifyError::Undecodable { expected: self.expected, source };
+        let (mut made, mut next) = (vec![], vec![]);
+        for (number, step) in self.steps.iter().enumerate() {
+            next.clear();
+            if number == 0 {
+                decoder.decode(step, self.base.map(|base| base.bytes), &mut next).map_err(undecodable)?;
+            } else {
+                // What a step made lives as long as this loop, so its decoder does too.
+                Decoder::new().decode(step, Some(&made), &mut next).map_err(undecodable)?;
+            }
+            std::mem::swap(&mut made, &mut next);
+        }
+        Ok(made.into())
+    }
+
+    /// The form in which the chunk is kept: as it came, or if it came in several steps, as one.
+    fn kept(&self, decoded: &[u8]) -> EncodedChunk<ChunkHash> {
+        let whole = |base: Option<VerifiedBytes<'_>>| {
+            Encoder::new(Effort::Fast).encode(decoded, base.map(|base| (base.hash, base.bytes)))
+        };
+        match self.steps.as_slice() {
+            [step] => {
+                let base = self.base.map(|base| base.hash);
+                let renamed = step.encoding.rename_base(|()| base);
+                renamed.map_or_else(
+                    || whole(None),
+                    |encoding| EncodedChunk {
+                        encoding,
+                        decoded_len: step.decoded_len,
+                        bytes: step.bytes.to_vec(),
+                    },
+                )
+            }
+            _ => whole(self.stored_on.filter(|base| base.hash != self.expected)),
+        }
     }
 }
 
@@ -124,31 +182,29 @@ impl VerifiedChunk {
         Self { encoded, decoded }
     }
 
-    /// A chunk that came from elsewhere: decodes it and compares its hash with the one expected.
-    ///
-    /// # Errors
-    ///
-    /// [`VerifyError`]: the bytes are not the chunk, or `base` is not the base they name.
-    pub fn decode<'base>(
+    /// Chunks that came from elsewhere: decodes each and compares its hash with the one expected. Hashing them
+    /// together is faster. The outcomes are in the order given.
+    pub fn decode_together<'base>(
         decoder: &mut Decoder<'base>,
-        expected: ChunkHash,
-        encoded: EncodedChunk<ChunkHash>,
-        base: Option<VerifiedBytes<'base>>,
-    ) -> Result<Self, VerifyError> {
-        if let (Encoding::Patch { base: named }, Some(given)) = (encoded.encoding, base)
-            && named != given.hash
-        {
-            return Err(VerifyError::WrongBase { expected, given: given.hash });
-        }
-        let mut decoded = vec![];
-        decoder
-            .decode(&encoded, base.map(|base| base.bytes), &mut decoded)
-            .map_err(|source| VerifyError::Undecodable { expected, source })?;
-        let decoded = SharedBytes::hashed(decoded.into());
-        if decoded.hash != expected {
-            return Err(VerifyError::WrongHash { expected, found: decoded.hash });
-        }
-        Ok(Self { encoded, decoded })
+        arrived: &[Arrived<'base, '_>],
+    ) -> Vec<Result<Self, VerifyError>> {
+        let outcomes: Vec<Result<Arc<[u8]>, VerifyError>> =
+            arrived.iter().map(|chunk| chunk.decode(decoder)).collect();
+        let decoded: Vec<Arc<[u8]>> = outcomes.iter().flatten().cloned().collect();
+        let mut hashed = SharedBytes::hashed_together(decoded).into_iter();
+        arrived
+            .iter()
+            .zip(outcomes)
+            .map(|(chunk, outcome)| {
+                outcome?;
+                let decoded = hashed.next().expect("everything that decoded was hashed");
+                let (expected, found) = (chunk.expected, decoded.hash);
+                if found != expected {
+                    return Err(VerifyError::WrongHash { expected, found });
+                }
+                Ok(Self { encoded: chunk.kept(&decoded.bytes), decoded })
+            })
+            .collect()
     }
 
     /// The chunk's name.
@@ -169,6 +225,12 @@ impl VerifiedChunk {
         self.decoded.verified()
     }
 
+    /// The decoded bytes alone.
+    #[must_use]
+    pub fn into_shared(self) -> SharedBytes {
+        self.decoded
+    }
+
     /// The decoded bytes, to be kept.
     #[must_use]
     pub const fn shared(&self) -> &SharedBytes {
@@ -178,56 +240,79 @@ impl VerifiedChunk {
 
 #[cfg(test)]
 mod tests {
-    use pageswarm_checkpoint::PAGE_BYTES;
+    use pageswarm_checkpoint::{Effort, Encoding, PAGE_BYTES};
 
     use super::*;
 
-    #[test]
-    fn only_the_chunk_itself_passes() {
-        let base = vec![1; PAGE_BYTES];
-        let mut page = base.clone();
-        page[9] = 9;
-        let base = VerifiedBytes::hashed(&base);
-        let chunk =
-            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
-        let mut decoder = Decoder::new();
-        let good =
-            VerifiedChunk::decode(&mut decoder, chunk.hash(), chunk.encoded().clone(), Some(base)).unwrap();
-        assert_eq!(good.decoded().bytes(), page);
-        let other = ChunkHash([3; 32]);
-        let wrong = VerifiedChunk::decode(&mut decoder, other, chunk.encoded().clone(), Some(base));
-        assert_eq!(wrong.unwrap_err(), VerifyError::WrongHash { expected: other, found: chunk.hash() });
+    fn step(encoded: &EncodedChunk<ChunkHash>) -> Step<&[u8]> {
+        let encoding = encoded.encoding.rename_base(|_| Some(())).unwrap();
+        EncodedChunk { encoding, decoded_len: encoded.decoded_len, bytes: &encoded.bytes }
+    }
+
+    fn noise(seed: u8) -> Vec<u8> {
+        let mut bytes = vec![0; PAGE_BYTES];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn encoded(bytes: &[u8], base: Option<VerifiedBytes<'_>>) -> VerifiedChunk {
+        VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), SharedBytes::hashed(bytes.into()), base)
     }
 
     #[test]
-    fn a_patch_is_never_checked_against_a_base_it_does_not_name() {
-        let bases: Vec<Vec<u8>> = (1..=2_u64)
-            .map(|seed| {
-                let mut bytes = vec![0; PAGE_BYTES];
-                blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-                bytes
+    fn only_the_chunk_itself_passes() {
+        let bases = [noise(1), noise(2)];
+        let [base, other_base] = [0, 1].map(|which| VerifiedBytes::hashed(&bases[which]));
+        let mut page = bases[0].clone();
+        page[9] ^= 9;
+        let chunk = encoded(&page, Some(base));
+        assert_eq!(chunk.encoded().encoding, Encoding::Diff { base: base.hash() });
+        let arrived = |expected, base| Arrived {
+            expected,
+            base: Some(base),
+            steps: vec![step(chunk.encoded())],
+            stored_on: None,
+        };
+        let other = ChunkHash([3; 32]);
+        let outcomes = VerifiedChunk::decode_together(
+            &mut Decoder::new(),
+            &[arrived(chunk.hash(), base), arrived(other, base), arrived(chunk.hash(), other_base)],
+        );
+        let good = outcomes[0].as_ref().unwrap();
+        assert_eq!(good.decoded().bytes(), page);
+        assert_eq!(good.encoded(), chunk.encoded());
+        let wrong = |at: usize| outcomes[at].as_ref().unwrap_err();
+        assert_eq!(*wrong(1), VerifyError::WrongHash { expected: other, found: chunk.hash() });
+        assert!(matches!(wrong(2), VerifyError::WrongHash { expected, .. } if *expected == chunk.hash()));
+    }
+
+    #[test]
+    fn several_steps_make_one_chunk_that_is_kept_on_the_readers_own_version() {
+        let first = noise(1);
+        let mut versions = vec![first];
+        for change in 1..4 {
+            let mut next = versions[versions.len() - 1].clone();
+            next[change * 100] ^= 1;
+            versions.push(next);
+        }
+        let chunks: Vec<VerifiedChunk> = (0..4)
+            .map(|at| {
+                encoded(&versions[at], at.checked_sub(1).map(|base| VerifiedBytes::hashed(&versions[base])))
             })
             .collect();
-        let mut page = bases[0].clone();
-        page[7] ^= 1;
-        let [first, second] = [VerifiedBytes::hashed(&bases[0]), VerifiedBytes::hashed(&bases[1])];
-        let chunk = VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.into()), Some(first));
-        assert_eq!(chunk.encoded().encoding, Encoding::Patch { base: first.hash() });
-        let outcome =
-            VerifiedChunk::decode(&mut Decoder::new(), chunk.hash(), chunk.encoded().clone(), Some(second));
-        assert_eq!(
-            outcome.unwrap_err(),
-            VerifyError::WrongBase { expected: chunk.hash(), given: second.hash() }
-        );
+        let own = VerifiedBytes::hashed(&versions[0]);
+        for (from, base) in [(1, Some(own)), (0, None)] {
+            let steps = chunks[from..].iter().map(|chunk| step(chunk.encoded())).collect();
+            let arrived = Arrived { expected: chunks[3].hash(), base, steps, stored_on: Some(own) };
+            let outcome = VerifiedChunk::decode_together(&mut Decoder::new(), &[arrived]).remove(0).unwrap();
+            assert_eq!(outcome.decoded().bytes(), versions[3]);
+            assert_eq!(outcome.encoded().encoding, Encoding::Diff { base: own.hash() });
+        }
     }
 
     #[test]
     fn a_chunk_is_never_a_patch_on_itself() {
-        let mut page = vec![0; PAGE_BYTES];
-        blake3::Hasher::new().finalize_xof().fill(&mut page);
-        let base = VerifiedBytes::hashed(&page);
-        let chunk =
-            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(page.clone().into()), Some(base));
-        assert_eq!(chunk.encoded().encoding, Encoding::Raw);
+        let page = noise(7);
+        assert_eq!(encoded(&page, Some(VerifiedBytes::hashed(&page))).encoded().encoding, Encoding::Raw);
     }
 }

@@ -30,7 +30,7 @@ mod verify;
 pub mod limits;
 
 pub use bad::{BadCause, BadChunk, Place};
-pub use chunk::{SharedBytes, VerifiedBytes, VerifiedChunk, VerifyError};
+pub use chunk::{Arrived, SharedBytes, VerifiedBytes, VerifiedChunk, VerifyError};
 pub use directory::{DirectoryError, HolderId, STORE_VERSION};
 pub use fault::{CommitError, IndexError, OpenError, PackError, ReadError, WriteError};
 pub use lineage::{CommittedCheckpoint, NewCheckpoint};
@@ -38,7 +38,7 @@ pub use note::Note;
 pub use object::ObjectKind;
 pub use pack::PackNumber;
 pub use put::PutReport;
-pub use read::{ChunkRead, EncodedRead};
+pub use read::{ChunkRead, EncodedRead, Step, StepsRead, StepsWanted};
 pub use recover::{DamagedRegion, OpenReport, ShortPack};
 pub use stats::Stats;
 pub use store::{Store, StoreOptions};

@@ -27,11 +27,18 @@ pub const NOTE_VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Births per record; a longer batch becomes several records.
 pub const BIRTHS_PER_RECORD_MAX: usize = 65_536;
 
-/// Entries that may wait in memory for the sync that lets them into the index: about 30 MB.
-pub const PENDING_ENTRIES_MAX: usize = 131_072;
+/// Entries that may wait in memory for the sync that lets them into the index. Few, so that little is left to do when
+/// an acknowledgement waits.
+pub const PENDING_ENTRIES_MAX: usize = 16_384;
+
+/// Locations of chunks kept in memory, in two generations: at most about 220 MB.
+pub const RECENT_LOCATIONS_MAX: usize = 1_835_008;
 
 /// Pack bytes that may be written before the next sync.
 pub const UNSYNCED_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Bytes written to a pack before their way to the disk is begun, without waiting for it.
+pub const WRITE_BEHIND_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Bytes collected before a write to the pack.
 pub const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;

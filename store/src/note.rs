@@ -40,7 +40,7 @@ impl Store {
         let mut intake = self.intake();
         self.write(&mut intake, |batch| {
             batch.push(&header, &parts)?;
-            batch.entries.push((Key::Note(key).encode(), value.map(<[u8]>::to_vec)));
+            batch.entries.push(Entry::Other(Key::Note(key).encode(), value.map(<[u8]>::to_vec)));
             Ok(())
         })?;
         self.settle(&mut intake, Durability::Now)
@@ -79,5 +79,5 @@ pub(crate) fn entry_of_record(form: u8, payload: &[u8]) -> Option<Entry> {
     let (length, rest) = payload.split_first_chunk::<2>()?;
     let (key, value) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
     debug_assert_eq!(Key::Note(key).encode()[0], Table::Notes as u8);
-    Some((Key::Note(key).encode(), (form == SET).then(|| value.to_vec())))
+    Some(Entry::Other(Key::Note(key).encode(), (form == SET).then(|| value.to_vec())))
 }

@@ -4,7 +4,7 @@ use pageswarm_checkpoint::ObjectHash;
 
 use crate::bad::BadCause;
 use crate::fault::{IndexError, ReadError, WriteError};
-use crate::index::{Key, Location};
+use crate::index::{Entry, Key, Location};
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::pack::{HEADER_BYTES, RecordHeader, RecordKind};
 use crate::store::Store;
@@ -37,7 +37,7 @@ impl Store {
             let place = batch.push(&header, &[bytes])?;
             let location = Location::of_record(place, &header, bytes).expect("objects have no base");
             batch.totals.add_object(&location);
-            batch.entries.push((key, Some(location.encode())));
+            batch.entries.push(Entry::Other(key, Some(location.encode())));
             Ok(hash)
         })
     }

@@ -2,6 +2,10 @@
 
 mod plan;
 mod records;
+mod steps;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 use pageswarm_checkpoint::{ChunkHash, Decoder, EncodedChunk, Encoding};
 
@@ -15,6 +19,7 @@ use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
 
 use plan::Plan;
+pub use steps::{Step, StepsRead, StepsWanted};
 
 /// What became of one chunk asked for.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +67,14 @@ impl Store {
         })?;
         for window in order.chunks(READ_WINDOW_CHUNKS) {
             let plan = Plan::new(&self.index, hashes, window)?;
-            self.read_plan(&plan, &mut visit)?;
+            let suspects = self.read_plan(&plan, Trust::Bases, &mut visit)?;
+            if !suspects.is_empty() {
+                // Either they are bad or a base of theirs is: a second look tells which.
+                let window: Vec<_> =
+                    window.iter().filter(|(_, position)| suspects.contains(position)).copied().collect();
+                let plan = Plan::new(&self.index, hashes, &window)?;
+                self.read_plan(&plan, Trust::Nothing, &mut visit)?;
+            }
         }
         Ok(())
     }
@@ -106,7 +118,10 @@ impl Store {
             self.read_records(RecordKind::Chunk, &items, |item, record| {
                 let (location, position) = window[item];
                 match record.and_then(|(header, payload)| encoded_chunk(&header, payload)) {
-                    Ok(encoded) => visit(position, EncodedRead::Held(encoded)),
+                    Ok(EncodedChunk { encoding, decoded_len, bytes }) => {
+                        let bytes = bytes.to_vec();
+                        visit(position, EncodedRead::Held(EncodedChunk { encoding, decoded_len, bytes }));
+                    }
                     Err(cause) => {
                         let bad = BadChunk { hash: hashes[position], place: Some(location.place), cause };
                         visit(position, EncodedRead::Bad(bad.clone()));
@@ -143,46 +158,54 @@ impl Store {
         Ok(order)
     }
 
-    /// Reads a plan from the level without bases upwards.
-    fn read_plan(&self, plan: &Plan, visit: &mut impl FnMut(usize, ChunkRead<'_>)) -> Result<(), ReadError> {
-        let mut findings = vec![];
+    /// Reads a plan from the level without bases upwards. Returns the positions of chunks that are not what they
+    /// should be although a base of theirs may be to blame: `visit` was not called for them.
+    fn read_plan(
+        &self,
+        plan: &Plan,
+        trust: Trust,
+        visit: &mut impl FnMut(usize, ChunkRead<'_>),
+    ) -> Result<BTreeSet<usize>, ReadError> {
+        let mut outcome = Outcome { plan, trust, findings: vec![], suspects: BTreeSet::new(), visit };
         for (node, cause) in plan.unreadable() {
-            reject(plan, *node, cause.clone(), &mut findings, visit);
+            outcome.reject(*node, cause.clone());
         }
         let mut below = plan.no_bytes();
         for level in plan.levels() {
-            below = self.read_level(plan, level, &below, &mut findings, visit)?;
+            below = self.read_level(level, &below, &mut outcome)?;
         }
-        self.condemn(findings)
+        let Outcome { findings, suspects, .. } = outcome;
+        self.condemn(findings)?;
+        Ok(suspects)
     }
 
     /// Reads one level of a plan; the bytes of those that are bases of the next.
-    fn read_level(
+    fn read_level<V: FnMut(usize, ChunkRead<'_>)>(
         &self,
-        plan: &Plan,
         level: &[usize],
         below: &[Option<Vec<u8>>],
-        findings: &mut Vec<Finding>,
-        visit: &mut impl FnMut(usize, ChunkRead<'_>),
+        outcome: &mut Outcome<'_, V>,
     ) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let plan = outcome.plan;
         let items: Vec<_> = level.iter().map(|&node| (plan.hash(node).0, *plan.location(node))).collect();
-        let mut kept = plan.no_bytes();
-        let mut reader = ChunkDecoder { decoder: None, decoded: vec![] };
+        let mut decoded = Decoded::new(plan.no_bytes());
         self.read_records(RecordKind::Chunk, &items, |item, record| {
             let node = level[item];
             let base = plan.base(node).and_then(|base| below[base].as_deref());
-            match record.and_then(|(header, payload)| reader.decode(plan.hash(node), &header, payload, base))
-            {
-                Ok(chunk) => {
-                    plan.positions(node).for_each(|position| visit(position, ChunkRead::Held(chunk)));
-                    if plan.is_base(node) {
-                        kept[node] = Some(chunk.bytes().to_vec());
-                    }
-                }
-                Err(cause) => reject(plan, node, cause, findings, visit),
+            let chunk = record.and_then(|(header, payload)| {
+                let chunk = encoded_chunk(&header, payload)?;
+                decoded.decode(&chunk, base)
+            });
+            match chunk {
+                Ok(range) => decoded.waiting.push((node, range)),
+                Err(cause) => outcome.fail(node, cause),
+            }
+            if decoded.waiting.len() >= HASHED_TOGETHER {
+                decoded.check(outcome);
             }
         })?;
-        Ok(kept)
+        decoded.check(outcome);
+        Ok(decoded.kept)
     }
 
     /// Takes bad chunks out of the index, unless they were replaced meanwhile, and remembers them.
@@ -217,72 +240,137 @@ impl Store {
     }
 }
 
-/// Decodes one record after the other, with a zstd context made when the first one needs it.
-struct ChunkDecoder<'base> {
-    decoder: Option<Decoder<'base>>,
-    decoded: Vec<u8>,
+/// What is believed without being hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// That bases are what they should be: a wrong one shows in what is decoded with it.
+    Bases,
+    Nothing,
 }
 
-impl<'base> ChunkDecoder<'base> {
-    /// The record's chunk, hashed.
-    fn decode<'out>(
-        &'out mut self,
-        hash: ChunkHash,
-        header: &RecordHeader,
-        payload: &'out [u8],
+/// Chunks decoded before they are hashed together: as many as the hash function has lanes.
+const HASHED_TOGETHER: usize = 16;
+
+/// What a plan's chunks turned out to be.
+struct Outcome<'read, V> {
+    plan: &'read Plan,
+    trust: Trust,
+    findings: Vec<Finding>,
+    suspects: BTreeSet<usize>,
+    visit: &'read mut V,
+}
+
+/// The chunks of one level, decoded one after the other, with a zstd context made when the first one needs it.
+struct Decoded<'base> {
+    decoder: Option<Decoder<'base>>,
+    bytes: Vec<u8>,
+    /// Nodes that were decoded and not hashed, and where in `bytes` they are.
+    waiting: Vec<(usize, Range<usize>)>,
+    /// The bytes of nodes that are bases of the next level.
+    kept: Vec<Option<Vec<u8>>>,
+}
+
+impl<'base> Decoded<'base> {
+    fn new(kept: Vec<Option<Vec<u8>>>) -> Self {
+        Self { decoder: None, bytes: vec![], waiting: vec![], kept }
+    }
+
+    fn decode(
+        &mut self,
+        chunk: &EncodedChunk<ChunkHash, &[u8]>,
         base: Option<&'base [u8]>,
-    ) -> Result<VerifiedBytes<'out>, BadCause> {
-        let is_whole_raw = header.form == Form::Raw as u8 && header.decoded_len == header.stored_len;
-        if is_whole_raw {
-            return VerifiedBytes::checked(hash, payload).ok_or(BadCause::WrongHash);
+    ) -> Result<Range<usize>, BadCause> {
+        if let (Some(named), None) = (chunk.encoding.base(), base) {
+            return Err(BadCause::BaseLost { base: *named });
         }
-        let encoded = encoded_chunk(header, payload)?;
-        if let (Encoding::Patch { base: named }, None) = (encoded.encoding, base) {
-            return Err(BadCause::BaseLost { base: named });
-        }
-        self.decoded.clear();
+        let start = self.bytes.len();
         let decoder = self.decoder.get_or_insert_with(Decoder::new);
-        decoder.decode(&encoded, base, &mut self.decoded).map_err(BadCause::Undecodable)?;
-        VerifiedBytes::checked(hash, &self.decoded).ok_or(BadCause::WrongHash)
+        decoder.decode(chunk, base, &mut self.bytes).map_err(BadCause::Undecodable)?;
+        Ok(start..self.bytes.len())
+    }
+
+    /// Hashes what waits, gives out what is right, and keeps what the next level needs.
+    fn check<V: FnMut(usize, ChunkRead<'_>)>(&mut self, outcome: &mut Outcome<'_, V>) {
+        let plan = outcome.plan;
+        let is_trusted = |node: usize| outcome.trust == Trust::Bases && plan.positions(node).next().is_none();
+        let (trusted, doubted): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|(node, _)| is_trusted(*node));
+        let bytes: Vec<&[u8]> = doubted.iter().map(|(_, range)| &self.bytes[range.clone()]).collect();
+        let mut right: Vec<(usize, Range<usize>)> = trusted;
+        for ((node, range), chunk) in doubted.into_iter().zip(VerifiedBytes::hashed_together(&bytes)) {
+            if outcome.take(node, chunk) {
+                right.push((node, range));
+            }
+        }
+        for (node, range) in right {
+            if plan.is_base(node) {
+                self.kept[node] = Some(self.bytes[range].to_vec());
+            }
+        }
+        self.bytes.clear();
+    }
+}
+
+impl<V: FnMut(usize, ChunkRead<'_>)> Outcome<'_, V> {
+    /// Gives a decoded chunk out if it is what its node says; true if it is.
+    fn take(&mut self, node: usize, chunk: VerifiedBytes<'_>) -> bool {
+        let is_right = chunk.hash() == self.plan.hash(node);
+        if is_right {
+            self.plan.positions(node).for_each(|position| (self.visit)(position, ChunkRead::Held(chunk)));
+        } else {
+            self.fail(node, BadCause::WrongHash);
+        }
+        is_right
+    }
+
+    /// Rejects a node, or suspects it if a base that was not hashed may be to blame.
+    fn fail(&mut self, node: usize, cause: BadCause) {
+        let by_content = matches!(cause, BadCause::WrongHash | BadCause::Undecodable(_));
+        if by_content && self.trust == Trust::Bases && self.plan.base(node).is_some() {
+            self.suspects.extend(self.plan.positions(node));
+        } else {
+            self.reject(node, cause);
+        }
+    }
+
+    fn reject(&mut self, node: usize, cause: BadCause) {
+        let location = *self.plan.location(node);
+        let bad = BadChunk { hash: self.plan.hash(node), place: Some(location.place), cause };
+        self.plan.positions(node).for_each(|position| (self.visit)(position, ChunkRead::Bad(&bad)));
+        self.findings.push(Finding { bad, location: Some(location) });
     }
 }
 
 /// A record's payload as an encoded chunk.
-fn encoded_chunk(header: &RecordHeader, payload: &[u8]) -> Result<EncodedChunk<ChunkHash>, BadCause> {
+fn encoded_chunk<'record>(
+    header: &RecordHeader,
+    payload: &'record [u8],
+) -> Result<EncodedChunk<ChunkHash, &'record [u8]>, BadCause> {
     let (encoding, bytes) = if header.form == Form::Raw as u8 {
         (Encoding::Raw, payload)
     } else if header.form == Form::Zstd as u8 {
         (Encoding::Zstd, payload)
-    } else if header.form == Form::Patch as u8 {
-        let (base, bytes) = payload.split_first_chunk::<32>().ok_or(BadCause::OtherRecord)?;
-        (Encoding::Patch { base: ChunkHash(*base) }, bytes)
     } else {
-        return Err(BadCause::OtherRecord);
+        let (base, bytes) = payload.split_first_chunk::<32>().ok_or(BadCause::OtherRecord)?;
+        let base = ChunkHash(*base);
+        let encoding = match header.form {
+            form if form == Form::Patch as u8 => Encoding::Patch { base },
+            form if form == Form::Diff as u8 => Encoding::Diff { base },
+            _ => return Err(BadCause::OtherRecord),
+        };
+        (encoding, bytes)
     };
-    Ok(EncodedChunk { encoding, decoded_len: header.decoded_len, bytes: bytes.to_vec() })
-}
-
-fn reject(
-    plan: &Plan,
-    node: usize,
-    cause: BadCause,
-    findings: &mut Vec<Finding>,
-    visit: &mut impl FnMut(usize, ChunkRead<'_>),
-) {
-    let location = *plan.location(node);
-    let bad = BadChunk { hash: plan.hash(node), place: Some(location.place), cause };
-    plan.positions(node).for_each(|position| visit(position, ChunkRead::Bad(&bad)));
-    findings.push(Finding { bad, location: Some(location) });
+    Ok(EncodedChunk { encoding, decoded_len: header.decoded_len, bytes })
 }
 
 #[cfg(test)]
 mod tests {
-    use pageswarm_checkpoint::{Encoder, PAGE_BYTES};
+    use pageswarm_checkpoint::{Effort, Encoder, PAGE_BYTES};
 
     use super::*;
     use crate::chunk::SharedBytes;
     use crate::chunk::VerifiedChunk;
-    use crate::index::Durability;
+    use crate::index::{Durability, Entry};
     use crate::store::StoreOptions;
 
     fn noise(seed: u8) -> Vec<u8> {
@@ -297,10 +385,14 @@ mod tests {
         let mut third = first.clone();
         third[40] ^= 1;
         vec![
-            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(first.clone().into()), None),
-            VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(second.into()), None),
             VerifiedChunk::encode(
-                &mut Encoder::new(),
+                &mut Encoder::new(Effort::Fast),
+                SharedBytes::hashed(first.clone().into()),
+                None,
+            ),
+            VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), SharedBytes::hashed(second.into()), None),
+            VerifiedChunk::encode(
+                &mut Encoder::new(Effort::Fast),
                 SharedBytes::hashed(third.into()),
                 Some(VerifiedBytes::hashed(&first)),
             ),
@@ -314,8 +406,9 @@ mod tests {
         let chunks = three_chunks();
         store.put_chunks(&chunks).unwrap();
         store.sync().unwrap();
+        store.index.forget_settled();
         let patch = &chunks[2];
-        assert!(matches!(patch.encoded().encoding, Encoding::Patch { .. }));
+        assert!(matches!(patch.encoded().encoding, Encoding::Diff { .. }));
         let key = Key::Chunk(patch.hash()).encode();
         let good = store.index.get(&key).unwrap().unwrap();
         for at in 0..good.len() {
@@ -345,8 +438,10 @@ mod tests {
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let chunks = three_chunks();
         store.put_chunks(&chunks).unwrap();
+        store.sync().unwrap();
+        store.index.forget_settled();
         let key = Key::Chunk(chunks[1].hash()).encode();
-        store.index.stage(vec![(key, Some(vec![0; 17]))]);
+        store.index.settle(vec![(key, Some(vec![0; 17]))], Durability::Later).unwrap();
         store.read_chunk(chunks[1].hash()).unwrap_err();
         assert_eq!(store.put_chunks(&chunks).unwrap().stored, 1);
         store.close().unwrap();
@@ -360,7 +455,7 @@ mod tests {
     fn a_whole_record_of_other_bytes_is_found_by_its_hash() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let zeros = Encoder::new().encode::<ChunkHash>(&[0; PAGE_BYTES], None).bytes;
+        let zeros = Encoder::new(Effort::Small).encode::<ChunkHash>(&[0; PAGE_BYTES], None).bytes;
         for (byte, form, payload) in [(1, Form::Raw, noise(9)), (2, Form::Zstd, zeros)] {
             let name = [byte; 32];
             let parts: [&[u8]; 2] = [&[], &payload];
@@ -383,10 +478,9 @@ mod tests {
         let chunks = three_chunks();
         store.put_chunks(&chunks).unwrap();
         let (first, patch) = (&chunks[0], &chunks[2]);
-        let mut location =
-            Location::decode(&store.index.get(&Key::Chunk(first.hash()).encode()).unwrap().unwrap()).unwrap();
+        let mut location = *store.index.locate(&[first.hash()]).unwrap()[0].location().unwrap();
         location.base = Some(patch.hash());
-        store.index.stage(vec![(Key::Chunk(first.hash()).encode(), Some(location.encode()))]);
+        store.index.stage(vec![Entry::Chunk(first.hash(), location)]);
         let error = store.read_chunk(patch.hash()).unwrap_err();
         assert!(
             matches!(error, ReadError::BadChunk(BadChunk { cause: BadCause::EndlessChain, .. })),

@@ -7,8 +7,9 @@ use std::io;
 use pageswarm_checkpoint::{ChunkHash, LineageId, ObjectHash};
 
 use crate::bad::Place;
+use crate::chain::Located;
 use crate::fault::{IndexError, OpenError, PackError};
-use crate::index::{Durability, Entry, Index, Key, Location, Table, Walk};
+use crate::index::{Durability, Entry, Index, Key, Location, Pending, Table, Walk};
 use crate::limits::{FAULTS_KEPT_MAX, PACK_BYTES_SEALED, SCAN_BATCH_ENTRIES};
 use crate::pack::{
     ActivePack, OpenPack, PACK_HEADER_BYTES, PackFiles, PackNumber, PackTotals, RecordHeader, RecordKind,
@@ -261,20 +262,19 @@ impl Recovery<'_> {
         let Some(location) = Location::of_record(place, header, payload) else {
             return Ok(None);
         };
-        let key = match header.kind {
-            RecordKind::Chunk => Key::Chunk(ChunkHash(header.name)).encode(),
-            _ => Key::Object(ObjectHash(header.name)).encode(),
-        };
         // A later record replaces an earlier one: it was written because that one turned bad.
-        let replaced = self.index.get(&key)?.and_then(|value| Location::decode(&value));
         if header.kind == RecordKind::Chunk {
-            replaced.iter().for_each(|old| self.totals.remove_chunk(old));
+            let hash = ChunkHash(header.name);
+            let replaced = self.index.locate(&[hash])?;
+            replaced.iter().filter_map(Located::location).for_each(|old| self.totals.remove_chunk(old));
             self.totals.add_chunk(&location);
-        } else {
-            replaced.iter().for_each(|old| self.totals.remove_object(old));
-            self.totals.add_object(&location);
+            return Ok(Some(Entry::Chunk(hash, location)));
         }
-        Ok(Some((key, Some(location.encode()))))
+        let key = Key::Object(ObjectHash(header.name)).encode();
+        let replaced = self.index.get(&key)?.and_then(|value| Location::decode(&value));
+        replaced.iter().for_each(|old| self.totals.remove_object(old));
+        self.totals.add_object(&location);
+        Ok(Some(Entry::Other(key, Some(location.encode()))))
     }
 
     fn active_pack(&self, number: PackNumber, length: u64) -> Result<Option<ActivePack>, OpenError> {
@@ -294,7 +294,7 @@ impl Recovery<'_> {
         self.index.settle(vec![length, self.totals_entry()], Durability::Now)
     }
 
-    fn totals_entry(&self) -> Entry {
+    fn totals_entry(&self) -> Pending {
         (Key::Totals.encode(), Some(self.totals.encode()))
     }
 

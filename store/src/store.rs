@@ -8,7 +8,7 @@ use pageswarm_checkpoint::ChunkHash;
 use crate::bad::{BadChunk, BadChunks, Place};
 use crate::directory::StoreDirectory;
 use crate::fault::{OpenError, ReadError, WriteError};
-use crate::index::{Durability, Entry, Index, Key, Location};
+use crate::index::{Durability, Entry, Index, Key, Location, Pending};
 use crate::limits::{PENDING_ENTRIES_MAX, UNSYNCED_BYTES_MAX};
 use crate::pack::{Appender, PackFiles, RecordHeader, RecordKind};
 use crate::recover::{self, OpenReport};
@@ -208,7 +208,7 @@ impl Store {
     /// Syncs packs, then the index: the order that an acknowledgement rests on.
     pub(crate) fn settle(&self, intake: &mut Intake, durability: Durability) -> Result<(), WriteError> {
         intake.appender.sync()?;
-        let mut more: Vec<Entry> = intake
+        let mut more: Vec<Pending> = intake
             .appender
             .synced_lengths()
             .map(|(number, length)| (Key::Pack(number).encode(), Some(length.to_le_bytes().to_vec())))
@@ -234,18 +234,14 @@ impl Batch<'_> {
     }
 
     /// Adds a chunk's record and its entry.
-    pub(crate) fn push_chunk(
-        &mut self,
-        header: &RecordHeader,
-        parts: &[&[u8]],
-    ) -> Result<Location, WriteError> {
+    pub(crate) fn push_chunk(&mut self, header: &RecordHeader, parts: &[&[u8]]) -> Result<(), WriteError> {
         let place = self.push(header, parts)?;
         let base_first = parts.first().copied().unwrap_or_default();
         let location = Location::of_record(place, header, base_first)
             .expect("the payload of a patch starts with its base");
         debug_assert_eq!(header.kind, RecordKind::Chunk);
         self.totals.add_chunk(&location);
-        self.entries.push((Key::Chunk(ChunkHash(header.name)).encode(), Some(location.encode())));
-        Ok(location)
+        self.entries.push(Entry::Chunk(ChunkHash(header.name), location));
+        Ok(())
     }
 }

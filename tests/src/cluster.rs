@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::process::Child;
 use tokio::time::Instant;
 
-use crate::command::node_run;
+use crate::command::{node_run, node_run_within};
 
 /// How long a node may take to answer after its start, and to do what takes it milliseconds when it is alone.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,10 +22,20 @@ pub struct Ground {
     root: TempDir,
 }
 
+/// Where a node runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its data plane; port 0 takes any.
+    pub listen: SocketAddr,
+    /// Its network namespace, if not this one.
+    pub namespace: Option<String>,
+}
+
 /// A running node. Dropping it kills it.
 #[derive(Debug)]
 pub struct NodeProcess {
     directory: PathBuf,
+    place: Place,
     client: Client,
     child: Child,
     /// Its data plane.
@@ -110,12 +120,27 @@ impl NodeProcess {
     ///
     /// If it ends, or does not answer.
     pub async fn start(directory: &Path, membership: &[&str], extra: &[&str]) -> anyhow::Result<Self> {
-        let address: SocketAddr = "127.0.0.1:0".parse()?;
+        let place = Place { listen: "127.0.0.1:0".parse()?, namespace: None };
+        Self::start_at(place, directory, membership, extra).await
+    }
+
+    /// The same at another place than the loopback.
+    ///
+    /// # Errors
+    ///
+    /// If it ends, or does not answer.
+    pub async fn start_at(
+        place: Place,
+        directory: &Path,
+        membership: &[&str],
+        extra: &[&str],
+    ) -> anyhow::Result<Self> {
         let extra: Vec<String> = extra.iter().map(|word| (*word).to_owned()).collect();
-        let (child, status) = spawn(directory, address, membership, &extra).await?;
+        let (child, status) = spawn(directory, &place, membership, &extra).await?;
         let client = Client::new(directory);
         let address = status.data_address.parse()?;
-        Ok(Self { directory: directory.to_owned(), client, child, address, id: status.node, extra })
+        let place = Place { listen: address, ..place };
+        Ok(Self { directory: directory.to_owned(), place, client, child, address, id: status.node, extra })
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
@@ -149,7 +174,7 @@ impl NodeProcess {
         let peers: Vec<String> =
             peers.iter().flat_map(|peer| ["--peer".to_owned(), peer.address.to_string()]).collect();
         let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
-        (self.child, _) = spawn(&self.directory, self.address, &peers, &self.extra).await?;
+        (self.child, _) = spawn(&self.directory, &self.place, &peers, &self.extra).await?;
         Ok(())
     }
 
@@ -168,12 +193,15 @@ impl NodeProcess {
 
 async fn spawn(
     directory: &Path,
-    listen: SocketAddr,
+    place: &Place,
     membership: &[&str],
     extra: &[String],
 ) -> anyhow::Result<(Child, StatusView)> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.with_extension("log"))?;
-    let mut command = node_run(directory, listen)?;
+    let mut command = match &place.namespace {
+        Some(namespace) => node_run_within(namespace, directory, place.listen)?,
+        None => node_run(directory, place.listen)?,
+    };
     let mut child = command.args(membership).args(extra).stderr(log).spawn().context("start a node")?;
     let client = Client::new(directory);
     let answered = until(&format!("node in {} answers", directory.display()), PATIENCE, async || {

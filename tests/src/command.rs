@@ -53,14 +53,31 @@ pub async fn run(command: &mut Command) -> anyhow::Result<Outcome> {
     Ok(Outcome { code: output.status.code(), text: format!("{out}{error}") })
 }
 
-/// A command that runs a node in `directory` on the loopback.
+/// A command that runs a node in `directory`, its gossip at the address where it listens.
 ///
 /// # Errors
 ///
 /// If the binary is missing.
 pub fn node_run(directory: &Path, listen: SocketAddr) -> anyhow::Result<Command> {
-    let mut command = Command::new(program()?);
-    command.args(["node", "run", "--listen", &listen.to_string(), "--gossip-listen", "127.0.0.1:0", "--dir"]);
+    Ok(with_arguments(Command::new(program()?), directory, listen))
+}
+
+/// The same in a network namespace.
+///
+/// # Errors
+///
+/// If the binary is missing.
+pub fn node_run_within(namespace: &str, directory: &Path, listen: SocketAddr) -> anyhow::Result<Command> {
+    // It becomes the program that it starts, so that the program can be killed as any other.
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]).arg(program()?);
+    Ok(with_arguments(command, directory, listen))
+}
+
+fn with_arguments(mut command: Command, directory: &Path, listen: SocketAddr) -> Command {
+    let gossip = SocketAddr::new(listen.ip(), 0);
+    command.args(["node", "run", "--listen", &listen.to_string()]);
+    command.args(["--gossip-listen", &gossip.to_string(), "--dir"]);
     command.arg(directory).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-    Ok(command)
+    command
 }

@@ -4,5 +4,6 @@ pub mod calls;
 pub mod cluster;
 pub mod command;
 pub mod events;
+pub mod lan;
 pub mod member;
 pub mod skip;

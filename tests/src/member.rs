@@ -24,6 +24,7 @@ pub struct Member {
     /// The key.
     pub key: SigningKey,
     endpoint: quinn::Endpoint,
+    session: [u8; 8],
 }
 
 /// A connection that has said hello. Dropping it closes it.
@@ -52,7 +53,7 @@ impl Member {
     pub fn new() -> anyhow::Result<Self> {
         let key = SigningKey::from_bytes(&identity::random()?);
         let endpoint = endpoint::open("127.0.0.1:0".parse()?, &key)?.endpoint;
-        Ok(Self { key, endpoint })
+        Ok(Self { key, endpoint, session: identity::random()? })
     }
 
     /// Its id.
@@ -81,7 +82,7 @@ impl Member {
         let connection = self.stranger(address).await?;
         let (mut control, mut heard) = connection.open_bi().await?;
         let port = self.endpoint.local_addr()?.port();
-        let hello = Hello { certificate, data_port: port, gossip_port: port };
+        let hello = Hello { certificate, data_port: port, gossip_port: port, session: self.session };
         frames::write(&mut control, &Opening::Control.encode()).await?;
         frames::write(&mut control, &Control::Hello(hello).encode()).await?;
         let answer = timeout(PATIENCE, frames::read(&mut heard)).await.context("no answer to a hello")?;
@@ -174,7 +175,7 @@ pub async fn ask_run(connection: &Connection, request: RunRequest) -> anyhow::Re
     while let Some(frame) =
         timeout(PATIENCE, frames::read(&mut receive)).await.context("no answer to a run")??
     {
-        answers.push(RunAnswer::decode(&frame)?);
+        answers.extend(RunAnswer::decode_frame(&frame)?.into_iter().map(RunAnswer::into_owned));
     }
     Ok(answers)
 }

@@ -2,11 +2,12 @@
 //! requests for lineages that the asker does not follow. Method: real nodes, and a member made by hand that holds
 //! whatever certificate the case takes; judged by how the node closes the connection, by its events and exit codes.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ed25519_dalek::SigningKey;
-use pageswarm_checkpoint::membership::{Certificate, Role};
+use pageswarm_checkpoint::membership::{Certificate, Role, Ticket};
 use pageswarm_checkpoint::wire::{
     Control, ObjectAnswer, ObjectRequest, Opening, Patience, Refusal, RunAnswer, RunRequest, Urgency,
 };
@@ -18,7 +19,7 @@ use pageswarm_node::peers::close;
 use pageswarm_node::transport::frames;
 use pageswarm_node::{clock, identity, objects};
 use pageswarm_tests::calls::Guest;
-use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
+use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, Place, until};
 use pageswarm_tests::command::{node_run, pageswarm, run};
 use pageswarm_tests::events;
 use pageswarm_tests::member::{self, Member, Session};
@@ -261,6 +262,26 @@ async fn a_ticket_admits_one_node_once() -> anyhow::Result<()> {
     until("the clock moves on", Duration::from_secs(5), async || (now() > opened + 1).then_some(())).await?;
     let late = Member::new()?.join(brief.text.trim()).await;
     assert!(late.is_err(), "an expired invitation was taken");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ticket_carries_addresses_that_lead_to_the_admin() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let everywhere = Place { listen: "0.0.0.0:0".parse()?, namespace: None };
+    let admin = NodeProcess::start_at(everywhere, &ground.path("admin"), &["--create-swarm"], &[]).await?;
+    let ticket: Ticket = admin.ticket("reader", 1000).await?.parse()?;
+    let addresses = ticket.addresses.iter().map(|text| text.parse::<SocketAddr>());
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    assert!(addresses.iter().all(|address| !address.ip().is_unspecified()), "{addresses:?}");
+    assert!(addresses.iter().all(|address| address.port() == admin.address.port()), "{addresses:?}");
+    assert!(addresses.is_sorted_by_key(|address| address.ip().is_loopback()), "{addresses:?}");
+    let _node = ground.join("node", &admin, "reader", &[]).await?;
+
+    let advertise = ["--advertise", "192.0.2.7:7420", "--advertise", "[2001:db8::7]:7420"];
+    let advertising = ground.create("advertising", &advertise).await?;
+    let ticket: Ticket = advertising.ticket("reader", 1000).await?.parse()?;
+    assert_eq!(ticket.addresses, ["192.0.2.7:7420", "[2001:db8::7]:7420"]);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use anyhow::{Context as _, ensure};
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
+use pageswarm_tests::events;
 use pageswarm_tests::skip::{Need, skipped};
 
 /// Nodes that may finish before they can be killed, until one is caught in the middle.
@@ -15,6 +16,30 @@ async fn assert_rebuilt(node: &NodeProcess, lineage: &str, index: u64) -> anyhow
     assert_eq!(rebuilt.state_root, promised, "checkpoint {index} in {}", node.directory().display());
     assert_eq!(node.checkpoint(lineage, index).await?.lacked_chunks, 0);
     Ok(())
+}
+
+/// Waits until `survivor` is connected with the new process of `node`, and not before the old connection timed out.
+async fn assert_taken_back(survivor: &NodeProcess, node: &NodeProcess) -> anyhow::Result<()> {
+    let left = events::wait_for_text(survivor.directory(), PATIENCE, "disconnected", &node.id).await?;
+    let why = left["why"].as_str().context("no reason")?;
+    ensure!(!why.contains("timed out"), "the old connection was kept until it timed out: {why}");
+    node.wait_peer(survivor).await?;
+    survivor.wait_peer(node).await
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_and_started_again_is_taken_back_at_once() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let mut first = ground.create("first", &[]).await?;
+    let mut second = ground.join("second", &first, "reader", &[]).await?;
+    first.wait_peer(&second).await?;
+    // The side that opened the connection, then the one that accepted it.
+    second.kill().await?;
+    second.restart(&[&first]).await?;
+    assert_taken_back(&first, &second).await?;
+    first.kill().await?;
+    first.restart(&[&second]).await?;
+    assert_taken_back(&second, &first).await
 }
 
 #[tokio::test]

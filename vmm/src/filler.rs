@@ -1,17 +1,17 @@
 //! The thread that fills lazy memory: answers faults first, and fills the rest in between.
 
-use crate::lazy::{Background, LazyFailure, PageSource, SourceError, Watch, lock};
-use crate::limits::{FAULT_PAGES, FILL_RETRIES, FIRST_FAULTS, PREFETCH_PAGES};
+use crate::lazy::{Awaited, Background, FilledPages, LazyFailure, PageSource, SourceError, Watch, lock};
+use crate::limits::{FAULT_PAGES, FILL_RETRIES, FIRST_FAULTS, PREFETCH_PAGES, PREFETCH_ROUND};
 use pageswarm_machine::{PAGE_BYTES, PageNumber};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use userfaultfd::{Error as UffdError, Event, Uffd};
 
 /// How long the handler sleeps at most before it looks whether it should end.
-const POLL_MS: libc::c_int = 50;
+const POLL_MAX: Duration = Duration::from_millis(50);
 /// Fault messages taken before the background gets its turn.
 const FAULTS_IN_A_ROW: usize = 64;
 
@@ -21,6 +21,8 @@ pub(crate) struct Prefetch {
     next: usize,
     sweep: u32,
     background: Background,
+    /// The background rests until then.
+    resumes: Option<Instant>,
 }
 
 /// The handler thread's state.
@@ -34,6 +36,15 @@ pub(crate) struct Filler {
     buffer: Vec<u8>,
     watch: Arc<Watch>,
     started: Instant,
+    reach: Reach,
+}
+
+/// How far a fault reaches: its neighbourhood, and further ahead for as long as faults follow each other.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// Where the next fault falls if the guest goes on in order.
+    next: u32,
+    pages: u32,
 }
 
 /// Why filling ended.
@@ -46,7 +57,47 @@ enum End {
 impl Prefetch {
     /// Pages in `order` first, then the rest by number.
     pub(crate) const fn new(order: Vec<PageNumber>, background: Background) -> Self {
-        Self { order, next: 0, sweep: 0, background }
+        Self { order, next: 0, sweep: 0, background, resumes: None }
+    }
+
+    /// How long to wait for a fault before the background's next read.
+    fn pause(&self) -> Duration {
+        match (self.background, self.resumes) {
+            (Background::DemandOnly, _) => POLL_MAX,
+            (Background::Fill, None) => Duration::ZERO,
+            // A rounded-up millisecond, for less than one would be none.
+            (Background::Fill, Some(at)) => {
+                let left = at.saturating_duration_since(Instant::now());
+                left.saturating_add(Duration::from_micros(999)).min(POLL_MAX)
+            }
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let is_due = self.resumes.is_none_or(|at| at <= Instant::now());
+        if is_due {
+            self.resumes = None;
+        }
+        is_due && self.background == Background::Fill
+    }
+
+    /// Begins again after a rest: what was missing may have come to the source.
+    fn end_round(&mut self) {
+        (self.next, self.sweep) = (0, 0);
+        self.resumes = Some(Instant::now() + PREFETCH_ROUND);
+    }
+}
+
+impl Reach {
+    /// The pages to fill with `page`, from and to.
+    fn around(&mut self, page: u32) -> (u32, u32) {
+        if page == self.next {
+            self.pages = (self.pages * 2).min(PREFETCH_PAGES);
+            return (page, page.saturating_add(self.pages));
+        }
+        self.pages = FAULT_PAGES;
+        let low = page / FAULT_PAGES * FAULT_PAGES;
+        (low, low.saturating_add(FAULT_PAGES))
     }
 }
 
@@ -69,6 +120,7 @@ impl Filler {
             buffer: vec![0; PREFETCH_PAGES as usize * PAGE_BYTES],
             watch,
             started: Instant::now(),
+            reach: Reach { next: u32::MAX, pages: FAULT_PAGES },
         }
     }
 
@@ -85,15 +137,14 @@ impl Filler {
     }
 
     fn fill_all(&mut self, plan: &mut Prefetch) -> Result<(), End> {
-        let mut behind = plan.background == Background::Fill;
         while self.resident_pages < self.pages {
             if self.watch.stop.load(Ordering::SeqCst) {
                 return Err(End::Gone);
             }
-            if self.wait(if behind { 0 } else { POLL_MS })? {
+            if self.wait(plan.pause())? {
                 self.answer_faults()?;
-            } else if behind {
-                behind = self.prefetch(plan)?;
+            } else {
+                self.prefetch(plan)?;
             }
         }
         lock(&self.watch.stats).complete_after = Some(self.started.elapsed());
@@ -106,7 +157,8 @@ impl Filler {
     }
 
     /// True when a fault waits.
-    fn wait(&self, timeout_ms: libc::c_int) -> Result<bool, End> {
+    fn wait(&self, timeout: Duration) -> Result<bool, End> {
+        let timeout_ms = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
         let mut poll = libc::pollfd { fd: self.uffd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid entry.
         match unsafe { libc::poll(&raw mut poll, 1, timeout_ms) } {
@@ -138,7 +190,7 @@ impl Filler {
         if self.is_resident(page) {
             self.wake(page)?;
         } else {
-            self.fill_around(page)?;
+            self.fill_around(page, read_at + self.watch.timeout)?;
         }
         let mut stats = lock(&self.watch.stats);
         stats.faults += 1;
@@ -149,33 +201,49 @@ impl Filler {
         Ok(())
     }
 
-    /// Fills `page` and the missing pages next to it in its aligned neighbourhood.
-    fn fill_around(&mut self, page: u32) -> Result<(), End> {
-        let low = page / FAULT_PAGES * FAULT_PAGES;
-        let high = (low + FAULT_PAGES).min(self.pages);
+    /// Fills `page`, and with it what is there of the missing pages next to it in its aligned neighbourhood.
+    fn fill_around(&mut self, page: u32, until: Instant) -> Result<(), End> {
+        let (low, high) = self.reach.around(page);
+        let high = high.min(self.pages);
         let first = (low..page).rev().take_while(|&page| !self.is_resident(page)).last().unwrap_or(page);
         let count = (first..high).take_while(|&page| !self.is_resident(page)).count();
         let count = u32::try_from(count).unwrap_or(FAULT_PAGES);
-        if self.ask(first, count).is_ok() {
-            return self.install(first, count);
+        self.reach.next = first + count;
+        let awaited = Awaited { page: PageNumber(page), until };
+        let refused = |error| End::Failed(LazyFailure::Source { page: awaited.page, error });
+        let filled = self.ask(first, count, Some(awaited)).map_err(refused)?;
+        if !filled.contains((page - first) as usize) {
+            return Err(refused(SourceError::Unavailable));
         }
-        self.ask(page, 1)
-            .map_err(|error| End::Failed(LazyFailure::Source { page: PageNumber(page), error }))?;
-        self.install(page, 1)
+        self.install_filled(first, filled).map(drop)
     }
 
-    /// One background read of missing pages that follow each other. False when nothing is left to do.
-    fn prefetch(&mut self, plan: &mut Prefetch) -> Result<bool, End> {
-        let Some((first, count)) = self.next_run(plan) else {
-            return Ok(false);
-        };
-        if self.ask(first, count).is_ok() {
-            self.install(first, count)?;
-            lock(&self.watch.stats).prefetched_pages += u64::from(count);
-        } else {
-            lock(&self.watch.stats).prefetch_refused += 1;
+    /// One background read of missing pages that follow each other.
+    fn prefetch(&mut self, plan: &mut Prefetch) -> Result<(), End> {
+        if !plan.is_due() {
+            return Ok(());
         }
-        Ok(true)
+        let Some((first, count)) = self.next_run(plan) else {
+            plan.end_round();
+            return Ok(());
+        };
+        // What the source cannot give now is tried again in the next round.
+        let filled = self.ask(first, count, None).unwrap_or_default();
+        let pages = self.install_filled(first, filled)?;
+        let mut stats = lock(&self.watch.stats);
+        stats.prefetched_pages += u64::from(pages);
+        stats.prefetch_empty += u64::from(filled.is_empty());
+        Ok(())
+    }
+
+    /// Maps what is there of the buffer, which was filled from `first` on; how many pages that are.
+    fn install_filled(&mut self, first: u32, filled: FilledPages) -> Result<u32, End> {
+        let mut pages = 0;
+        for (place, count) in filled.runs() {
+            self.install(first + place, place, count)?;
+            pages += count;
+        }
+        Ok(pages)
     }
 
     fn next_run(&self, plan: &mut Prefetch) -> Option<(u32, u32)> {
@@ -209,24 +277,25 @@ impl Filler {
     }
 
     /// Has the source put pages into the buffer, under the watchdog's eyes.
-    fn ask(&mut self, first: u32, count: u32) -> Result<(), SourceError> {
-        *lock(&self.watch.asked) = Some((Instant::now(), PageNumber(first)));
+    fn ask(&mut self, first: u32, count: u32, awaited: Option<Awaited>) -> Result<FilledPages, SourceError> {
+        let page = awaited.map_or(PageNumber(first), |awaited| awaited.page);
+        *lock(&self.watch.asked) = Some((Instant::now(), page));
         let out = &mut self.buffer[..count as usize * PAGE_BYTES];
-        let answer = self.source.read_pages(PageNumber(first), out);
+        let answer = self.source.read_pages(PageNumber(first), out, awaited);
         *lock(&self.watch.asked) = None;
         answer
     }
 
-    /// Maps the buffer's first `count` pages at `first` and wakes who waits for them.
-    fn install(&mut self, first: u32, count: u32) -> Result<(), End> {
+    /// Maps `count` pages of the buffer from `place` on at `first` and wakes who waits for them.
+    fn install(&mut self, first: u32, place: u32, count: u32) -> Result<(), End> {
         // The watchdog may have stopped the VM while the source answered: then nothing is mapped any more.
         if self.watch.stop.load(Ordering::SeqCst) {
             return Err(End::Gone);
         }
-        let bytes = count as usize * PAGE_BYTES;
-        let zero = self.buffer[..bytes].iter().all(|&byte| byte == 0);
+        let (from, bytes) = (place as usize * PAGE_BYTES, count as usize * PAGE_BYTES);
+        let zero = self.buffer[from..from + bytes].iter().all(|&byte| byte == 0);
         if !(zero && self.install_zero(first, bytes)) {
-            self.install_copy(first, count)?;
+            self.install_copy(first, from, count)?;
         }
         for page in first..first + count {
             self.resident[page as usize / 64] |= 1 << (page % 64);
@@ -242,11 +311,11 @@ impl Filler {
         unsafe { self.uffd.zeropage(to, bytes, true) }.is_ok_and(|filled| filled == bytes)
     }
 
-    fn install_copy(&self, first: u32, count: u32) -> Result<(), End> {
+    fn install_copy(&self, first: u32, from: usize, count: u32) -> Result<(), End> {
         let (mut done, mut retries) = (0, 0);
         while done < count as usize {
             let page = first + u32::try_from(done).unwrap_or(0);
-            let from = self.buffer[done * PAGE_BYTES..].as_ptr().cast();
+            let from = self.buffer[from + done * PAGE_BYTES..].as_ptr().cast();
             let to = self.address(page) as *mut libc::c_void;
             let left = (count as usize - done) * PAGE_BYTES;
             // SAFETY: the buffer holds that many bytes; the range was registered and only missing pages are filled.

@@ -17,13 +17,68 @@ use userfaultfd::Uffd;
 
 /// Where missing pages come from.
 pub trait PageSource: Send {
-    /// Fills `out`, a whole number of pages, with the pages from `first` on. Every page must have been verified
-    /// against its hash before this returns: what is returned is mapped into the guest at once.
+    /// Fills `out`, at most 64 whole pages, with those of the pages from `first` on that can be had without waiting,
+    /// and says which. If the guest waits for one of them, that one must be among them. Every page named must have
+    /// been verified against its hash before this returns: what is returned is mapped into the guest at once.
     ///
     /// # Errors
-    /// When any of the pages cannot be had or is not what its hash says. After an error for more pages than the
-    /// guest waits for, it is asked again for the one that it waits for.
-    fn read_pages(&mut self, first: PageNumber, out: &mut [u8]) -> Result<(), SourceError>;
+    /// When the page that the guest waits for cannot be had in time, or is not what its hash says.
+    fn read_pages(
+        &mut self,
+        first: PageNumber,
+        out: &mut [u8],
+        awaited: Option<Awaited>,
+    ) -> Result<FilledPages, SourceError>;
+}
+
+/// A page that the guest waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// Which.
+    pub page: PageNumber,
+    /// When the VM is stopped if the page has not come.
+    pub until: Instant,
+}
+
+/// Which of at most 64 pages asked for together are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilledPages(u64);
+
+impl FilledPages {
+    /// The first `count` pages.
+    #[must_use]
+    pub const fn first(count: usize) -> Self {
+        Self(if count >= 64 { u64::MAX } else { (1 << count) - 1 })
+    }
+
+    /// Adds the page that is `place` after the first one asked for.
+    pub const fn insert(&mut self, place: usize) {
+        self.0 |= 1 << place;
+    }
+
+    /// Whether the page that is `place` after the first one asked for is there.
+    #[must_use]
+    pub const fn contains(self, place: usize) -> bool {
+        place < 64 && self.0 >> place & 1 == 1
+    }
+
+    /// Whether none is there.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The runs of pages that are there: place of the first and number.
+    pub(crate) fn runs(self) -> impl Iterator<Item = (u32, u32)> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let first = left.trailing_zeros();
+            let count = left.checked_shr(first)?.trailing_ones();
+            let run = u64::MAX.checked_shr(64 - count).unwrap_or(0);
+            left &= !(run << first);
+            Some((first, count))
+        })
+    }
 }
 
 /// Why a source does not give a page.
@@ -81,7 +136,7 @@ pub struct LazyMemory {
     pub prefetch: Vec<PageNumber>,
     /// Whether the background fills pages that nobody waits for.
     pub background: Background,
-    /// How long the guest may wait for one answer of the source.
+    /// How long the guest may wait for one page.
     pub timeout: Duration,
 }
 
@@ -111,8 +166,8 @@ pub struct LazyStats {
     pub resident_pages: u32,
     /// Pages filled by the background.
     pub prefetched_pages: u64,
-    /// Background reads that the source refused; such pages wait for a fault.
-    pub prefetch_refused: u64,
+    /// Background reads of which the source had nothing yet; they are tried again.
+    pub prefetch_empty: u64,
     /// The first faults: when, counted from the start, and where.
     pub first_faults: Vec<(Duration, PageNumber)>,
     /// When everything was present, counted from the start.
@@ -122,9 +177,10 @@ pub struct LazyStats {
 /// What the handler's threads and its owner share.
 pub(crate) struct Watch {
     pub(crate) stats: Mutex<LazyStats>,
-    /// Since when the source owes an answer, and for which page.
+    /// Since when the guest waits for a page or the source owes an answer, and for which page.
     pub(crate) asked: Mutex<Option<(Instant, PageNumber)>>,
     pub(crate) stop: AtomicBool,
+    pub(crate) timeout: Duration,
     pub(crate) fail: Box<dyn Fn(LazyFailure) + Send + Sync>,
 }
 
@@ -163,6 +219,7 @@ impl FaultHandler {
             stats: Mutex::new(LazyStats::default()),
             asked: Mutex::new(None),
             stop: AtomicBool::new(false),
+            timeout: memory.timeout,
             fail,
         });
         let plan = Prefetch::new(memory.prefetch, memory.background);
@@ -170,9 +227,7 @@ impl FaultHandler {
         let (ends_watchdog, ended) = mpsc::channel();
         let clock = Arc::clone(&watch);
         let named = |name: &str| thread::Builder::new().name(name.into());
-        named("lazy-watch")
-            .spawn(move || watchdog(&clock, memory.timeout, &ended))
-            .map_err(|_| LazyFailure::Handler)?;
+        named("lazy-watch").spawn(move || watchdog(&clock, &ended)).map_err(|_| LazyFailure::Handler)?;
         named("lazy-fill").spawn(move || filler.run(plan)).map_err(|_| LazyFailure::Handler)?;
         Ok(Self { watch, _ends_watchdog: ends_watchdog })
     }
@@ -190,8 +245,9 @@ impl Drop for FaultHandler {
     }
 }
 
-/// Stops the VM when the source owes an answer for too long.
-fn watchdog(watch: &Watch, timeout: Duration, ended: &Receiver<()>) {
+/// Stops the VM when a page or an answer is owed for too long.
+fn watchdog(watch: &Watch, ended: &Receiver<()>) {
+    let timeout = watch.timeout;
     let period = (timeout / 8).clamp(Duration::from_millis(1), Duration::from_millis(50));
     while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
         let asked = *lock(&watch.asked);
@@ -202,5 +258,23 @@ fn watchdog(watch: &Watch, timeout: Duration, ended: &Receiver<()>) {
             (watch.fail)(LazyFailure::Timeout { page, timeout });
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_the_pages_that_are_there() {
+        let mut filled = FilledPages::default();
+        assert!(filled.is_empty() && filled.runs().next().is_none());
+        for place in [0, 1, 5, 62, 63] {
+            filled.insert(place);
+        }
+        assert_eq!(filled.runs().collect::<Vec<_>>(), [(0, 2), (5, 1), (62, 2)]);
+        assert!(filled.contains(5) && !filled.contains(4) && !filled.contains(64));
+        assert_eq!(FilledPages::first(64).runs().collect::<Vec<_>>(), [(0, 64)]);
+        assert_eq!(FilledPages::first(3).runs().collect::<Vec<_>>(), [(0, 3)]);
     }
 }

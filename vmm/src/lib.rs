@@ -44,7 +44,9 @@ pub use captured::{CaptureFigures, Captured, PageBatch, SavedState};
 pub use events::{DeathReason, VmEvent};
 pub use failure::{Call, GuestExit, VmFailure};
 pub use histogram::Histogram;
-pub use lazy::{Background, LazyFailure, LazyMemory, LazyStats, PageSource, SourceError};
+pub use lazy::{
+    Awaited, Background, FilledPages, LazyFailure, LazyMemory, LazyStats, PageSource, SourceError,
+};
 pub use memory::{PageBytes, SharedMemory};
 pub use origin::{Launcher, Origin, SpawnError, VmOptions};
 pub use pace::PaceMode;

@@ -48,6 +48,8 @@ pub(crate) const REPORT_PERIOD: Duration = Duration::from_millis(20);
 pub(crate) const FAULT_PAGES: u32 = 16;
 /// Pages of one background fill.
 pub(crate) const PREFETCH_PAGES: u32 = 64;
+/// Between two rounds of the background over pages that the source did not have.
+pub(crate) const PREFETCH_ROUND: Duration = Duration::from_millis(20);
 /// Faults whose time and page are kept.
 pub(crate) const FIRST_FAULTS: usize = 4096;
 /// Retries of a fill that the kernel says to try again.
@@ -55,5 +57,6 @@ pub(crate) const FILL_RETRIES: u32 = 100_000;
 
 const _: () = assert!(RESIDUAL_PAGES_GOAL < RESIDUAL_SLOTS);
 const _: () = assert!(FAULT_PAGES <= PREFETCH_PAGES);
+const _: () = assert!(PREFETCH_PAGES as usize <= 64, "one bit a page says what is there");
 const _: () = assert!(pageswarm_machine::event::EVENTS_MAX * 8 + 16 <= BLOB_BYTES_MAX);
 const _: () = assert!(EVENT_MARGIN * 2 < pageswarm_machine::event::EVENTS_MAX);

@@ -7,8 +7,8 @@ mod support;
 
 use pageswarm_machine::{CheckpointIndex, PAGE_BYTES, PageNumber, Workload};
 use pageswarm_vmm::{
-    Background, DeathReason, LazyFailure, LazyMemory, Origin, PageSource, SavedState, SourceError,
-    SpawnError, Strategy, VmFailure, VmOptions, VmProcess,
+    Awaited, Background, DeathReason, FilledPages, LazyFailure, LazyMemory, Origin, PageSource, SavedState,
+    SourceError, SpawnError, Strategy, VmFailure, VmOptions, VmProcess,
 };
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
@@ -92,8 +92,8 @@ enum Trouble {
     None,
     Refuse(PageNumber),
     Stall(PageNumber),
-    /// Refuses every read of more than one page.
-    RefuseMany,
+    /// Has only what the guest waits for.
+    NothingAhead,
 }
 
 struct ImageSource {
@@ -104,21 +104,36 @@ struct ImageSource {
 }
 
 impl PageSource for ImageSource {
-    fn read_pages(&mut self, first: PageNumber, out: &mut [u8]) -> Result<(), SourceError> {
+    fn read_pages(
+        &mut self,
+        first: PageNumber,
+        out: &mut [u8],
+        awaited: Option<Awaited>,
+    ) -> Result<FilledPages, SourceError> {
         let range = first.0 as usize..first.0 as usize + out.len() / PAGE_BYTES;
+        let mut filled = FilledPages::first(range.len());
         match self.trouble {
-            Trouble::Refuse(page) if range.contains(&(page.0 as usize)) => {
+            Trouble::Refuse(page) if awaited.is_some_and(|awaited| awaited.page == page) => {
                 return Err(SourceError::Unverified);
+            }
+            Trouble::Refuse(page) if range.contains(&(page.0 as usize)) => {
+                filled = FilledPages::first(page.0 as usize - range.start);
             }
             Trouble::Stall(page) if range.contains(&(page.0 as usize)) => {
                 let _ended = self.never.recv();
                 return Err(SourceError::Unavailable);
             }
-            Trouble::RefuseMany if range.len() > 1 => return Err(SourceError::Unavailable),
+            Trouble::NothingAhead => match awaited {
+                Some(Awaited { page, .. }) => {
+                    filled = FilledPages::default();
+                    filled.insert(page.0 as usize - range.start);
+                }
+                None => return Ok(FilledPages::default()),
+            },
             _ => {}
         }
         out.copy_from_slice(&self.bytes[range.start * PAGE_BYTES..range.end * PAGE_BYTES]);
-        Ok(())
+        Ok(filled)
     }
 }
 
@@ -145,7 +160,7 @@ fn a_lazy_restore_continues_and_can_be_captured_while_it_is_partly_filled() {
     for (background, trouble) in [
         (Background::Fill, Trouble::None),
         (Background::DemandOnly, Trouble::None),
-        (Background::Fill, Trouble::RefuseMany),
+        (Background::Fill, Trouble::NothingAhead),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (origin, _alive) = lazy(&image, &saved, trouble, background, Duration::from_secs(5));
@@ -171,7 +186,7 @@ fn a_lazy_restore_continues_and_can_be_captured_while_it_is_partly_filled() {
         }
         let stats = running.vm.lazy_stats().unwrap();
         println!(
-            "lazy {background:?}: {} faults, p50 {:?} p99 {:?}, {} of {} pages resident, {} prefetched, {} refused, \
+            "lazy {background:?}: {} faults, p50 {:?} p99 {:?}, {} of {} pages resident, {} prefetched, {} empty reads, \
              complete after {:?}",
             stats.faults,
             stats.fault_times.percentile(50),
@@ -179,7 +194,7 @@ fn a_lazy_restore_continues_and_can_be_captured_while_it_is_partly_filled() {
             stats.resident_pages,
             RAM / 4096,
             stats.prefetched_pages,
-            stats.prefetch_refused,
+            stats.prefetch_empty,
             stats.complete_after,
         );
         assert!(stats.faults > 0 && !stats.first_faults.is_empty());

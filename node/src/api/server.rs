@@ -34,7 +34,7 @@ use crate::fetch;
 use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, Machine, RunOptions};
 use crate::node::Node;
-use crate::{births, rebuild};
+use crate::{addresses, births, rebuild};
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Shared = State<Arc<Node>>;
@@ -475,8 +475,8 @@ async fn ticket(State(node): Shared, Json(request): Json<TicketRequest>) -> Answ
     let role: Role = request.role.parse().map_err(ApiError::usage)?;
     let (open_for, member_for) =
         (Duration::from_secs(request.open_for_s), Duration::from_secs(request.member_for_s));
+    let addresses = addresses::for_ticket(&node.config.advertise, node.data_address).map_err(failed)?;
     let invitation = authority.invite(role, open_for, member_for).map_err(failed)?;
-    let addresses = vec![node.data_address.to_string()];
     let ticket = Ticket { swarm: node.members.swarm(), admin: node.id, invitation, addresses };
     Ok(Json(TicketView { ticket: ticket.to_string() }))
 }

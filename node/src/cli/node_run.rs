@@ -9,8 +9,9 @@ use pageswarm_checkpoint::membership::Ticket;
 use super::{print, values};
 use crate::api::error::code_of;
 use crate::api::server;
-use crate::config::{MembershipStart, NodeConfig};
-use crate::exit::Failure;
+use crate::config::{Mdns, MembershipStart, NodeConfig};
+use crate::exit::{ExitCode, Failure};
+use crate::limits::TICKET_ADDRESSES_MAX;
 use crate::node::Node;
 use crate::report::chain;
 
@@ -23,6 +24,10 @@ pub struct NodeRunArgs {
     /// UDP address of the data plane; other nodes must reach it.
     #[arg(long, default_value = "0.0.0.0:7420")]
     pub listen: SocketAddr,
+    /// Address of the data plane that tickets carry; may be given several times. Without it they carry the
+    /// listen address or, if that stands for all addresses of the machine, those of its network interfaces.
+    #[arg(long, value_name = "ADDRESS", value_parser = values::reachable_address)]
+    pub advertise: Vec<SocketAddr>,
     /// TCP address of gossip; other nodes must reach it.
     #[arg(long, default_value = "0.0.0.0:7421")]
     pub gossip_listen: SocketAddr,
@@ -44,6 +49,9 @@ pub struct NodeRunArgs {
     /// Differences between clocks that certificates tolerate.
     #[arg(long, value_parser = values::duration, default_value = "5m")]
     pub clock_skew: Duration,
+    /// Announce this node in the local network by multicast, and find members there that do so too.
+    #[arg(long)]
+    pub mdns: bool,
 }
 
 /// Runs the node.
@@ -52,6 +60,11 @@ pub struct NodeRunArgs {
 ///
 /// [`Failure`].
 pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
+    if args.advertise.len() > TICKET_ADDRESSES_MAX {
+        let message =
+            format!("a ticket carries {TICKET_ADDRESSES_MAX} addresses: give --advertise less often");
+        return Err(Failure::new(ExitCode::Usage, message));
+    }
     let membership = match args.join {
         Some(ticket) => MembershipStart::Join(ticket),
         None if args.create_swarm => MembershipStart::Create,
@@ -60,12 +73,14 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
     let config = NodeConfig {
         directory: args.dir,
         listen: args.listen,
+        advertise: args.advertise,
         gossip_listen: args.gossip_listen,
         http_listen: args.http,
         membership,
         peers: args.peers,
         clock_skew: args.clock_skew,
         quota_bytes: args.quota,
+        mdns: if args.mdns { Mdns::On } else { Mdns::Off },
     };
     let node = Node::start(config).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;
     let http = server::start(&node).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;

@@ -1,5 +1,6 @@
-//! Values people write on a command line: durations and sizes with units.
+//! Values people write on a command line: durations and sizes with units, addresses.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Reads `500ms`, `2s`, `5m`, `1h` or `30d`.
@@ -21,6 +22,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<u64, String> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("", 1)];
     with_unit(text, &units, "a number of bytes, or with KiB, MiB or GiB, such as 256MiB")
+}
+
+/// Reads an address that others can reach, such as `192.0.2.7:7420`.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn reachable_address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.parse().ok().filter(|address: &SocketAddr| {
+        // Neither leads anywhere from another machine.
+        !address.ip().is_unspecified() && address.port() != 0
+    });
+    let expected =
+        "expected an address that others reach, and a port, such as 192.0.2.7:7420 or [2001:db8::7]:7420";
+    found.ok_or_else(|| expected.to_owned())
 }
 
 fn with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
@@ -45,5 +61,14 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert!(size("1GB").is_err());
         assert!(size("99999999999999GiB").is_err());
+    }
+
+    #[test]
+    fn an_address_to_reach_is_one_and_has_a_port() {
+        assert_eq!(reachable_address("192.0.2.7:7420"), Ok(SocketAddr::from(([192, 0, 2, 7], 7420))));
+        assert!(reachable_address("[2001:db8::7]:7420").is_ok());
+        for nowhere in ["0.0.0.0:7420", "[::]:7420", "192.0.2.7:0", "192.0.2.7", "node:7420"] {
+            assert!(reachable_address(nowhere).is_err(), "{nowhere}");
+        }
     }
 }

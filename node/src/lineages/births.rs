@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use pageswarm_checkpoint::wire::ObjectRequest;
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, Delta, LineageId};
+use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, ChunkRef, Delta, LineageId};
 
-use super::{Lineages, MapError};
+use super::{Lineage, Lineages, MapError, lineage_of};
 
 /// Hashes kept in memory over all lineages: 64 MiB of them.
 const HASHES_KEPT: usize = 2 << 20;
@@ -95,6 +95,31 @@ impl Lineages {
             found.push(hash);
         }
         Ok(found)
+    }
+
+    /// Hashes of chunks named from within a lineage, each `None` where it is not known here.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if a delta cannot be read.
+    pub fn hashes_of(
+        &self,
+        lineage: &Lineage,
+        chunks: &[ChunkRef],
+    ) -> Result<Vec<Option<ChunkHash>>, MapError> {
+        let mut order: Vec<(ChunkRef, usize)> = chunks.iter().copied().zip(0..).collect();
+        order.sort_unstable();
+        let mut hashes = vec![None; chunks.len()];
+        for order in order.chunk_by(|(before, _), (after, _)| before.generation == after.generation) {
+            let Some(born_in) = lineage_of(lineage, order[0].0) else {
+                continue;
+            };
+            let births: Vec<Birth> = order.iter().map(|(chunk, _)| chunk.birth).collect();
+            for ((_, position), hash) in order.iter().zip(self.hashes(born_in, &births)?) {
+                hashes[*position] = hash;
+            }
+        }
+        Ok(hashes)
     }
 
     /// The chunks that were born together with `birth`, and the first of their births.

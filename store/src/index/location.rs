@@ -7,7 +7,7 @@
 //! | 8..12 | stored length |
 //! | 12..16 | decoded length |
 //! | 16 | form |
-//! | 17..49 | the base's hash, if the form is a patch |
+//! | 17..49 | the base's hash, if the form has a base |
 //!
 //! Integers are little-endian. Whatever byte of it is wrong, the record's header disagrees.
 
@@ -26,6 +26,7 @@ pub(crate) enum Form {
     Raw = 0,
     Zstd = 1,
     Patch = 2,
+    Diff = 3,
 }
 
 /// Where a record is and what it is.
@@ -45,15 +46,21 @@ impl Form {
             Encoding::Raw => Self::Raw,
             Encoding::Zstd => Self::Zstd,
             Encoding::Patch { .. } => Self::Patch,
+            Encoding::Diff { .. } => Self::Diff,
         }
+    }
+
+    /// Whether a chunk of this form, as in headers and locations, is decoded with the help of another.
+    pub(crate) const fn has_base(form: u8) -> bool {
+        form == Self::Patch as u8 || form == Self::Diff as u8
     }
 }
 
 impl Location {
     /// The entry of a record that a scan or a write has just seen.
     pub(crate) fn of_record(place: Place, header: &RecordHeader, payload: &[u8]) -> Option<Self> {
-        let is_patch = header.kind == RecordKind::Chunk && header.form == Form::Patch as u8;
-        let base = if is_patch { Some(ChunkHash(*payload.first_chunk()?)) } else { None };
+        let has_base = header.kind == RecordKind::Chunk && Form::has_base(header.form);
+        let base = if has_base { Some(ChunkHash(*payload.first_chunk()?)) } else { None };
         let (stored_len, decoded_len) = (header.stored_len, header.decoded_len);
         Some(Self { place, stored_len, decoded_len, form: header.form, base })
     }

@@ -1,28 +1,43 @@
 //! The index: RocksDB, behind a map of entries that wait for their pack's sync.
 //!
 //! A look-up asks the waiting entries first, then RocksDB. [`Index::settle`] moves the former into the latter,
-//! after its caller has synced the packs they name.
+//! after its caller has synced the packs they name. Locations of chunks are by far the most entries and have a
+//! table of their own in memory, which also keeps the latest settled ones.
 
 mod location;
+mod recent;
 mod schema;
 mod tuning;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use pageswarm_checkpoint::ChunkHash;
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
 pub(crate) use location::{Form, Location};
+use schema::CHUNK_KEY_BYTES;
 pub(crate) use schema::{Key, Table, lineage_of};
 
+use crate::chain::Located;
 use crate::fault::IndexError;
+use recent::RecentLocations;
 
 /// Keys asked of RocksDB in one call.
 const LOOKUP_KEYS_MAX: usize = 4096;
 
-/// An entry: a key, and its value or its removal.
-pub(crate) type Entry = (Vec<u8>, Option<Vec<u8>>);
+/// What is to be written to the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Where a chunk is.
+    Chunk(ChunkHash, Location),
+    /// A key of any other table, and its value or its removal.
+    Other(Vec<u8>, Option<Vec<u8>>),
+}
+
+/// A key, and its value or its removal.
+pub(crate) type Pending = (Vec<u8>, Option<Vec<u8>>);
 
 /// A key and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
@@ -40,15 +55,56 @@ pub(crate) enum Durability {
 #[derive(Debug)]
 pub(crate) struct Index {
     db: DB,
-    waiting: RwLock<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    memory: RwLock<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    chunks: RecentLocations,
+    /// Entries of other tables that wait for their pack's sync.
+    others: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl Index {
     pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
-        Ok(Self { db: tuning::open(dir)?, waiting: RwLock::new(BTreeMap::new()) })
+        Ok(Self { db: tuning::open(dir)?, memory: RwLock::default() })
     }
 
-    /// What `decode` makes of each key's value, in order; `None` where there is none.
+    /// The entries of chunks, in order.
+    pub(crate) fn locate(&self, hashes: &[ChunkHash]) -> Result<Vec<Located>, IndexError> {
+        let mut found = vec![Located::NotHeld; hashes.len()];
+        let mut asked: Vec<(ChunkHash, usize)> = vec![];
+        {
+            let memory = self.read();
+            for (position, hash) in hashes.iter().enumerate() {
+                match memory.chunks.get(hash) {
+                    Some(location) => found[position] = Located::At(*location),
+                    None => asked.push((*hash, position)),
+                }
+            }
+        }
+        // In key order neighbours share a block of a table, also across calls.
+        asked.sort_unstable();
+        let decode = |value: &[u8]| Location::decode(value).map_or(Located::Damaged, Located::At);
+        let mut keys: Vec<[u8; CHUNK_KEY_BYTES]> = Vec::with_capacity(asked.len().min(LOOKUP_KEYS_MAX));
+        for asked in asked.chunks(LOOKUP_KEYS_MAX) {
+            keys.clear();
+            keys.extend(asked.iter().map(|(hash, _)| schema::chunk_key(hash)));
+            let values = self.db.batched_multi_get_cf(self.family(), &keys, true);
+            for ((_, position), value) in asked.iter().zip(values) {
+                found[*position] = value?.map_or(Located::NotHeld, |value| decode(&value));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which of the chunks are in memory: everything that was staged since the last [`Self::settle`], and more.
+    pub(crate) fn is_recent(&self, hashes: &[ChunkHash]) -> Vec<bool> {
+        let memory = self.read();
+        hashes.iter().map(|hash| memory.chunks.get(hash).is_some()).collect()
+    }
+
+    /// What `decode` makes of each key's value, in order; `None` where there is none. Not for chunks.
     pub(crate) fn look_up<K: AsRef<[u8]>, V>(
         &self,
         keys: &[K],
@@ -57,16 +113,15 @@ impl Index {
         let mut found: Vec<Option<V>> = Vec::with_capacity(keys.len());
         let mut asked = vec![];
         {
-            let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
+            let memory = self.read();
             for (position, key) in keys.iter().enumerate() {
-                let entry = if waiting.is_empty() { None } else { waiting.get(key.as_ref()) };
+                let entry = memory.others.get(key.as_ref());
                 if entry.is_none() {
                     asked.push(position);
                 }
                 found.push(entry.and_then(Option::as_deref).map(&decode));
             }
         }
-        // In key order neighbours share a block of a table, also across calls.
         asked.sort_unstable_by_key(|&position| keys[position].as_ref());
         for positions in asked.chunks(LOOKUP_KEYS_MAX) {
             let batch = positions.iter().map(|&position| keys[position].as_ref());
@@ -85,21 +140,33 @@ impl Index {
 
     /// Adds entries that readers see at once and that RocksDB gets with the next [`Self::settle`].
     pub(crate) fn stage(&self, entries: Vec<Entry>) {
-        self.waiting.write().unwrap_or_else(PoisonError::into_inner).extend(entries);
+        let mut memory = self.write();
+        for entry in entries {
+            match entry {
+                Entry::Chunk(hash, location) => memory.chunks.stage(hash, location),
+                Entry::Other(key, value) => {
+                    memory.others.insert(key, value);
+                }
+            }
+        }
     }
 
     /// Entries staged since the last [`Self::settle`].
     pub(crate) fn staged_entries(&self) -> usize {
-        self.waiting.read().unwrap_or_else(PoisonError::into_inner).len()
+        let memory = self.read();
+        memory.chunks.waiting_len() + memory.others.len()
     }
 
     /// Writes all staged entries and `more` as one atomic batch. The caller has synced what they name, and stages
     /// nothing meanwhile.
-    pub(crate) fn settle(&self, more: Vec<Entry>, durability: Durability) -> Result<(), IndexError> {
+    pub(crate) fn settle(&self, more: Vec<Pending>, durability: Durability) -> Result<(), IndexError> {
         let mut batch = WriteBatch::default();
         {
-            let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
-            for (key, value) in waiting.iter() {
+            let memory = self.read();
+            for (hash, location) in memory.chunks.waiting_sorted() {
+                batch.put(schema::chunk_key(hash), location.encode());
+            }
+            for (key, value) in &memory.others {
                 add(&mut batch, key, value.as_deref());
             }
         }
@@ -109,7 +176,9 @@ impl Index {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Now);
         self.db.write_opt(batch, &options)?;
-        self.waiting.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut memory = self.write();
+        memory.chunks.settle();
+        memory.others.clear();
         Ok(())
     }
 
@@ -120,9 +189,12 @@ impl Index {
             add(&mut batch, key, None);
         }
         self.db.write(batch)?;
-        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.write();
         for key in keys {
-            waiting.remove(key);
+            memory.others.remove(key);
+            if let Some(hash) = Key::chunk_of(key).filter(|_| key[0] == Table::Chunks as u8) {
+                memory.chunks.remove(&hash);
+            }
         }
         Ok(())
     }
@@ -153,6 +225,20 @@ impl Index {
     /// Bytes of the index's table files.
     pub(crate) fn bytes(&self) -> Result<u64, IndexError> {
         Ok(self.db.property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE)?.unwrap_or(0))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what memory has besides RocksDB, so that a test sees what RocksDB has.
+    #[cfg(test)]
+    pub(crate) fn forget_settled(&self) {
+        self.write().chunks.forget_settled();
     }
 
     fn family(&self) -> &ColumnFamily {

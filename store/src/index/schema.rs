@@ -42,13 +42,23 @@ pub(crate) enum Key<'key> {
     Note(&'key [u8]),
 }
 
+/// Bytes of a key of [`Table::Chunks`].
+pub(super) const CHUNK_KEY_BYTES: usize = 33;
+
+/// A chunk's key, without an allocation.
+pub(super) fn chunk_key(hash: &ChunkHash) -> [u8; CHUNK_KEY_BYTES] {
+    let mut key = [Table::Chunks as u8; CHUNK_KEY_BYTES];
+    key[1..].copy_from_slice(&hash.0);
+    key
+}
+
 impl Key<'_> {
     /// The key's bytes.
     pub(crate) fn encode(self) -> Vec<u8> {
         match self {
             Self::Totals => vec![Table::Totals as u8],
             Self::Pack(number) => join(Table::Packs, &[&number.0.to_be_bytes()]),
-            Self::Chunk(hash) => join(Table::Chunks, &[hash.as_bytes()]),
+            Self::Chunk(hash) => chunk_key(&hash).to_vec(),
             Self::Object(hash) => join(Table::Objects, &[hash.as_bytes()]),
             Self::Birth(lineage, birth) => join(Table::Births, &[lineage.as_bytes(), &birth.0.to_be_bytes()]),
             Self::BirthOf(lineage, hash) => join(Table::BirthsOf, &[lineage.as_bytes(), hash.as_bytes()]),

@@ -7,6 +7,8 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options
 use crate::fault::IndexError;
 
 const BLOCK_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// What an entry of the cache takes about: RocksDB's default block.
+const BLOCK_BYTES: usize = 4096;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const TABLE_BYTES: u64 = 64 * 1024 * 1024;
@@ -37,7 +39,7 @@ pub(super) fn open(dir: &Path) -> Result<DB, IndexError> {
 fn family_options() -> Options {
     let mut tables = BlockBasedOptions::default();
     tables.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    tables.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    tables.set_block_cache(&Cache::new_hyper_clock_cache(BLOCK_CACHE_BYTES, BLOCK_BYTES));
     tables.set_cache_index_and_filter_blocks(true);
     tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut family = Options::default();

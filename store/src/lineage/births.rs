@@ -107,12 +107,13 @@ fn entries(
     }
     let hashes: Vec<ChunkHash> = latest.keys().copied().collect();
     let known = births_of(index, lineage, &hashes)?;
-    let forth =
-        births.iter().map(|(birth, hash)| (Key::Birth(lineage, *birth).encode(), Some(hash.0.to_vec())));
+    let forth = births
+        .iter()
+        .map(|(birth, hash)| Entry::Other(Key::Birth(lineage, *birth).encode(), Some(hash.0.to_vec())));
     let back =
         latest.into_iter().zip(known).filter(|((_, birth), known)| known.is_none_or(|known| known < *birth));
     let back = back.map(|((hash, birth), _)| {
-        (Key::BirthOf(lineage, hash).encode(), Some(birth.0.to_le_bytes().to_vec()))
+        Entry::Other(Key::BirthOf(lineage, hash).encode(), Some(birth.0.to_le_bytes().to_vec()))
     });
     Ok(forth.chain(back).collect())
 }

@@ -17,7 +17,7 @@ pub(super) fn head_payload(index: CheckpointIndex, head: ObjectHash) -> Vec<u8> 
 pub(crate) fn entry_of_head(lineage: LineageId, payload: &[u8]) -> Option<Entry> {
     let (index, head) = payload.split_first_chunk::<8>()?;
     let index = CheckpointIndex(u64::from_le_bytes(*index));
-    (head.len() == 32).then(|| (Key::Head(lineage, index).encode(), Some(head.to_vec())))
+    (head.len() == 32).then(|| Entry::Other(Key::Head(lineage, index).encode(), Some(head.to_vec())))
 }
 
 pub(super) fn commit_payload(checkpoint: &NewCheckpoint) -> Vec<u8> {
@@ -58,7 +58,7 @@ pub(crate) fn entries_of_commit(lineage: LineageId, payload: &[u8]) -> Option<[E
     let checkpoint = committed(lineage, payload)?;
     let head = Key::Head(lineage, checkpoint.index).encode();
     let commit = Key::Commit(lineage, checkpoint.index).encode();
-    Some([(head, Some(checkpoint.head.0.to_vec())), (commit, Some(payload.to_vec()))])
+    Some([Entry::Other(head, Some(checkpoint.head.0.to_vec())), Entry::Other(commit, Some(payload.to_vec()))])
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::write_behind::WriteBehind;
 use super::{PACK_HEADER_BYTES, PackFiles, PackNumber, RecordHeader, Salt};
 use crate::bad::Place;
 use crate::fault::{PackError, WriteError};
-use crate::limits::{PACK_BYTES_SEALED, WRITE_BUFFER_BYTES};
+use crate::limits::{PACK_BYTES_SEALED, WRITE_BEHIND_BYTES, WRITE_BUFFER_BYTES};
 
 /// The pack that is written to.
 #[derive(Debug)]
@@ -44,12 +45,24 @@ pub(crate) struct Appender {
     sealed: Vec<(PackNumber, u64)>,
     /// A sync failed: the kernel may have dropped what was written, so nothing can be promised any more.
     failed: bool,
+    write_behind: WriteBehind,
+    /// The active pack's length when its sync was last begun.
+    begun: u64,
 }
 
 impl Appender {
     /// Continues `active`, or opens pack `next` with the first record; `totals` is of the packs that exist.
     pub(crate) fn new(active: Option<ActivePack>, next: PackNumber, totals: PackTotals) -> Self {
-        Self { active, next, totals, buffer: vec![], sealed: vec![], failed: false }
+        Self {
+            active,
+            next,
+            totals,
+            buffer: vec![],
+            sealed: vec![],
+            failed: false,
+            write_behind: WriteBehind::start(),
+            begun: 0,
+        }
     }
 
     /// Adds a record to the batch; it is readable after [`Self::finish`].
@@ -119,7 +132,12 @@ impl Appender {
         let Some(active) = self.active.as_mut().filter(|active| active.synced < active.length) else {
             return Ok(());
         };
-        if let Err(source) = active.file.sync_data() {
+        let synced = active.file.sync_data();
+        if self.write_behind.has_failed() {
+            self.failed = true;
+            return Err(WriteError::SyncFailedBefore);
+        }
+        if let Err(source) = synced {
             self.failed = true;
             return Err(pack_error(active.number, source));
         }
@@ -152,6 +170,7 @@ impl Appender {
         let (file, salt) = packs.create(number).map_err(|source| pack_error(number, source))?;
         self.totals.packs += 1;
         self.totals.bytes += PACK_HEADER_BYTES;
+        self.begun = 0;
         self.next = PackNumber(number.0.checked_add(1).ok_or(WriteError::PacksExhausted)?);
         let fresh = ActivePack { number, file, salt, length: PACK_HEADER_BYTES, synced: 0 };
         if let Some(full) = self.active.replace(fresh) {
@@ -171,6 +190,10 @@ impl Appender {
         active.length += as_u64(self.buffer.len());
         self.totals.bytes += as_u64(self.buffer.len());
         self.buffer.clear();
+        if active.length.saturating_sub(self.begun) >= WRITE_BEHIND_BYTES {
+            self.write_behind.begin(&active.file);
+            self.begun = active.length;
+        }
         Ok(())
     }
 }

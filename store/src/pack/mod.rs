@@ -5,6 +5,7 @@ mod files;
 mod header;
 mod record;
 mod scan;
+mod write_behind;
 
 use std::fmt;
 

@@ -1,8 +1,6 @@
 //! What one window of a read needs: the chunks asked for, their bases, and the levels to decode them in.
 
-use std::collections::HashMap;
-
-use pageswarm_checkpoint::ChunkHash;
+use pageswarm_checkpoint::{ChunkHash, ChunkMap};
 
 use crate::bad::BadCause;
 use crate::chain::Chains;
@@ -56,7 +54,7 @@ impl Plan {
 
     /// Adds bases until there are none to add, then sorts all nodes into levels.
     fn follow(&mut self, chains: &Chains) {
-        let mut by_hash: HashMap<ChunkHash, usize> =
+        let mut by_hash: ChunkMap<usize> =
             self.nodes.iter().enumerate().map(|(number, node)| (node.hash, number)).collect();
         let mut number = 0;
         while number < self.nodes.len() {
@@ -76,7 +74,7 @@ impl Plan {
         }
     }
 
-    fn link_base(&mut self, number: usize, chains: &Chains, by_hash: &mut HashMap<ChunkHash, usize>) {
+    fn link_base(&mut self, number: usize, chains: &Chains, by_hash: &mut ChunkMap<usize>) {
         let Some(base) = self.nodes[number].location.base else {
             return;
         };

@@ -123,8 +123,8 @@ fn check<'read>(
     if crc32fast::hash(payload) != header.payload_crc {
         return Err(BadCause::Payload);
     }
-    let is_patch = kind == RecordKind::Chunk && header.form == Form::Patch as u8;
-    let base = if is_patch { payload.first_chunk::<32>() } else { None };
+    let has_base = kind == RecordKind::Chunk && Form::has_base(header.form);
+    let base = if has_base { payload.first_chunk::<32>() } else { None };
     let same_base = base == location.base.as_ref().map(|base| base.as_bytes());
     if same_base { Ok((header, payload)) } else { Err(BadCause::OtherRecord) }
 }

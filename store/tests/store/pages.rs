@@ -1,6 +1,6 @@
 //! Pages to store: families of near-equal incompressible pages, all made from numbers.
 
-use pageswarm_checkpoint::{Encoder, LineageId, PAGE_BYTES};
+use pageswarm_checkpoint::{Effort, Encoder, LineageId, PAGE_BYTES};
 use pageswarm_store::{SharedBytes, VerifiedBytes, VerifiedChunk};
 
 /// Bytes that no codec shortens.
@@ -26,13 +26,13 @@ pub(crate) fn stepped_page(family: u64, steps: usize) -> Vec<u8> {
 
 /// A chunk without a base.
 pub(crate) fn plain(bytes: &[u8]) -> VerifiedChunk {
-    VerifiedChunk::encode(&mut Encoder::new(), SharedBytes::hashed(bytes.to_vec().into()), None)
+    VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), SharedBytes::hashed(bytes.to_vec().into()), None)
 }
 
 /// A chunk as a patch on `base`.
 pub(crate) fn patch(bytes: &[u8], base: &[u8]) -> VerifiedChunk {
     VerifiedChunk::encode(
-        &mut Encoder::new(),
+        &mut Encoder::new(Effort::Fast),
         SharedBytes::hashed(bytes.to_vec().into()),
         Some(VerifiedBytes::hashed(base)),
     )

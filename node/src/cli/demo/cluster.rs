@@ -96,7 +96,7 @@ fn spawn(home: &Path, arguments: &[String], precedence: Precedence) -> Result<Ch
         Precedence::First => Command::new(program),
         Precedence::After => {
             let mut command = Command::new("nice");
-            command.args(["-n", "10"]).arg(program);
+            command.args(["-n", "19"]).arg(program);
             command
         }
     };

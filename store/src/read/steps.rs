@@ -1,0 +1,141 @@
+//! Giving chunks out in the steps in which they are stored, not decoded: from a chunk that the reader has, or from one
+//! without a base, up to the chunk that it wants.
+
+use pageswarm_checkpoint::{ChunkHash, ChunkMap, EncodedChunk};
+
+use super::{Finding, encoded_chunk};
+use crate::bad::BadChunk;
+use crate::chain::Chains;
+use crate::fault::ReadError;
+use crate::index::Location;
+use crate::limits::{CHAIN_WALK_MAX, READ_WINDOW_CHUNKS};
+use crate::pack::RecordKind;
+use crate::store::Store;
+
+/// A chunk to be read in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepsWanted {
+    /// Which.
+    pub hash: ChunkHash,
+    /// A chunk that the reader has: steps below it are of no use.
+    pub from: Option<ChunkHash>,
+}
+
+/// A step, with its own base named by nothing: it is what the step before it makes, or what the steps start from.
+pub type Step<Bytes = Vec<u8>> = EncodedChunk<(), Bytes>;
+
+/// What became of one chunk asked for in steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepsRead {
+    /// As stored; checksums are right. Whoever decodes them compares the hash.
+    Held {
+        /// Whether they start from the chunk that the reader has; else the first one has no base.
+        from: bool,
+        /// At least one.
+        steps: Vec<Step>,
+    },
+    /// All steps together are longer than the chunk: better decoded.
+    Long,
+    /// The store does not have it, or what it has is bad.
+    NotHeld,
+}
+
+/// The records of one chunk's steps, the chunk's own first.
+struct Path {
+    from: bool,
+    records: Vec<ChunkHash>,
+}
+
+impl Store {
+    /// Reads chunks in the steps in which they are stored. `visit` gets each one's position in `wanted`, once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read_chunks`].
+    pub fn read_steps(
+        &self,
+        wanted: &[StepsWanted],
+        mut visit: impl FnMut(usize, StepsRead),
+    ) -> Result<(), ReadError> {
+        for (window, first) in wanted.chunks(READ_WINDOW_CHUNKS).zip((0..).step_by(READ_WINDOW_CHUNKS)) {
+            self.read_window_in_steps(window, |position, read| visit(first + position, read))?;
+        }
+        Ok(())
+    }
+
+    fn read_window_in_steps(
+        &self,
+        wanted: &[StepsWanted],
+        mut visit: impl FnMut(usize, StepsRead),
+    ) -> Result<(), ReadError> {
+        let mut chains = Chains::default();
+        chains.resolve(&self.index, wanted.iter().map(|wanted| wanted.hash).collect())?;
+        let mut paths: Vec<(usize, Path)> = Vec::with_capacity(wanted.len());
+        for (position, wanted) in wanted.iter().enumerate() {
+            match path(&chains, *wanted) {
+                Ok(path) => paths.push((position, path)),
+                Err(read) => visit(position, read),
+            }
+        }
+        let records = self.read_payloads(&chains, paths.iter().flat_map(|(_, path)| &path.records))?;
+        for (position, Path { from, records: names }) in paths {
+            let steps: Option<Vec<Step>> =
+                names.iter().rev().map(|name| records.get(name).cloned()).collect();
+            visit(position, steps.map_or(StepsRead::NotHeld, |steps| StepsRead::Held { from, steps }));
+        }
+        Ok(())
+    }
+
+    /// Reads each record once, in stored order; those that are bad are missing from what is returned.
+    fn read_payloads<'names>(
+        &self,
+        chains: &Chains,
+        names: impl Iterator<Item = &'names ChunkHash>,
+    ) -> Result<ChunkMap<Step>, ReadError> {
+        let mut order: Vec<(ChunkHash, Location)> =
+            names.filter_map(|name| Some((*name, *chains.location(*name)?))).collect();
+        order.sort_unstable_by_key(|(name, location)| (location.place, *name));
+        order.dedup_by_key(|(name, _)| *name);
+        let items: Vec<_> = order.iter().map(|(name, location)| (name.0, *location)).collect();
+        let mut payloads = ChunkMap::default();
+        let mut findings = vec![];
+        self.read_records(RecordKind::Chunk, &items, |item, record| {
+            let (hash, location) = order[item];
+            match record.and_then(|(header, payload)| encoded_chunk(&header, payload)) {
+                Ok(EncodedChunk { encoding, decoded_len, bytes }) => {
+                    let encoding = encoding.rename_base(|_| Some(())).expect("the new name is always there");
+                    payloads.insert(hash, Step { encoding, decoded_len, bytes: bytes.to_vec() });
+                }
+                Err(cause) => {
+                    let bad = BadChunk { hash, place: Some(location.place), cause };
+                    findings.push(Finding { bad, location: Some(location) });
+                }
+            }
+        })?;
+        self.condemn(findings)?;
+        Ok(payloads)
+    }
+}
+
+/// The way down from a chunk to what its reader has, or to one without a base.
+fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead> {
+    let mut records = vec![];
+    let (mut at, mut bytes, mut bytes_max) = (wanted.hash, 0, 0);
+    loop {
+        let location = chains.location(at).ok_or(StepsRead::NotHeld)?;
+        if records.is_empty() {
+            bytes_max = location.decoded_len;
+        }
+        bytes += location.stored_len;
+        records.push(at);
+        let is_long = records.len() > 1 && bytes > bytes_max;
+        if is_long || records.len() > CHAIN_WALK_MAX {
+            return Err(StepsRead::Long);
+        }
+        match location.base {
+            None => return Ok(Path { from: false, records }),
+            Some(base) if Some(base) == wanted.from => return Ok(Path { from: true, records }),
+            Some(base) => at = base,
+        }
+    }
+}

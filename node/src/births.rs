@@ -4,12 +4,22 @@ use pageswarm_checkpoint::Birth;
 use pageswarm_checkpoint::wire::{BirthRange, RANGES_MAX};
 use pageswarm_swarm::BirthSet;
 
+/// Shorter ranges are added birth by birth: a set of many short ranges is slow to subtract.
+const RANGE_LENGTH_KEPT: u64 = 256;
+
 /// The set in the ranges that a message carries.
 #[must_use]
 pub fn from_ranges(ranges: &[BirthRange]) -> BirthSet {
     let mut set = BirthSet::new();
     for range in ranges.iter().filter(|range| range.length > 0) {
-        set.insert_range(range.first, Birth(range.first.0.saturating_add(range.length - 1)));
+        let last = Birth(range.first.0.saturating_add(range.length - 1));
+        if range.length < RANGE_LENGTH_KEPT {
+            (range.first.0..=last.0).for_each(|birth| {
+                set.insert(Birth(birth));
+            });
+        } else {
+            set.insert_range(range.first, last);
+        }
     }
     set
 }

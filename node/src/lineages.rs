@@ -132,6 +132,8 @@ struct State {
     births: births::Births,
     bases: BTreeMap<LineageId, BTreeMap<Birth, Birth>>,
     lacked: BTreeMap<LineageId, BirthSet>,
+    /// Encoded bytes in which each birth came here, by birth.
+    received: BTreeMap<LineageId, Vec<u32>>,
 }
 
 /// Heads ahead of what was applied that are kept for one lineage; others are asked for when their turn comes.

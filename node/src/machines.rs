@@ -35,6 +35,8 @@ const CHECK_PAGES_PER_SECOND: u32 = 8_000;
 /// Pages that a resumed guest dirties before it checks all of its memory.
 const VERIFY_DIRTY_PAGES: u32 = 1_000;
 
+/// Up to here a VM gets a staging area of twice its RAM.
+const STAGING_BYTES_TWICE: u64 = 512 << 20;
 /// Staging area of a VM of which no checkpoint is taken: the least that any strategy accepts.
 const STAGING_BYTES_IDLE: u64 = 16 << 20;
 
@@ -397,7 +399,8 @@ fn vm_options(options: &RunOptions) -> VmOptions {
         reason = "a small positive number of pages"
     )]
     let pages = (per_interval * 2.5) as u64 + 4096;
-    let wanted = (pages * PAGE_BYTES as u64).min(options.ram_bytes);
+    // A guest that dirties all of a small RAM can be captured while its last checkpoint is still published.
+    let wanted = (pages * PAGE_BYTES as u64).max((2 * options.ram_bytes).min(STAGING_BYTES_TWICE));
     let staging_bytes = match options.strategy {
         Strategy::StopAndCopy => options.ram_bytes,
         Strategy::IncrementalStopAndCopy | Strategy::PreCopy => wanted.max(64 << 20),

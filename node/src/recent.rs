@@ -19,7 +19,7 @@ pub fn bytes_default() -> usize {
 }
 
 const BYTES_MIN: usize = 128 << 20;
-const BYTES_MAX: usize = 1 << 30;
+const BYTES_MAX: usize = 512 << 20;
 
 /// A cache in two generations: the older one is dropped whole when the younger is full.
 #[derive(Debug)]

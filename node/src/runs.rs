@@ -184,11 +184,14 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> R
         })
         .unzip();
     let mut verified = Vec::with_capacity(arrived.len());
+    let mut received = Vec::with_capacity(arrived.len());
     let outcomes = VerifiedChunk::decode_together(&mut Decoder::new(), &arrived);
     for ((birth, chunk), outcome) in births.into_iter().zip(&arrived).zip(outcomes) {
         match outcome {
             Ok(whole) => {
-                absorbed.bytes += chunk.steps.iter().map(|step| step.bytes.len() as u64).sum::<u64>();
+                let bytes: usize = chunk.steps.iter().map(|step| step.bytes.len()).sum();
+                absorbed.bytes += bytes as u64;
+                received.push((birth, u32::try_from(bytes).unwrap_or(u32::MAX)));
                 absorbed.arrived.insert(birth);
                 verified.push(whole);
             }
@@ -199,6 +202,7 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> R
         }
     }
     node.store.put_chunks(&verified)?;
+    node.lineages.note_received(id, &received);
     node.recent.add(verified.iter().map(|chunk| chunk.shared().clone()));
     Ok(absorbed)
 }

@@ -9,7 +9,7 @@ pub const PACK_BYTES_SEALED: u64 = 256 * 1024 * 1024;
 pub const OBJECT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The most patches between a stored chunk and one that is stored without a base.
-pub const CHAIN_DEPTH_MAX: usize = 4;
+pub const CHAIN_DEPTH_MAX: usize = 2;
 
 /// How far a reader follows bases. Longer than [`CHAIN_DEPTH_MAX`], because a base that was lost may have come
 /// back as a patch itself; whatever is longer still is a cycle.

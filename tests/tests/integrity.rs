@@ -19,8 +19,6 @@ use pageswarm_tests::member::{Member, Session};
 use pageswarm_tests::skip::{Need, skipped};
 use quinn::SendStream;
 
-/// A guest's fault may wait behind a background read, then for its page's neighbourhood, then for the page alone.
-const WAITS_MAX: u32 = 3;
 /// Guests whose pages take long enough to arrive that a source can die meanwhile.
 const LARGE_BYTES: u64 = 256 << 20;
 
@@ -198,18 +196,9 @@ async fn a_guest_never_sees_a_bit_flipped_in_a_pack() -> anyhow::Result<()> {
     bend_file(&node.directory().join("store/packs"), ".pack", 8)?;
     node.restart(&[&publisher]).await?;
     node.wait_peer(&publisher).await?;
-    // Straight to the guest, with nothing healed before. It may be stopped over a page that is found bad just then;
-    // it never gets the page, and the next attempt gets it from the swarm.
-    let check = until("a guest gets whole memory", PATIENCE, async || {
-        let check = node.self_check(&lineage, 1, PATIENCE).await.ok()?;
-        assert_eq!(check.wrong_page, None, "a wrong byte reached the guest: {check:?}");
-        if let Some(why) = &check.died {
-            println!("stopped: {why}");
-            assert!(why.contains("page ") && why.contains("does not match its hash"), "{why}");
-        }
-        check.holds.then_some(check)
-    })
-    .await?;
+    // Straight to the guest, with nothing healed before: what is found bad just then comes from the swarm.
+    let check = node.self_check(&lineage, 1, PATIENCE).await?;
+    assert!(check.holds, "{check:?}");
     assert!(check.counter_after > check.counter_before);
     events::wait_for(node.directory(), PATIENCE, |event| event["event"] == "chunk_bad").await?;
     fetched_again(&node).await?;
@@ -264,7 +253,7 @@ async fn a_guest_whose_only_source_dies_fails_in_time_and_names_the_page() -> an
     let lineage =
         publisher.run_vm(Guest { checkpoints: Some(2), ram_bytes: LARGE_BYTES, ..Guest::default() }).await?;
     node.wait_checkpoint(&lineage, 1).await?;
-    let patience = FAULT_TIMEOUT * (WAITS_MAX + 1);
+    let patience = FAULT_TIMEOUT * 2;
     let killing = async {
         let arriving = async || (node.status().await.ok()?.store.chunks > 20).then_some(());
         until("the guest's first pages arrive", PATIENCE, arriving).await?;
@@ -280,7 +269,7 @@ async fn a_guest_whose_only_source_dies_fails_in_time_and_names_the_page() -> an
     assert!(died.contains("page "), "the reason does not name the page: {died}");
     assert!(!check.holds);
     assert_eq!(check.wrong_page, None);
-    assert!(took < FAULT_TIMEOUT * WAITS_MAX + Duration::from_secs(5), "it took {took:?}");
+    assert!(took < FAULT_TIMEOUT + Duration::from_secs(5), "it took {took:?}");
     node.status().await.context("the node still serves")?;
     Ok(())
 }

@@ -17,16 +17,15 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::{Stream, StreamExt as _, stream};
 use pageswarm_checkpoint::membership::{Role, Ticket};
-use pageswarm_checkpoint::wire::BirthRange;
-use pageswarm_checkpoint::{Birth, CheckpointIndex, Head, LineageId};
+use pageswarm_checkpoint::{CheckpointIndex, Head, LineageId};
 use pageswarm_vmm::Strategy;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
 use super::metrics;
 use super::views::{
-    BirthsView, BranchView, BytesView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView,
-    LineageView, PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView, StatusView, StoreView,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, LackedView, LineageView,
+    PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView, StatusView, StoreView,
     TicketRequest, TicketView, TransferView, VmView,
 };
 use crate::exit::{ExitCode, Failure};
@@ -113,7 +112,6 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/checkpoints", get(checkpoints))
         .route("/api/v1/lineages/{lineage}/checkpoints/{index}", get(checkpoint))
         .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
-        .route("/api/v1/lineages/{lineage}/bytes", post(bytes_of))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/vms/{vm}", get(vm))
 }
@@ -324,32 +322,12 @@ fn checkpoint_view(head: &Head) -> CheckpointView {
     }
 }
 
-async fn lacked(State(node): Shared, Path(lineage): Path<String>) -> Answer<BirthsView> {
+async fn lacked(State(node): Shared, Path(lineage): Path<String>) -> Answer<LackedView> {
     let id = lineage_id(&lineage)?;
-    let lacked = node.lineages.lacked_ever(&id);
+    let (lacked, bytes) = node.lineages.lacked_ever(&id);
     let ranges = births::to_messages(&lacked).concat();
-    Ok(Json(BirthsView { ranges: ranges.into_iter().map(|range| (range.first.0, range.length)).collect() }))
-}
-
-async fn bytes_of(
-    State(node): Shared,
-    Path(lineage): Path<String>,
-    Json(view): Json<BirthsView>,
-) -> Answer<BytesView> {
-    let id = lineage_id(&lineage)?;
-    blocking(node, move |node| {
-        let lineage = node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
-        let lengths = node.lineages.lengths(&lineage).map_err(failed)?;
-        let ranges: Vec<BirthRange> = view
-            .ranges
-            .iter()
-            .map(|(first, length)| BirthRange { first: Birth(*first), length: *length })
-            .collect();
-        let length = |birth: Birth| lengths.get(usize::try_from(birth.0).ok()?).copied();
-        let bytes = births::from_ranges(&ranges).iter().filter_map(length).map(u64::from).sum();
-        Ok(BytesView { bytes })
-    })
-    .await
+    let ranges = ranges.into_iter().map(|range| (range.first.0, range.length)).collect();
+    Ok(Json(LackedView { ranges, bytes }))
 }
 
 async fn vms(State(node): Shared) -> Json<Vec<VmView>> {

@@ -320,16 +320,11 @@ pub struct RevocationRequest {
     pub node: String,
 }
 
-/// Births, as ascending pairs of first and length.
+/// What a node ever lacked of a lineage, wanted, and received.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct BirthsView {
-    /// The pairs.
+pub struct LackedView {
+    /// Births, as ascending pairs of first and length.
     pub ranges: Vec<(u64, u64)>,
-}
-
-/// A number of bytes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BytesView {
-    /// How many.
-    pub bytes: u64,
+    /// Encoded bytes in which each of these births came, in the same order; 0 for one that has not come.
+    pub bytes: Vec<u32>,
 }

@@ -263,10 +263,31 @@ impl Lineages {
         self.lock().lacked.entry(id).or_default().add(births);
     }
 
-    /// All that this node ever had to fetch since it started: the `D` of the distribution bound.
+    /// Notes in how many encoded bytes chunks came. Births that are not known here are left out.
+    pub fn note_received(&self, id: LineageId, chunks: &[(Birth, u32)]) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let births = state.lineages.get(&id).map_or(0, |lineage| lineage.births);
+        let received = state.received.entry(id).or_default();
+        for (birth, bytes) in chunks.iter().filter(|(birth, _)| birth.0 < births) {
+            let Ok(place) = usize::try_from(birth.0) else { continue };
+            if received.len() <= place {
+                received.resize(place + 1, 0);
+            }
+            received[place] = *bytes;
+        }
+    }
+
+    /// All that this node ever had to fetch since it started, the `D` of the distribution bound, and the encoded bytes
+    /// in which each of these births came; 0 for one that has not come.
     #[must_use]
-    pub fn lacked_ever(&self, id: &LineageId) -> BirthSet {
-        self.lock().lacked.get(id).cloned().unwrap_or_default()
+    pub fn lacked_ever(&self, id: &LineageId) -> (BirthSet, Vec<u32>) {
+        let state = self.lock();
+        let lacked = state.lacked.get(id).cloned().unwrap_or_default();
+        let received = state.received.get(id).map_or(&[][..], Vec::as_slice);
+        let bytes = |birth: Birth| received.get(usize::try_from(birth.0).ok()?).copied();
+        let bytes = lacked.iter().map(|birth| bytes(birth).unwrap_or(0)).collect();
+        (lacked, bytes)
     }
 
     /// Births of a lineage whose chunks are held.

@@ -1,17 +1,14 @@
 //! The demo's result: gathered from the nodes, judged, and printed as tables.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pageswarm_checkpoint::Birth;
-use pageswarm_checkpoint::wire::BirthRange;
-use pageswarm_swarm::BirthSet;
 use serde::Serialize;
 
 use super::DemoArgs;
 use super::cluster::Cluster;
 use super::follower::Followed;
-use crate::api::views::{BirthsView, BytesView, CheckpointFigures, CheckpointView, StatusView, VmView};
-use crate::births;
+use crate::api::views::{CheckpointFigures, CheckpointView, LackedView, StatusView, VmView};
 use crate::cli::print;
 use crate::exit::Failure;
 
@@ -357,20 +354,22 @@ impl Bound {
     }
 }
 
-/// What each node received, and the encoded bytes of all that any of them lacked.
+/// What each node received, and the encoded bytes of all that any of them lacked: each chunk once, in the shortest form
+/// in which it came to any of them.
 async fn gather_traffic(
     cluster: &Cluster,
     lineage: &str,
     followed: &[Followed],
 ) -> Result<(Vec<NodeTraffic>, u64), Failure> {
-    let (publisher, bytes_path) = (cluster.publisher(), format!("/api/v1/lineages/{lineage}/bytes"));
-    let mut union = BirthSet::new();
+    let mut union: BTreeMap<u64, u32> = BTreeMap::new();
     let mut traffic = Vec::new();
     for (node, client) in (0_u64..).zip(cluster.nodes()) {
         let status: StatusView = client.get("/api/v1/status").await?;
-        let lacked: BirthsView = client.get(&format!("/api/v1/lineages/{lineage}/lacked")).await?;
-        let bytes: BytesView = publisher.post(&bytes_path, &lacked).await?;
-        union.add(&set_of(&lacked));
+        let lacked: LackedView = client.get(&format!("/api/v1/lineages/{lineage}/lacked")).await?;
+        let births = lacked.ranges.iter().flat_map(|(first, length)| *first..first.saturating_add(*length));
+        for (birth, bytes) in births.zip(&lacked.bytes).filter(|(_, bytes)| **bytes > 0) {
+            union.entry(birth).and_modify(|least| *least = (*least).min(*bytes)).or_insert(*bytes);
+        }
         let mine = followed.iter().filter(|checkpoint| checkpoint.node == node);
         let fetched = mine.map(|checkpoint| checkpoint.lacked_chunks).sum();
         traffic.push(NodeTraffic {
@@ -380,23 +379,11 @@ async fn gather_traffic(
             duplicate_bytes: status.transfer.duplicate_bytes,
             metadata_bytes: status.transfer.objects_down_bytes,
             sent_bytes: status.transfer.served_bytes,
-            lacked_bytes: bytes.bytes,
+            lacked_bytes: lacked.bytes.iter().copied().map(u64::from).sum(),
             own_store_chunks: status.store.chunks.saturating_sub(fetched),
         });
     }
-    let ranges = births::to_messages(&union).concat();
-    let ranges = ranges.iter().map(|range| (range.first.0, range.length)).collect();
-    let union: BytesView = publisher.post(&bytes_path, &BirthsView { ranges }).await?;
-    Ok((traffic, union.bytes))
-}
-
-fn set_of(view: &BirthsView) -> BirthSet {
-    let ranges: Vec<BirthRange> = view
-        .ranges
-        .iter()
-        .map(|(first, length)| BirthRange { first: Birth(*first), length: *length })
-        .collect();
-    births::from_ranges(&ranges)
+    Ok((traffic, union.into_values().map(u64::from).sum()))
 }
 
 fn ratio(of: u64, to: u64) -> String {

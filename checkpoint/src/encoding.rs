@@ -92,9 +92,11 @@ pub struct Encoder<'base> {
     diff: Vec<u8>,
 }
 
-/// Decodes chunks; owns a zstd context, so make one per batch. Bases must outlive it: zstd refers to them.
+/// Decodes chunks; owns a zstd context from the first chunk on that needs one, so make one per batch. Bases must outlive
+/// it: zstd refers to them.
+#[derive(Default)]
 pub struct Decoder<'base> {
-    context: DCtx<'base>,
+    context: Option<DCtx<'base>>,
 }
 
 /// Why encoded bytes cannot be decoded.
@@ -215,12 +217,8 @@ impl fmt::Debug for Encoder<'_> {
 impl<'base> Decoder<'base> {
     /// A fresh decoder.
     #[must_use]
-    pub fn new() -> Self {
-        let mut context = DCtx::create();
-        context
-            .set_parameter(DParameter::Format(FrameFormat::Magicless))
-            .expect("the parameter exists in every zstd since 1.4");
-        Self { context }
+    pub const fn new() -> Self {
+        Self { context: None }
     }
 
     /// Appends the decoded bytes to `out`. The caller compares their hash with the chunk's.
@@ -237,25 +235,26 @@ impl<'base> Decoder<'base> {
         let expected = check_lengths(chunk)?;
         let encoded = chunk.bytes.as_ref();
         let start = out.len();
-        match &chunk.encoding {
+        let prefix = match &chunk.encoding {
             Encoding::Raw => {
                 out.extend_from_slice(encoded);
                 return Ok(());
             }
-            Encoding::Zstd => {}
             Encoding::Diff { .. } => {
                 let base = base.ok_or(DecodeError::BaseMissing)?;
                 return Ok(diff::apply(base, encoded, expected, out)?);
             }
-            Encoding::Patch { .. } => {
-                let prefix = base.ok_or(DecodeError::BaseMissing)?;
-                self.context.ref_prefix(prefix).map_err(malformed)?;
-            }
+            Encoding::Zstd => None,
+            Encoding::Patch { .. } => Some(base.ok_or(DecodeError::BaseMissing)?),
+        };
+        let context = decoding_context(&mut self.context);
+        if let Some(prefix) = prefix {
+            context.ref_prefix(prefix).map_err(malformed)?;
         }
         out.resize(start + expected, 0);
-        let outcome = self.context.decompress(&mut out[start..], encoded).map_err(malformed);
+        let outcome = context.decompress(&mut out[start..], encoded).map_err(malformed);
         // A failed frame must not leave its prefix or state for the next one.
-        let reset = self.context.reset(ResetDirective::SessionOnly).map_err(malformed);
+        let reset = context.reset(ResetDirective::SessionOnly).map_err(malformed);
         let fault = match outcome.and_then(|length| reset.map(|_| length)) {
             Ok(length) if length == expected => return Ok(()),
             Ok(_) => DecodeError::LengthMismatch { claimed: chunk.decoded_len, encoded: encoded.len() },
@@ -263,12 +262,6 @@ impl<'base> Decoder<'base> {
         };
         out.truncate(start);
         Err(fault)
-    }
-}
-
-impl Default for Decoder<'_> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -308,6 +301,19 @@ fn looks_random(chunk: &[u8]) -> bool {
         seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
     }
     seen.iter().map(|bits| bits.count_ones()).sum::<u32>() >= VALUES_MIN
+}
+
+/// The same for decoding.
+fn decoding_context<'context, 'base>(
+    context: &'context mut Option<DCtx<'base>>,
+) -> &'context mut DCtx<'base> {
+    context.get_or_insert_with(|| {
+        let mut context = DCtx::create();
+        context
+            .set_parameter(DParameter::Format(FrameFormat::Magicless))
+            .expect("the parameter exists in every zstd since 1.4");
+        context
+    })
 }
 
 /// One frame of `chunk` into `into`; false if it is not at least one part in 32 shorter.

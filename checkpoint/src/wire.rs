@@ -429,6 +429,20 @@ const fn kind_of<Base>(encoding: &Encoding<Base>) -> u8 {
     }
 }
 
+impl<Bytes> RunAnswer<Bytes> {
+    /// Which birth is answered; none if it is all that are left.
+    #[must_use]
+    pub const fn birth(&self) -> Option<Birth> {
+        match self {
+            Self::Chunk { birth, .. }
+            | Self::Steps { birth, .. }
+            | Self::NotHeld { birth }
+            | Self::Deferred { birth, .. } => Some(*birth),
+            Self::Refused { .. } => None,
+        }
+    }
+}
+
 impl<Bytes: AsRef<[u8]>> RunAnswer<Bytes> {
     /// The answer's bytes in a frame of answers.
     #[must_use]

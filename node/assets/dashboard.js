@@ -9,7 +9,6 @@ const CHECKPOINTS_LISTED = 10;
 const SAMPLES_KEPT = 300;
 const EVENTS_SHOWN = 50;
 const BOUND_LINEAGES_MAX = 64;
-const RANGES_PER_QUESTION = 50_000; // The node takes questions of up to 2 MB.
 
 const state = {
   status: null, vms: [], source: null, chosen: false, kept: [], samples: [], events: [], failures: new Map(),
@@ -178,10 +177,9 @@ function recolour() {
 
 // Asking the node.
 /** The answer, or undefined; then the page says why under the heading `what`. */
-async function ask(what, path, body) {
+async function ask(what, path) {
   try {
-    const init = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-    const response = await fetch(path, { ...init, cache: "no-store", signal: AbortSignal.timeout(FETCH_TIMEOUT_MS) });
+    const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(FETCH_TIMEOUT_MS) });
     if (!response.ok) throw new Error((await response.json().catch(() => null))?.message ?? `answer ${response.status}`);
     const answer = await response.json();
     state.failures.delete(what);
@@ -250,27 +248,16 @@ function showStatus(status) {
 }
 
 // Distance from the bound.
-/** Encoded bytes of a lineage's births, or null if the node did not answer. */
-async function bytesOf(lineage, ranges) {
-  let sum = 0;
-  for (let first = 0; ranges && first < ranges.length; first += RANGES_PER_QUESTION) {
-    const answer = await ask("bound", `/api/v1/lineages/${lineage}/bytes`, { ranges: ranges.slice(first, first + RANGES_PER_QUESTION) });
-    if (!answer) return null;
-    sum += answer.bytes;
-  }
-  return ranges ? sum : null;
-}
 async function pollBound() {
   state.boundAt = Date.now();
   const { transfer, lineages } = state.status;
   if (lineages.length > BOUND_LINEAGES_MAX || !changed("bound", [transfer, lineages])) return;
   let lacked = 0, born = 0;
   for (const { lineage, own, births } of lineages) {
-    const missing = await bytesOf(lineage, (await ask("bound", `/api/v1/lineages/${lineage}/lacked`))?.ranges);
-    const written = own && births > 0 ? await bytesOf(lineage, [[0, births]]) : 0;
-    if (missing == null || written == null) return void shown.delete("bound");
-    lacked += missing;
-    born += written;
+    const answer = births > 0 ? await ask("bound", `/api/v1/lineages/${lineage}/bytes`) : { born_bytes: 0, lacked_bytes: 0 };
+    if (!answer) return void shown.delete("bound");
+    lacked += answer.lacked_bytes;
+    born += own ? answer.born_bytes : 0;
   }
   showRatio("received", transfer.from_writer_bytes + transfer.from_peers_bytes, "lacked", lacked);
   showRatio("sent", transfer.served_bytes, "born", born);

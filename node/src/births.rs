@@ -7,13 +7,18 @@ use pageswarm_swarm::BirthSet;
 /// Shorter ranges are added birth by birth: a set of many short ranges is slow to subtract.
 const RANGE_LENGTH_KEPT: u64 = 256;
 
+/// But no more than this many births of one message.
+const SINGLE_BIRTHS_MAX: u64 = 1 << 18;
+
 /// The set in the ranges that a message carries.
 #[must_use]
 pub fn from_ranges(ranges: &[BirthRange]) -> BirthSet {
     let mut set = BirthSet::new();
+    let mut singly = SINGLE_BIRTHS_MAX;
     for range in ranges.iter().filter(|range| range.length > 0) {
         let last = Birth(range.first.0.saturating_add(range.length - 1));
-        if range.length < RANGE_LENGTH_KEPT {
+        if range.length < RANGE_LENGTH_KEPT && range.length <= singly {
+            singly -= range.length;
             (range.first.0..=last.0).for_each(|birth| {
                 set.insert(Birth(birth));
             });

@@ -45,5 +45,9 @@ pub const ANNOUNCEMENTS_MAX: usize = 1024;
 /// Events kept for those who connect to the API's event stream late.
 pub const EVENTS_KEPT: usize = 256;
 
+const _: () = assert!(
+    RUN_ANSWER_BYTES_MAX as u64 >= pageswarm_swarm::limits::RUN_BIRTHS_MAX * (4096 + 64),
+    "a run of raw pages fits its answer"
+);
 const _: () =
     assert!(RUN_ANSWER_BYTES_MAX > wire::FRAME_BYTES_MAX, "an answer has room for its largest frame");

@@ -60,6 +60,12 @@ impl CheckpointPages {
         let mut bytes = std::mem::take(&mut self.ahead.bytes);
         bytes.resize(usize::try_from(pages).unwrap_or(0) * PAGE_BYTES, 0);
         let wanted = self.split(first, &mut bytes, |_| {})?;
+        let names: Vec<ChunkHash> = wanted.iter().map(|page| page.hash).collect();
+        let held = self.node.store.contains_many(&names).map_err(|_| SourceError::Store)?;
+        if held.contains(&false) {
+            self.ahead = Ahead { first: 0, bytes: vec![], incomplete: first.0..first.0 + pages };
+            return Ok(());
+        }
         let missing = self.read_held(wanted, &mut bytes, |_| {})?;
         self.ahead = if missing.is_empty() {
             Ahead { first: first.0, bytes, incomplete: 0..0 }

@@ -240,13 +240,21 @@ impl Publisher {
     fn take_page(&mut self, page: PageNumber, bytes: SharedBytes, known: Option<Birth>, draft: &mut Draft) {
         let (hash, slot) = (bytes.hash(), self.map.ram.get(page));
         let shadow = &mut self.shadow[slot_index(page.0)];
-        if slot.is_some_and(|slot| slot.hash() == hash) {
+        let is_unchanged = slot.is_some_and(|slot| slot.hash() == hash);
+        if is_unchanged {
             draft.figures.unchanged_pages += 1;
-        } else if hash == zero_page_hash() {
-            draft.figures.zero_pages += 1;
-            draft.changes.push((page, PageChange::Zero));
+        }
+        if hash == zero_page_hash() {
+            // A page of zeros is no chunk, so nothing can be based on it.
             *shadow = None;
+            if !is_unchanged {
+                draft.figures.zero_pages += 1;
+                draft.changes.push((page, PageChange::Zero));
+            }
             return;
+        }
+        if is_unchanged {
+            // As it was when it last passed through here, or before this publisher started.
         } else if let Some(birth) = known.or_else(|| draft.born.get(&hash).copied()) {
             draft.figures.duplicate_pages += 1;
             let source = ChunkSource::Same(ChunkRef::own(birth));

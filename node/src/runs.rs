@@ -41,6 +41,9 @@ enum AbsorbError {
     Write(#[from] WriteError),
 }
 
+/// Chunks decoded before the wrong ones among them are dropped.
+const DECODED_TOGETHER: usize = 64;
+
 /// What a run's frames held.
 #[derive(Debug, Default)]
 struct Absorbed {
@@ -143,12 +146,13 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Vec<u
         node.hub.input(Input::ChunksNotHeld { peer: peer_id, request, lineage, births }).await;
     }
     Traffic::add(&peer.traffic.chunks_down, absorbed.bytes);
-    for birth in absorbed.corrupt {
-        node.hub.input(Input::ChunkCorrupt { peer: peer_id, request, lineage, birth }).await;
-    }
     if !absorbed.arrived.is_empty() {
         let (births, bytes) = (absorbed.arrived, absorbed.bytes);
         node.hub.input(Input::ChunksArrived { peer: peer_id, request, lineage, births, bytes }).await;
+    }
+    // Last: the engine cancels the request over it, which ends this task.
+    for birth in absorbed.corrupt {
+        node.hub.input(Input::ChunkCorrupt { peer: peer_id, request, lineage, birth }).await;
     }
     absorbed.ended.unwrap_or(Ended::Served)
 }
@@ -156,62 +160,63 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Vec<u
 /// Reads what came; decodes, hashes and stores the chunks. Nothing that is not its hash enters the store.
 fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> Result<Absorbed, AbsorbError> {
     let mut absorbed = Absorbed::default();
-    let mut chunks: Vec<Come<'_>> = Vec::new();
-    for frame in frames {
-        match RunAnswer::decode_frame(frame) {
-            Ok(answers) => answers.into_iter().for_each(|answer| absorbed.note(answer, &mut chunks)),
-            Err(error) => {
-                tracing::debug!(%error, "malformed answer");
-                absorbed.ended = Some(Ended::Failed);
-            }
-        }
-    }
+    let chunks = absorbed.note_all(asked, frames);
     if chunks.is_empty() {
         return Ok(absorbed);
     }
     let Some(lineage) = node.lineages.get(&id) else {
         return Ok(absorbed);
     };
-    let named = identify(node, &lineage, asked, chunks, &mut absorbed)?;
+    let named = identify(node, &lineage, chunks, &mut absorbed)?;
     let names = named.iter().flat_map(|chunk| [chunk.base, chunk.own]).flatten();
     let bases = node.recent.read(&node.store, names.collect())?;
     let bytes_of =
         |name: Option<ChunkHash>| name.and_then(|name| bases.get(&name)).map(SharedBytes::verified);
-    let (births, arrived): (Vec<Birth>, Vec<Arrived<'_, '_>>) = named
-        .into_iter()
-        .map(|Named { birth, expected, base, own, steps }| {
-            (birth, Arrived { expected, base: bytes_of(base), steps, stored_on: bytes_of(own) })
-        })
-        .unzip();
-    let mut verified = Vec::with_capacity(arrived.len());
-    let mut received = Vec::with_capacity(arrived.len());
-    let outcomes = VerifiedChunk::decode_together(&mut Decoder::new(), &arrived);
-    for ((birth, chunk), outcome) in births.into_iter().zip(&arrived).zip(outcomes) {
-        match outcome {
-            Ok(whole) => {
-                let bytes: usize = chunk.steps.iter().map(|step| step.bytes.len()).sum();
-                absorbed.bytes += bytes as u64;
-                received.push((birth, u32::try_from(bytes).unwrap_or(u32::MAX)));
-                absorbed.arrived.insert(birth);
-                verified.push(whole);
-            }
-            Err(error) => {
-                tracing::warn!(%birth, %error, "chunk refused");
-                absorbed.corrupt.push(birth);
+    let mut arrived: Vec<(Birth, Arrived<'_, '_>)> = Vec::with_capacity(named.len());
+    for Named { birth, expected, base, own, steps } in named {
+        let (stored_on, base_bytes) = (bytes_of(own), bytes_of(base));
+        if base.is_some() && base == own && base_bytes.is_none() {
+            // The peer did as it was asked; what is not here any more is our own. It is asked for without a base next.
+            node.lineages.forget_base(&id, birth);
+            continue;
+        }
+        arrived.push((birth, Arrived { expected, base: base_bytes, steps, stored_on }));
+    }
+    let (mut verified, mut received) = (Vec::with_capacity(arrived.len()), Vec::with_capacity(arrived.len()));
+    let mut decoder = Decoder::new();
+    // A part at a time: what turns out wrong must not fill the memory before it is known to be.
+    while !arrived.is_empty() {
+        let part = arrived.split_off(arrived.len().saturating_sub(DECODED_TOGETHER));
+        let (births, part): (Vec<Birth>, Vec<Arrived<'_, '_>>) = part.into_iter().unzip();
+        let outcomes = VerifiedChunk::decode_together(&mut decoder, &part);
+        for ((birth, chunk), outcome) in births.into_iter().zip(&part).zip(outcomes) {
+            match outcome {
+                Ok(whole) => {
+                    let bytes: usize = chunk.steps.iter().map(|step| step.bytes.len()).sum();
+                    absorbed.bytes += bytes as u64;
+                    received.push((birth, u32::try_from(bytes).unwrap_or(u32::MAX)));
+                    absorbed.arrived.insert(birth);
+                    verified.push(whole);
+                }
+                Err(error) => {
+                    tracing::warn!(%birth, %error, "chunk refused");
+                    absorbed.corrupt.push(birth);
+                }
             }
         }
     }
+    // By birth again: neighbours are read together later.
+    verified.reverse();
     node.store.put_chunks(&verified)?;
     node.lineages.note_received(id, &received);
     node.recent.add(verified.iter().map(|chunk| chunk.shared().clone()));
     Ok(absorbed)
 }
 
-/// Finds the hashes of what came and of its bases. What was not asked for, or names no base that is known, is corrupt.
+/// Finds the hashes of what came and of its bases. What names no base that is known is corrupt.
 fn identify<'frame>(
     node: &Node,
     lineage: &Lineage,
-    asked: &BirthSet,
     chunks: Vec<Come<'frame>>,
     absorbed: &mut Absorbed,
 ) -> Result<Vec<Named<'frame>>, MapError> {
@@ -236,7 +241,7 @@ fn identify<'frame>(
         let base_hash = base.and_then(|_| next());
         let own = own.get(&birth).and_then(|_| next());
         let is_complete = base.is_none() || base_hash.is_some();
-        match expected.filter(|_| is_complete && asked.contains(birth)) {
+        match expected.filter(|_| is_complete) {
             Some(expected) => named.push(Named { birth, expected, base: base_hash, own, steps }),
             None => absorbed.corrupt.push(birth),
         }
@@ -245,6 +250,33 @@ fn identify<'frame>(
 }
 
 impl Absorbed {
+    /// Notes what the frames say; returns the chunks among it. Each birth asked for is answered once: what was not
+    /// asked for, or comes again, ends the reading, so a peer cannot make this node hold more than it asked for.
+    fn note_all<'frame>(&mut self, asked: &BirthSet, frames: &'frame [Vec<u8>]) -> Vec<Come<'frame>> {
+        let mut left = asked.clone();
+        let mut chunks = Vec::new();
+        for frame in frames {
+            let answers = match RunAnswer::decode_frame(frame) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    tracing::debug!(%error, "malformed answer");
+                    self.ended = Some(Ended::Failed);
+                    return chunks;
+                }
+            };
+            for answer in answers {
+                if let Some(birth) = answer.birth().filter(|birth| !left.remove(*birth)) {
+                    tracing::warn!(%birth, "answer that was not asked for");
+                    self.corrupt.push(birth);
+                    self.ended = Some(Ended::Failed);
+                    return chunks;
+                }
+                self.note(answer, &mut chunks);
+            }
+        }
+        chunks
+    }
+
     /// Notes an answer; chunks are for later.
     fn note<'frame>(&mut self, answer: RunAnswer<&'frame [u8]>, chunks: &mut Vec<Come<'frame>>) {
         match answer {

@@ -1,6 +1,7 @@
 //! Runs that others ask of this node: told to the engine, answered as it decides.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub enum ServeCommand {
 #[derive(Debug, Default)]
 pub struct Uploads {
     open: Mutex<BTreeMap<(NodeId, RequestId), mpsc::Sender<ServeCommand>>>,
+    /// Names requests: numbers of streams begin again with each connection.
+    next: AtomicU64,
 }
 
 /// How long a request waits for the engine's decision.
@@ -66,7 +69,7 @@ impl Uploads {
 
 /// Answers one request.
 pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut send: SendStream) {
-    let request = RequestId(send.id().index());
+    let request = RequestId(node.uploads.next.fetch_add(1, Ordering::Relaxed));
     let (queue, mut commands) = mpsc::channel(COMMANDS);
     let key = (peer.id, request);
     lock(&node.uploads.open).insert(key, queue);
@@ -263,7 +266,7 @@ fn collect(
                 let base = base.filter(|_| from).map(|(base, _)| base);
                 answers.push(&in_steps(birth, base, steps));
             }
-            StepsRead::Held { .. } | StepsRead::Long => recode.push(items[at]),
+            StepsRead::Held { .. } | StepsRead::Decode => recode.push(items[at]),
             StepsRead::NotHeld => answers.push(&Answer::NotHeld { birth }),
         }
     })?;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, Effort, Encoder, LineageId, PAGE_BYTES};
 use pageswarm_store::{
-    ChunkRead, EncodedRead, NewCheckpoint, ObjectKind, SharedBytes, Store, StoreOptions, VerifiedBytes,
-    VerifiedChunk,
+    ChunkRead, NewCheckpoint, ObjectKind, SharedBytes, StepsRead, StepsWanted, Store, StoreOptions,
+    VerifiedBytes, VerifiedChunk,
 };
 
 const BATCH_PAGES: usize = 1000;
@@ -65,8 +65,10 @@ fn measure(dir: &std::path::Path, pages: usize, form: Form) -> Result<(), Failur
     }
     report("random, one by one", stride.len().min(8192), started.spent());
     let started = Clock::start();
-    store.read_encoded(in_order, |_, read| {
-        assert!(matches!(read, EncodedRead::Held(_)));
+    let wanted: Vec<StepsWanted> =
+        in_order.iter().map(|hash| StepsWanted { hash: *hash, from: None }).collect();
+    store.read_steps(&wanted, |_, read| {
+        assert!(!matches!(read, StepsRead::NotHeld));
     })?;
     report("encoded, for upload", in_order.len(), started.spent());
     let started = Clock::start();

@@ -69,6 +69,11 @@ impl Chains {
         }
     }
 
+    /// Whether a resolved chunk has an entry, be it a damaged one.
+    pub(crate) fn is_known(&self, hash: ChunkHash) -> bool {
+        self.known.get(&hash).is_some_and(|located| *located != Located::NotHeld)
+    }
+
     /// Where a resolved chunk is.
     pub(crate) fn location(&self, hash: ChunkHash) -> Option<&Location> {
         self.known.get(&hash)?.location()

@@ -5,7 +5,7 @@
 //! and is found again by scanning the packs' tails. An acknowledged checkpoint therefore survives the death of
 //! the process and of the machine, and an unacknowledged chunk may be lost but is never wrong.
 //!
-//! **Every chunk is hashed on every read**, and only hashed bytes get in ([`VerifiedChunk`]). A chunk that is
+//! **Every chunk that is given out decoded is hashed then**, and only hashed bytes get in ([`VerifiedChunk`]). A chunk that is
 //! found bad leaves the index, so that it counts as not held and can be fetched again.
 
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ pub use note::Note;
 pub use object::ObjectKind;
 pub use pack::PackNumber;
 pub use put::PutReport;
-pub use read::{ChunkRead, EncodedRead, Step, StepsRead, StepsWanted};
+pub use read::{ChunkRead, Step, StepsRead, StepsWanted};
 pub use recover::{DamagedRegion, OpenReport, ShortPack};
 pub use stats::Stats;
 pub use store::{Store, StoreOptions};

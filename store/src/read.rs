@@ -1,4 +1,5 @@
-//! Giving chunks out: in batches sorted by place, chains level by level, every chunk hashed every time.
+//! Giving chunks out: in batches sorted by place, chains level by level. Every chunk that is given out is hashed every
+//! time; a base that is only a step on the way to one is hashed if what is made with it is not what it should be.
 
 mod plan;
 mod records;
@@ -30,17 +31,6 @@ pub enum ChunkRead<'read> {
     NotHeld,
     /// The store had it, and it is bad: it counts as not held from now on.
     Bad(&'read BadChunk),
-}
-
-/// What became of one chunk asked for in its stored form.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EncodedRead {
-    /// As stored; its checksum is right. Whoever decodes it compares the hash.
-    Held(EncodedChunk<ChunkHash>),
-    /// The store does not have it.
-    NotHeld,
-    /// The store had it, and it is bad: it counts as not held from now on.
-    Bad(BadChunk),
 }
 
 /// A chunk found bad, with the location it was judged at.
@@ -94,44 +84,6 @@ impl Store {
             };
         })?;
         Ok(outcome?)
-    }
-
-    /// Gives chunks out as they are stored, in the order in which they are stored, checksum checked and not
-    /// decoded. `visit` gets each one's position in `hashes`, once.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::read_chunks`].
-    pub fn read_encoded(
-        &self,
-        hashes: &[ChunkHash],
-        mut visit: impl FnMut(usize, EncodedRead),
-    ) -> Result<(), ReadError> {
-        let order = self.in_stored_order(hashes, |position, missing| match missing {
-            None => visit(position, EncodedRead::NotHeld),
-            Some(bad) => visit(position, EncodedRead::Bad(bad.clone())),
-        })?;
-        for window in order.chunks(READ_WINDOW_CHUNKS) {
-            let items: Vec<_> =
-                window.iter().map(|(location, position)| (hashes[*position].0, *location)).collect();
-            let mut findings = vec![];
-            self.read_records(RecordKind::Chunk, &items, |item, record| {
-                let (location, position) = window[item];
-                match record.and_then(|(header, payload)| encoded_chunk(&header, payload)) {
-                    Ok(EncodedChunk { encoding, decoded_len, bytes }) => {
-                        let bytes = bytes.to_vec();
-                        visit(position, EncodedRead::Held(EncodedChunk { encoding, decoded_len, bytes }));
-                    }
-                    Err(cause) => {
-                        let bad = BadChunk { hash: hashes[position], place: Some(location.place), cause };
-                        visit(position, EncodedRead::Bad(bad.clone()));
-                        findings.push(Finding { bad, location: Some(location) });
-                    }
-                }
-            })?;
-            self.condemn(findings)?;
-        }
-        Ok(())
     }
 
     /// The locations of the chunks that are held, sorted by place, each with its position in `hashes`.
@@ -260,9 +212,9 @@ struct Outcome<'read, V> {
     visit: &'read mut V,
 }
 
-/// The chunks of one level, decoded one after the other, with a zstd context made when the first one needs it.
+/// The chunks of one level, decoded one after the other.
 struct Decoded<'base> {
-    decoder: Option<Decoder<'base>>,
+    decoder: Decoder<'base>,
     bytes: Vec<u8>,
     /// Nodes that were decoded and not hashed, and where in `bytes` they are.
     waiting: Vec<(usize, Range<usize>)>,
@@ -272,7 +224,7 @@ struct Decoded<'base> {
 
 impl<'base> Decoded<'base> {
     fn new(kept: Vec<Option<Vec<u8>>>) -> Self {
-        Self { decoder: None, bytes: vec![], waiting: vec![], kept }
+        Self { decoder: Decoder::new(), bytes: vec![], waiting: vec![], kept }
     }
 
     fn decode(
@@ -284,8 +236,7 @@ impl<'base> Decoded<'base> {
             return Err(BadCause::BaseLost { base: *named });
         }
         let start = self.bytes.len();
-        let decoder = self.decoder.get_or_insert_with(Decoder::new);
-        decoder.decode(chunk, base, &mut self.bytes).map_err(BadCause::Undecodable)?;
+        self.decoder.decode(chunk, base, &mut self.bytes).map_err(BadCause::Undecodable)?;
         Ok(start..self.bytes.len())
     }
 

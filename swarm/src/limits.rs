@@ -9,8 +9,8 @@ pub const RUN_BYTES_MAX: u64 = 256 << 10;
 /// Encoded bytes below which a run is not split further when little is missing.
 pub const RUN_BYTES_SPLIT: u64 = 16 << 10;
 
-/// Births in one run: bounds a request's size on the wire and the work to answer it.
-pub const RUN_BIRTHS_MAX: u64 = 4096;
+/// Births in one run: bounds a request's size on the wire, and the answer's where every chunk comes raw.
+pub const RUN_BIRTHS_MAX: u64 = 1536;
 
 /// Encoded bytes that one incoming request may ask for; more is refused.
 pub const ASKED_BYTES_MAX: u64 = 4 << 20;

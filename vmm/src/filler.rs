@@ -23,6 +23,7 @@ pub(crate) struct Prefetch {
     background: Background,
     /// The background rests until then.
     resumes: Option<Instant>,
+    began: Instant,
 }
 
 /// The handler thread's state.
@@ -56,8 +57,8 @@ enum End {
 
 impl Prefetch {
     /// Pages in `order` first, then the rest by number.
-    pub(crate) const fn new(order: Vec<PageNumber>, background: Background) -> Self {
-        Self { order, next: 0, sweep: 0, background, resumes: None }
+    pub(crate) fn new(order: Vec<PageNumber>, background: Background) -> Self {
+        Self { order, next: 0, sweep: 0, background, resumes: None, began: Instant::now() }
     }
 
     /// How long to wait for a fault before the background's next read.
@@ -75,16 +76,18 @@ impl Prefetch {
 
     fn is_due(&mut self) -> bool {
         let is_due = self.resumes.is_none_or(|at| at <= Instant::now());
-        if is_due {
-            self.resumes = None;
+        if is_due && self.resumes.take().is_some() {
+            self.began = Instant::now();
         }
         is_due && self.background == Background::Fill
     }
 
-    /// Begins again after a rest: what was missing may have come to the source.
+    /// Begins again after a rest, which is longer than the round was: what was missing may have come to the source.
     fn end_round(&mut self) {
         (self.next, self.sweep) = (0, 0);
-        self.resumes = Some(Instant::now() + PREFETCH_ROUND);
+        let now = Instant::now();
+        let round = now.saturating_duration_since(self.began);
+        self.resumes = Some(now + PREFETCH_ROUND.max(round * 3));
     }
 }
 
@@ -228,7 +231,10 @@ impl Filler {
             return Ok(());
         };
         // What the source cannot give now is tried again in the next round.
-        let filled = self.ask(first, count, None).unwrap_or_default();
+        let Ok(filled) = self.ask(first, count, None) else {
+            plan.end_round();
+            return Ok(());
+        };
         let pages = self.install_filled(first, filled)?;
         let mut stats = lock(&self.watch.stats);
         stats.prefetched_pages += u64::from(pages);

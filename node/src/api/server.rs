@@ -24,9 +24,9 @@ use tokio::net::{TcpListener, UnixListener};
 use super::error::ApiError;
 use super::metrics;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, LackedView, LineageView,
-    PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView, StatusView, StoreView,
-    TicketRequest, TicketView, TransferView, VmView,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, LackedView,
+    LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView,
+    StatusView, StoreView, TicketRequest, TicketView, TransferView, VmView,
 };
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
@@ -112,6 +112,7 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/checkpoints", get(checkpoints))
         .route("/api/v1/lineages/{lineage}/checkpoints/{index}", get(checkpoint))
         .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
+        .route("/api/v1/lineages/{lineage}/bytes", get(lineage_bytes))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/vms/{vm}", get(vm))
 }
@@ -328,6 +329,19 @@ async fn lacked(State(node): Shared, Path(lineage): Path<String>) -> Answer<Lack
     let ranges = births::to_messages(&lacked).concat();
     let ranges = ranges.into_iter().map(|range| (range.first.0, range.length)).collect();
     Ok(Json(LackedView { ranges, bytes }))
+}
+
+async fn lineage_bytes(State(node): Shared, Path(lineage): Path<String>) -> Answer<LineageBytesView> {
+    let id = lineage_id(&lineage)?;
+    blocking(node, move |node| {
+        let lineage = node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
+        let sum = |lengths: Vec<u32>| lengths.into_iter().map(u64::from).sum();
+        Ok(LineageBytesView {
+            born_bytes: sum(node.lineages.lengths(&lineage).map_err(failed)?),
+            lacked_bytes: sum(node.lineages.lacked_ever(&id).1),
+        })
+    })
+    .await
 }
 
 async fn vms(State(node): Shared) -> Json<Vec<VmView>> {

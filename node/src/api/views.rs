@@ -328,3 +328,12 @@ pub struct LackedView {
     /// Encoded bytes in which each of these births came, in the same order; 0 for one that has not come.
     pub bytes: Vec<u32>,
 }
+
+/// Encoded bytes of a lineage's chunks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LineageBytesView {
+    /// Of all that were born, in the writer's form.
+    pub born_bytes: u64,
+    /// Of all that this node ever lacked and received, in the form in which they came.
+    pub lacked_bytes: u64,
+}

@@ -237,6 +237,13 @@ impl Lineages {
         births.iter().map(|birth| (birth, base(birth))).collect()
     }
 
+    /// A chunk is not asked for on its base any more, because the base is gone.
+    pub fn forget_base(&self, id: &LineageId, birth: Birth) {
+        if let Some(bases) = self.lock().bases.get_mut(id) {
+            bases.remove(&birth);
+        }
+    }
+
     /// Those of the births whose chunks are not held.
     ///
     /// # Errors

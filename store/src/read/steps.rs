@@ -34,9 +34,10 @@ pub enum StepsRead {
         /// At least one.
         steps: Vec<Step>,
     },
-    /// All steps together are longer than the chunk: better decoded.
-    Long,
-    /// The store does not have it, or what it has is bad.
+    /// All steps together are longer than the chunk, or something about them is wrong: to be read decoded, which finds
+    /// out and takes what is bad out of the index.
+    Decode,
+    /// The store does not have it, or what it has was just found bad.
     NotHeld,
 }
 
@@ -122,15 +123,17 @@ fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead> {
     let mut records = vec![];
     let (mut at, mut bytes, mut bytes_max) = (wanted.hash, 0, 0);
     loop {
-        let location = chains.location(at).ok_or(StepsRead::NotHeld)?;
+        let is_held = !records.is_empty() || chains.is_known(at);
+        let broken = if is_held { StepsRead::Decode } else { StepsRead::NotHeld };
+        let location = chains.location(at).ok_or(broken)?;
         if records.is_empty() {
-            bytes_max = location.decoded_len;
+            bytes_max = u64::from(location.decoded_len);
         }
-        bytes += location.stored_len;
+        bytes += u64::from(location.stored_len);
         records.push(at);
         let is_long = records.len() > 1 && bytes > bytes_max;
         if is_long || records.len() > CHAIN_WALK_MAX {
-            return Err(StepsRead::Long);
+            return Err(StepsRead::Decode);
         }
         match location.base {
             None => return Ok(Path { from: false, records }),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, ObjectHash};
+use pageswarm_store::limits::CHAIN_DEPTH_MAX;
 use pageswarm_store::{
     BadCause, ChunkRead, IndexError, ObjectKind, OpenError, PackNumber, ReadError, Store, StoreOptions,
     VerifiedChunk,
@@ -141,19 +142,21 @@ fn a_page_that_contains_a_record_does_not_become_one() {
 #[test]
 fn a_lost_base_makes_its_dependants_bad_and_all_can_be_put_again() {
     let dir = tempfile::tempdir().unwrap();
-    let versions: Vec<Vec<u8>> = (0..4).map(|steps| stepped_page(1, steps)).collect();
+    // The longest chain there is: a page and all that may be based on it.
+    let versions: Vec<Vec<u8>> = (0..=CHAIN_DEPTH_MAX).map(|steps| stepped_page(1, steps)).collect();
     let mut chunks = vec![plain(&versions[0])];
-    chunks.extend((1..4).map(|step| patch(&versions[step], &versions[step - 1])));
+    chunks.extend((1..versions.len()).map(|step| patch(&versions[step], &versions[step - 1])));
     let store = open(dir.path());
-    store.put_chunks(&chunks).unwrap();
+    assert_eq!(store.put_chunks(&chunks).unwrap().reencoded, 0);
     store.close().unwrap();
     flip(&pack_path(dir.path()), PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 5);
     let store = open(dir.path());
     let bad = bad_positions(&store, &chunks);
-    assert_eq!(bad.len(), 4);
+    assert_eq!(bad.len(), chunks.len());
     assert_eq!(bad[0], (0, BadCause::Payload));
-    assert_eq!(bad[3], (3, BadCause::BaseLost { base: chunks[2].hash() }));
-    assert_eq!(store.put_chunks(&chunks).unwrap().stored, 4);
+    let last = CHAIN_DEPTH_MAX;
+    assert_eq!(bad[last], (last, BadCause::BaseLost { base: chunks[last - 1].hash() }));
+    assert_eq!(store.put_chunks(&chunks).unwrap().stored, chunks.len() as u64);
     assert_eq!(bad_positions(&store, &chunks), []);
 }
 

@@ -2,7 +2,7 @@
 
 use pageswarm_checkpoint::Encoding;
 use pageswarm_store::limits::CHAIN_DEPTH_MAX;
-use pageswarm_store::{EncodedRead, PutReport, Store, StoreOptions, VerifiedChunk};
+use pageswarm_store::{PutReport, StepsRead, StepsWanted, Store, StoreOptions, VerifiedChunk};
 
 use crate::pages::{page, patch, plain, plain_pages, stepped_page};
 
@@ -31,15 +31,17 @@ fn chains_end_at_the_limit_and_every_version_reads_back() {
     let reencoded = store.put_chunks(first).unwrap().reencoded + store.put_chunks(second).unwrap().reencoded;
     assert_eq!(reencoded, 11 / (CHAIN_DEPTH_MAX as u64 + 1));
     let hashes: Vec<_> = chunks.iter().map(VerifiedChunk::hash).collect();
+    let before = std::iter::once(None).chain(hashes.iter().copied().map(Some));
+    let wanted: Vec<_> = hashes.iter().zip(before).map(|(&hash, from)| StepsWanted { hash, from }).collect();
     let mut forms = vec![None; hashes.len()];
     store
-        .read_encoded(&hashes, |position, read| match read {
-            EncodedRead::Held(encoded) => forms[position] = Some(encoded.encoding),
+        .read_steps(&wanted, |position, read| match read {
+            StepsRead::Held { steps, .. } => forms[position] = steps.last().map(|step| step.encoding),
             other => panic!("{position}: {other:?}"),
         })
         .unwrap();
     let patches = forms.iter().filter(|form| matches!(form, Some(Encoding::Diff { .. }))).count();
-    assert_eq!(patches, 12 - 3, "{forms:?}");
+    assert_eq!(patches, 12 - 12_usize.div_ceil(CHAIN_DEPTH_MAX + 1), "{forms:?}");
     for (hash, version) in hashes.iter().zip(&versions) {
         assert_eq!(store.read_chunk(*hash).unwrap().as_ref(), Some(version));
     }
@@ -53,9 +55,10 @@ fn a_patch_on_a_base_that_is_not_held_is_stored_without_it() {
     assert!(matches!(chunk.encoded().encoding, Encoding::Diff { .. }));
     assert_eq!(store.put_chunks(std::slice::from_ref(&chunk)).unwrap().reencoded, 1);
     let mut stored = None;
-    store.read_encoded(&[chunk.hash()], |_, read| stored = Some(read)).unwrap();
-    let Some(EncodedRead::Held(encoded)) = stored else { panic!("{stored:?}") };
-    assert_eq!(encoded.encoding.base(), None);
+    let wanted = StepsWanted { hash: chunk.hash(), from: None };
+    store.read_steps(&[wanted], |_, read| stored = Some(read)).unwrap();
+    let Some(StepsRead::Held { from: false, steps }) = stored else { panic!("{stored:?}") };
+    assert!(matches!(steps.as_slice(), [step] if step.encoding.base().is_none()), "{steps:?}");
     assert_eq!(store.read_chunk(chunk.hash()).unwrap().unwrap(), stepped_page(1, 3));
 }
 
@@ -70,4 +73,39 @@ fn the_same_chunk_asked_for_many_times_comes_as_often() {
     let mut visits = vec![0; hashes.len()];
     store.read_chunks(&hashes, |position, _| visits[position] += 1).unwrap();
     assert!(visits.iter().all(|visits| *visits == 1));
+}
+
+#[test]
+fn a_chunk_is_given_out_in_steps_from_what_its_reader_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let versions: Vec<_> = (0..3).map(|steps| stepped_page(1, steps)).collect();
+    let chunks: Vec<_> = (0..3)
+        .map(|at| match at {
+            0 => plain(&versions[0]),
+            _ => patch(&versions[at], &versions[at - 1]),
+        })
+        .collect();
+    store.put_chunks(&chunks).unwrap();
+    let names: Vec<_> = chunks.iter().map(VerifiedChunk::hash).collect();
+    let count = |from: Option<usize>| {
+        let mut count = None;
+        let wanted = StepsWanted { hash: names[2], from: from.map(|at| names[at]) };
+        store.read_steps(&[wanted], |_, read| count = Some(read)).unwrap();
+        match count.unwrap() {
+            StepsRead::Held { from, steps } => (from, steps.len()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(count(Some(1)), (true, 1));
+    assert_eq!(count(Some(0)), (true, 2));
+    // Nothing that the reader has is on the way: a page of noise and two small diffs are longer than the page.
+    let wanted = [
+        StepsWanted { hash: names[2], from: None },
+        StepsWanted { hash: plain(&page(9)).hash(), from: None },
+    ];
+    let mut reads = vec![];
+    store.read_steps(&wanted, |position, read| reads.push((position, read))).unwrap();
+    reads.sort_by_key(|(position, _)| *position);
+    assert_eq!(reads, [(0, StepsRead::Decode), (1, StepsRead::NotHeld)]);
 }

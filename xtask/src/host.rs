@@ -26,6 +26,15 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 pub(crate) fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).stdin(Stdio::null());
+    // `cargo run` describes this package to this program. Build scripts that look at such variables would run again, and
+    // their crates and all that use them be compiled again, each time the same build comes from `x` or from here.
+    for (name, _) in std::env::vars_os() {
+        let about_a_package =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(about_a_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -1,4 +1,4 @@
-//! Diffs: what changed between two versions of a page, found and applied at memory speed.
+//! Diffs: what changed between two versions of a page, found by comparing words.
 //!
 //! Memory changes in place and a word at a time, so a diff compares 64-bit words and names, for each that changed, the
 //! bytes in it that did. zstd with the old version as prefix finds more, and takes ten to twenty times as long; where

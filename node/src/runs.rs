@@ -302,3 +302,30 @@ impl Absorbed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(births: &[u64]) -> Vec<u8> {
+        let mut frame = vec![];
+        for birth in births {
+            RunAnswer::<&[u8]>::NotHeld { birth: Birth(*birth) }.encode_to(&mut frame);
+        }
+        frame
+    }
+
+    #[test]
+    fn a_birth_is_answered_once_and_only_if_it_was_asked_for() {
+        let asked: BirthSet = [1, 2, 3].into_iter().map(Birth).collect();
+        for (answered, refused) in [(vec![1, 2, 3], None), (vec![1, 1, 2], Some(1)), (vec![2, 9, 3], Some(9))]
+        {
+            let mut absorbed = Absorbed::default();
+            absorbed.note_all(&asked, &[frame(&answered)]);
+            assert_eq!(absorbed.corrupt, refused.into_iter().map(Birth).collect::<Vec<_>>());
+            assert_eq!(absorbed.ended, refused.map(|_| Ended::Failed));
+            // What came before it counts, what came after does not.
+            assert_eq!(absorbed.not_held.len(), if refused.is_some() { 1 } else { 3 });
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Diffs: what changed between two versions of a page, found by comparing words.
 //!
 //! Memory changes in place and a word at a time, so a diff compares 64-bit words and names, for each that changed, the
-//! bytes in it that did. zstd with the old version as prefix finds more, and takes ten to twenty times as long; where
+//! bytes in it that did. zstd with the old version as prefix finds more, and takes several times as long; where
 //! the link is slow that pays, see [`crate::encoding`].
 //!
 //! A diff is a list of steps, in the order of words. A step is a byte, the number of equal words before it. 255 skips

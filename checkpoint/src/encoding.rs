@@ -351,12 +351,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn noise(length: usize, seed: u64) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-        bytes
-    }
+    use crate::noise::noise;
 
     #[test]
     fn a_small_change_becomes_a_short_patch() {

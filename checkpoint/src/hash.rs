@@ -143,12 +143,7 @@ mod tests {
     //! Goal: hashing side by side gives what hashing one by one gives, for every number of lanes in use.
 
     use super::*;
-
-    fn noise(length: usize, seed: u64) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-        bytes
-    }
+    use crate::noise::noise;
 
     #[test]
     fn any_number_of_pages_hashes_as_each_page_alone() {

@@ -28,6 +28,9 @@ pub mod membership;
 pub mod record;
 pub mod wire;
 
+#[cfg(test)]
+mod noise;
+
 pub use delta::{ApplyError, Blob, BlobDelta, BlobKind, CheckpointMap, ChunkSource, Delta, PageChange};
 pub use encoding::{CHUNK_BYTES_MAX, DecodeError, Decoder, Effort, EncodedChunk, Encoder, Encoding};
 pub use hash::{ChunkMap, chunk_hash, chunk_hashes};

@@ -6,18 +6,16 @@ mod pages;
 
 use std::path::PathBuf;
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, ObjectHash};
 use pageswarm_store::{NewCheckpoint, ObjectKind, Store, StoreOptions};
 
-use pages::{LINEAGE, patch, plain, stepped_page};
+use pages::{LINEAGE, in_each_encoding};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args_os().nth(1).map(PathBuf::from).ok_or("usage: write_fixture DIRECTORY")?;
     let store = Store::open(&dir, StoreOptions::default())?;
-    let versions: Vec<Vec<u8>> = (0..2).map(|steps| stepped_page(1, steps)).collect();
-    let chunks = [plain(&versions[0]), patch(&versions[1], &versions[0]), plain(&[5; 4096])];
+    let chunks = in_each_encoding();
     store.put_chunks(&chunks)?;
-    store.put_births(LINEAGE, &[(Birth(10), chunks[0].hash()), (Birth(11), chunks[1].hash())])?;
     let head = store.put_object(ObjectKind(2), b"head")?;
     store.commit_checkpoint(&NewCheckpoint {
         lineage: LINEAGE,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pageswarm_checkpoint::{
-    ChunkHash, DecodeError, Decoder, Effort, EncodedChunk, Encoder, chunk_hash, chunk_hashes,
+    ChunkHash, DecodeError, Decoder, Effort, EncodedChunk, Encoder, Encoding, chunk_hash, chunk_hashes,
 };
 
 use crate::read::Step;
@@ -25,7 +25,9 @@ pub struct SharedBytes {
 /// A chunk whose encoded form was seen to decode to the bytes of its hash.
 #[derive(Clone, Debug)]
 pub struct VerifiedChunk {
-    encoded: EncodedChunk<ChunkHash>,
+    encoding: Encoding<ChunkHash>,
+    /// None where they are the decoded bytes.
+    encoded: Option<Vec<u8>>,
     decoded: SharedBytes,
 }
 
@@ -124,42 +126,37 @@ impl SharedBytes {
 }
 
 impl<'base> Arrived<'base, '_> {
-    /// Takes all steps; the decoded bytes.
-    fn decode(&self, decoder: &mut Decoder<'base>) -> Result<Arc<[u8]>, VerifyError> {
+    /// Takes all steps, with two buffers for what they make; the decoded bytes.
+    fn decode(
+        &self,
+        decoder: &mut Decoder<'base>,
+        [made, next]: &mut [Vec<u8>; 2],
+    ) -> Result<Arc<[u8]>, VerifyError> {
         let undecodable = |source| VerifyError::Undecodable { expected: self.expected, source };
-        let (mut made, mut next) = (vec![], vec![]);
+        made.clear();
         for (number, step) in self.steps.iter().enumerate() {
             next.clear();
             if number == 0 {
-                decoder.decode(step, self.base.map(|base| base.bytes), &mut next).map_err(undecodable)?;
+                decoder.decode(step, self.base.map(|base| base.bytes), next).map_err(undecodable)?;
             } else {
                 // What a step made lives as long as this loop, so its decoder does too.
-                Decoder::new().decode(step, Some(&made), &mut next).map_err(undecodable)?;
+                Decoder::new().decode(step, Some(made), next).map_err(undecodable)?;
             }
-            std::mem::swap(&mut made, &mut next);
+            std::mem::swap(made, next);
         }
-        Ok(made.into())
+        Ok(made.as_slice().into())
     }
 
     /// The form in which the chunk is kept: as it came, or if it came in several steps, as one.
-    fn kept(&self, decoded: &[u8]) -> EncodedChunk<ChunkHash> {
-        let whole = |base: Option<VerifiedBytes<'_>>| {
-            Encoder::new(Effort::Fast).encode(decoded, base.map(|base| (base.hash, base.bytes)))
+    fn kept(&self, decoded: SharedBytes) -> VerifiedChunk {
+        let as_it_came = match self.steps.as_slice() {
+            [step] => step.encoding.rename_base(|()| self.base.map(|base| base.hash)).zip(Some(step.bytes)),
+            _ => None,
         };
-        match self.steps.as_slice() {
-            [step] => {
-                let base = self.base.map(|base| base.hash);
-                let renamed = step.encoding.rename_base(|()| base);
-                renamed.map_or_else(
-                    || whole(None),
-                    |encoding| EncodedChunk {
-                        encoding,
-                        decoded_len: step.decoded_len,
-                        bytes: step.bytes.to_vec(),
-                    },
-                )
-            }
-            _ => whole(self.stored_on.filter(|base| base.hash != self.expected)),
+        match as_it_came {
+            Some((Encoding::Raw, _)) => VerifiedChunk { encoding: Encoding::Raw, encoded: None, decoded },
+            Some((encoding, bytes)) => VerifiedChunk { encoding, encoded: Some(bytes.to_vec()), decoded },
+            None => VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), decoded, self.stored_on),
         }
     }
 }
@@ -178,8 +175,9 @@ impl VerifiedChunk {
     ) -> Self {
         // A patch on itself would be the shortest, and could never be read.
         let base = base.filter(|base| base.hash != decoded.hash).map(|base| (base.hash, base.bytes));
-        let encoded = encoder.encode(&decoded.bytes, base);
-        Self { encoded, decoded }
+        let EncodedChunk { encoding, bytes, .. } = encoder.encode(&decoded.bytes, base);
+        let encoded = (encoding != Encoding::Raw).then_some(bytes);
+        Self { encoding, encoded, decoded }
     }
 
     /// Chunks that came from elsewhere: decodes each and compares its hash with the one expected. Hashing them
@@ -188,8 +186,9 @@ impl VerifiedChunk {
         decoder: &mut Decoder<'base>,
         arrived: &[Arrived<'base, '_>],
     ) -> Vec<Result<Self, VerifyError>> {
+        let mut buffers = [vec![], vec![]];
         let outcomes: Vec<Result<Arc<[u8]>, VerifyError>> =
-            arrived.iter().map(|chunk| chunk.decode(decoder)).collect();
+            arrived.iter().map(|chunk| chunk.decode(decoder, &mut buffers)).collect();
         let decoded: Vec<Arc<[u8]>> = outcomes.iter().flatten().cloned().collect();
         let mut hashed = SharedBytes::hashed_together(decoded).into_iter();
         arrived
@@ -202,7 +201,7 @@ impl VerifiedChunk {
                 if found != expected {
                     return Err(VerifyError::WrongHash { expected, found });
                 }
-                Ok(Self { encoded: chunk.kept(&decoded.bytes), decoded })
+                Ok(chunk.kept(decoded))
             })
             .collect()
     }
@@ -215,8 +214,10 @@ impl VerifiedChunk {
 
     /// The form it came in or was given.
     #[must_use]
-    pub const fn encoded(&self) -> &EncodedChunk<ChunkHash> {
-        &self.encoded
+    pub fn encoded(&self) -> EncodedChunk<ChunkHash, &[u8]> {
+        let decoded_len = u32::try_from(self.decoded.bytes.len()).expect("a chunk is at most 64 KiB");
+        let bytes = self.encoded.as_deref().unwrap_or(&self.decoded.bytes);
+        EncodedChunk { encoding: self.encoding, decoded_len, bytes }
     }
 
     /// The decoded bytes, which can be the base of another chunk.
@@ -240,19 +241,13 @@ impl VerifiedChunk {
 
 #[cfg(test)]
 mod tests {
-    use pageswarm_checkpoint::{Effort, Encoding, PAGE_BYTES};
+    use pageswarm_checkpoint::Effort;
 
     use super::*;
+    use crate::noise::noise;
 
-    fn step(encoded: &EncodedChunk<ChunkHash>) -> Step<&[u8]> {
-        let encoding = encoded.encoding.rename_base(|_| Some(())).unwrap();
-        EncodedChunk { encoding, decoded_len: encoded.decoded_len, bytes: &encoded.bytes }
-    }
-
-    fn noise(seed: u8) -> Vec<u8> {
-        let mut bytes = vec![0; PAGE_BYTES];
-        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-        bytes
+    fn step(chunk: &VerifiedChunk) -> Step<&[u8]> {
+        chunk.encoded().rename_base(|_| Some(())).unwrap()
     }
 
     fn encoded(bytes: &[u8], base: Option<VerifiedBytes<'_>>) -> VerifiedChunk {
@@ -270,7 +265,7 @@ mod tests {
         let arrived = |expected, base| Arrived {
             expected,
             base: Some(base),
-            steps: vec![step(chunk.encoded())],
+            steps: vec![step(&chunk)],
             stored_on: None,
         };
         let other = ChunkHash([3; 32]);
@@ -302,7 +297,7 @@ mod tests {
             .collect();
         let own = VerifiedBytes::hashed(&versions[0]);
         for (from, base) in [(1, Some(own)), (0, None)] {
-            let steps = chunks[from..].iter().map(|chunk| step(chunk.encoded())).collect();
+            let steps = chunks[from..].iter().map(|chunk| step(chunk)).collect();
             let arrived = Arrived { expected: chunks[3].hash(), base, steps, stored_on: Some(own) };
             let outcome = VerifiedChunk::decode_together(&mut Decoder::new(), &[arrived]).remove(0).unwrap();
             assert_eq!(outcome.decoded().bytes(), versions[3]);

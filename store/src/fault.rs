@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, LineageId, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, LineageId, ObjectHash};
 
 use crate::bad::{BadCause, BadChunk, Place};
 use crate::directory::DirectoryError;
@@ -90,18 +90,6 @@ pub enum WriteError {
         bytes: usize,
         /// The limit.
         bytes_max: usize,
-    },
-    /// A birth is known with another hash: the lineage's writer, or whoever relayed it, is wrong.
-    #[error("birth {birth} of lineage {lineage} is {held}, not {offered}")]
-    BirthConflict {
-        /// The lineage.
-        lineage: LineageId,
-        /// The birth.
-        birth: Birth,
-        /// The hash known.
-        held: ChunkHash,
-        /// The hash offered.
-        offered: ChunkHash,
     },
     /// Writing a pack failed.
     #[error(transparent)]

@@ -29,6 +29,9 @@ mod verify;
 
 pub mod limits;
 
+#[cfg(test)]
+mod noise;
+
 pub use bad::{BadCause, BadChunk, Place};
 pub use chunk::{Arrived, SharedBytes, VerifiedBytes, VerifiedChunk, VerifyError};
 pub use directory::{DirectoryError, HolderId, STORE_VERSION};

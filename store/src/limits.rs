@@ -24,9 +24,6 @@ pub const NOTE_KEY_BYTES_MAX: usize = 256;
 /// The longest value of a note.
 pub const NOTE_VALUE_BYTES_MAX: usize = 64 * 1024;
 
-/// Births per record; a longer batch becomes several records.
-pub const BIRTHS_PER_RECORD_MAX: usize = 65_536;
-
 /// Entries that may wait in memory for the sync that lets them into the index. Few, so that little is left to do when
 /// an acknowledgement waits.
 pub const PENDING_ENTRIES_MAX: usize = 16_384;
@@ -66,7 +63,6 @@ pub const RECORD_BYTES_MAX: usize = OBJECT_BYTES_MAX;
 
 const _: () = {
     assert!(CHUNK_BYTES_MAX + 32 <= RUN_BYTES_MAX);
-    assert!(BIRTHS_PER_RECORD_MAX * 44 <= RECORD_BYTES_MAX);
     assert!(COMMIT_OBJECTS_MAX * 32 + 128 <= RECORD_BYTES_MAX);
     assert!(CHAIN_DEPTH_MAX < CHAIN_WALK_MAX);
     // Offsets within a pack are 32 bits: the last record starts below the seal and is at most this long.

@@ -1,6 +1,5 @@
-//! Lineages: which chunk a birth is, which head a checkpoint has, and which checkpoints are acknowledged.
+//! Lineages: which head a checkpoint has, and which checkpoints are acknowledged.
 
-mod births;
 mod records;
 
 use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, LineageId, ObjectHash};
@@ -11,7 +10,6 @@ use crate::limits::COMMIT_OBJECTS_MAX;
 use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
 
-pub(crate) use births::entries_of_record as birth_entries_of_record;
 pub(crate) use records::{entries_of_commit, entry_of_head};
 
 /// A checkpoint to acknowledge, with what must be held for that.

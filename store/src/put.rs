@@ -37,7 +37,7 @@ impl Store {
         // Everything that takes time happens before the writer is taken.
         let fresh = self.not_held(batch)?;
         let mut chains = Chains::default();
-        chains.resolve(&self.index, fresh.iter().filter_map(|chunk| base_of(chunk.encoded())).collect())?;
+        chains.resolve(&self.index, fresh.iter().filter_map(|chunk| base_of(&chunk.encoded())).collect())?;
         let storable = storable(chains, &fresh);
         let hashes: Vec<ChunkHash> = fresh.iter().map(|chunk| chunk.hash()).collect();
         let mut intake = self.intake();
@@ -59,7 +59,7 @@ impl Store {
         let stored = storable.len() as u64;
         let duplicates = batch.len() as u64 - stored;
         let reencoded =
-            storable.iter().filter(|(_, encoded)| matches!(encoded, Cow::Owned(_))).count() as u64;
+            storable.iter().filter(|(_, encoded)| matches!(encoded.bytes, Cow::Owned(_))).count() as u64;
         intake.duplicates += duplicates;
         intake.reencoded += reencoded;
         Ok(PutReport { stored, duplicates, reencoded })
@@ -88,18 +88,23 @@ impl Store {
     }
 }
 
+/// A chunk in the form in which it is stored; its bytes are its own if they were made for that.
+type Storable<'chunk> = EncodedChunk<ChunkHash, Cow<'chunk, [u8]>>;
+
 /// The form in which each chunk is stored: as it came, or without a base that would make it unreadable or deep.
-fn storable<'chunk>(
-    mut chains: Chains,
-    fresh: &[&'chunk VerifiedChunk],
-) -> Vec<Cow<'chunk, EncodedChunk<ChunkHash>>> {
+fn storable<'chunk>(mut chains: Chains, fresh: &[&'chunk VerifiedChunk]) -> Vec<Storable<'chunk>> {
     let mut encoder = Encoder::new(Effort::Fast);
     let mut storable = Vec::with_capacity(fresh.len());
     for chunk in fresh {
         let is_deep = |base| chains.depth_of(base).is_none_or(|depth| depth >= CHAIN_DEPTH_MAX);
-        let encoded = match base_of(chunk.encoded()) {
-            Some(base) if is_deep(base) => Cow::Owned(encoder.encode(chunk.decoded().bytes(), None)),
-            _ => Cow::Borrowed(chunk.encoded()),
+        let EncodedChunk { encoding, decoded_len, bytes } = chunk.encoded();
+        let encoded = match encoding.base() {
+            Some(base) if is_deep(*base) => {
+                let EncodedChunk { encoding, decoded_len, bytes } =
+                    encoder.encode(chunk.decoded().bytes(), None);
+                Storable { encoding, decoded_len, bytes: Cow::Owned(bytes) }
+            }
+            _ => Storable { encoding, decoded_len, bytes: Cow::Borrowed(bytes) },
         };
         // Those that follow in the batch may be based on it.
         chains.expect(chunk.hash(), base_of(&encoded));
@@ -108,11 +113,7 @@ fn storable<'chunk>(
     storable
 }
 
-fn push_chunk(
-    batch: &mut Batch<'_>,
-    hash: ChunkHash,
-    encoded: &EncodedChunk<ChunkHash>,
-) -> Result<(), WriteError> {
+fn push_chunk(batch: &mut Batch<'_>, hash: ChunkHash, encoded: &Storable<'_>) -> Result<(), WriteError> {
     let base = base_of(encoded);
     let parts = [base.as_ref().map_or(&[][..], |base| base.as_bytes()), &encoded.bytes];
     let form = Form::of(&encoded.encoding) as u8;
@@ -120,6 +121,6 @@ fn push_chunk(
     batch.push_chunk(&header, &parts)
 }
 
-fn base_of(encoded: &EncodedChunk<ChunkHash>) -> Option<ChunkHash> {
+fn base_of<Bytes>(encoded: &EncodedChunk<ChunkHash, Bytes>) -> Option<ChunkHash> {
     encoded.encoding.base().copied()
 }

@@ -322,13 +322,8 @@ mod tests {
     use crate::chunk::SharedBytes;
     use crate::chunk::VerifiedChunk;
     use crate::index::{Durability, Entry};
+    use crate::noise::noise;
     use crate::store::StoreOptions;
-
-    fn noise(seed: u8) -> Vec<u8> {
-        let mut bytes = vec![0; PAGE_BYTES];
-        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-        bytes
-    }
 
     /// Three chunks, the last a patch on the first.
     fn three_chunks() -> Vec<VerifiedChunk> {

@@ -240,7 +240,6 @@ impl Recovery<'_> {
             RecordKind::Chunk | RecordKind::Object => {
                 self.located_entry(place, header, payload)?.map(|e| vec![e])
             }
-            RecordKind::Births => lineage::birth_entries_of_record(self.index, lineage, payload)?,
             RecordKind::Head => lineage::entry_of_head(lineage, payload).map(|entry| vec![entry]),
             RecordKind::Commit => lineage::entries_of_commit(lineage, payload).map(Vec::from),
             RecordKind::Note => note::entry_of_record(header.form, payload).map(|entry| vec![entry]),

@@ -1,6 +1,6 @@
 //! The index's keys: a table's byte, then the name. Numbers are big-endian, so that keys sort as numbers do.
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, LineageId, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, LineageId, ObjectHash};
 
 use crate::pack::PackNumber;
 
@@ -16,10 +16,6 @@ pub(crate) enum Table {
     Chunks = 16,
     /// Object hash to [`super::Location`].
     Objects = 17,
-    /// Lineage and birth to chunk hash. Never changes.
-    Births = 32,
-    /// Lineage and chunk hash to the latest birth (u64).
-    BirthsOf = 33,
     /// Lineage and checkpoint to the head's hash. Never changes.
     Heads = 48,
     /// Lineage and checkpoint to the commit record's payload. Never changes.
@@ -35,8 +31,6 @@ pub(crate) enum Key<'key> {
     Pack(PackNumber),
     Chunk(ChunkHash),
     Object(ObjectHash),
-    Birth(LineageId, Birth),
-    BirthOf(LineageId, ChunkHash),
     Head(LineageId, CheckpointIndex),
     Commit(LineageId, CheckpointIndex),
     Note(&'key [u8]),
@@ -60,8 +54,6 @@ impl Key<'_> {
             Self::Pack(number) => join(Table::Packs, &[&number.0.to_be_bytes()]),
             Self::Chunk(hash) => chunk_key(&hash).to_vec(),
             Self::Object(hash) => join(Table::Objects, &[hash.as_bytes()]),
-            Self::Birth(lineage, birth) => join(Table::Births, &[lineage.as_bytes(), &birth.0.to_be_bytes()]),
-            Self::BirthOf(lineage, hash) => join(Table::BirthsOf, &[lineage.as_bytes(), hash.as_bytes()]),
             Self::Head(lineage, index) => join(Table::Heads, &[lineage.as_bytes(), &index.0.to_be_bytes()]),
             Self::Commit(lineage, index) => {
                 join(Table::Commits, &[lineage.as_bytes(), &index.0.to_be_bytes()])

@@ -27,13 +27,12 @@ pub(crate) const MAGIC: [u8; 4] = *b"PSr1";
 
 const SUMMED: usize = HEADER_BYTES - 4;
 
-/// What a record holds. The numbers are on disk.
+/// What a record holds. The numbers are on disk; 3 is not used.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordKind {
     Chunk = 1,
     Object = 2,
-    Births = 3,
     Head = 4,
     Commit = 5,
     Note = 6,
@@ -118,7 +117,7 @@ impl RecordHeader {
 
 impl RecordKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Chunk, Self::Object, Self::Births, Self::Head, Self::Commit, Self::Note]
+        [Self::Chunk, Self::Object, Self::Head, Self::Commit, Self::Note]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -158,6 +157,18 @@ mod tests {
     #[test]
     fn a_header_written_under_another_salt_is_refused() {
         assert_eq!(RecordHeader::decode(&sample().encode(Salt(1)), Salt(2)), Err(HeaderFault));
+    }
+
+    #[test]
+    fn a_header_of_a_kind_that_is_not_used_is_refused() {
+        let salt = Salt(1);
+        for kind in [0, 3, 7, 255] {
+            let mut header = sample().encode(salt);
+            header[4] = kind;
+            let sum = header_crc(&header, salt);
+            header[SUMMED..].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(RecordHeader::decode(&header, salt), Err(HeaderFault), "kind {kind}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Checkpoints to store, each made from its index, and the check that all of one is there.
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, ObjectHash};
 use pageswarm_store::{
     ChunkRead, CommitError, IndexError, NewCheckpoint, ObjectKind, Store, VerifiedChunk, WriteError,
 };
@@ -45,9 +45,6 @@ pub(crate) fn write_checkpoint(
         store.put_chunks(part)?;
         progress();
     }
-    let births: Vec<(Birth, ChunkHash)> =
-        (index * CHECKPOINT_PAGES..).map(Birth).zip(chunks.iter().map(VerifiedChunk::hash)).collect();
-    store.put_births(LINEAGE, &births)?;
     let delta = store.put_object(ObjectKind(1), &delta_bytes(index))?;
     let head = store.put_object(ObjectKind(2), &head_bytes(index))?;
     progress();
@@ -56,7 +53,7 @@ pub(crate) fn write_checkpoint(
         index: CheckpointIndex(index),
         head,
         objects: vec![delta],
-        chunks: births.into_iter().map(|(_, hash)| hash).collect(),
+        chunks: chunks.iter().map(VerifiedChunk::hash).collect(),
     })
 }
 
@@ -71,9 +68,6 @@ pub(crate) fn assert_complete(store: &Store, index: u64) {
     assert_eq!(store.object(committed.objects[0]).unwrap().unwrap(), (ObjectKind(1), delta_bytes(index)));
     let chunks = checkpoint_chunks(index);
     let hashes: Vec<ChunkHash> = chunks.iter().map(VerifiedChunk::hash).collect();
-    let births: Vec<Birth> = (index * CHECKPOINT_PAGES..).map(Birth).take(hashes.len()).collect();
-    let known = store.births(LINEAGE, &births).unwrap();
-    assert!(known.iter().zip(&hashes).all(|(known, hash)| *known == Some(*hash)), "births of {index}");
     let mut seen = 0;
     store
         .read_chunks(&hashes, |position, read| match read {

@@ -1,7 +1,7 @@
-//! Goal: births, heads and checkpoints are what one writer said, once. Method: say it twice, and otherwise.
+//! Goal: heads and checkpoints are what one writer said, once. Method: say it twice, and otherwise.
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, LineageId, ObjectHash};
-use pageswarm_store::{CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions, WriteError};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, LineageId, ObjectHash};
+use pageswarm_store::{CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions};
 
 use crate::checkpoints::write_checkpoint;
 use crate::pages::{LINEAGE, plain_pages};
@@ -10,32 +10,6 @@ const OTHER: LineageId = LineageId([9; 32]);
 
 fn hash(byte: u8) -> ChunkHash {
     ChunkHash([byte; 32])
-}
-
-#[test]
-fn births_lead_both_ways_and_back_to_the_latest() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    let births = [(Birth(0), hash(1)), (Birth(1), hash(2)), (Birth(7), hash(1))];
-    store.put_births(LINEAGE, &births).unwrap();
-    store.put_births(LINEAGE, &births).unwrap();
-    store.put_births(LINEAGE, &[(Birth(5), hash(1)), (Birth(9), hash(2))]).unwrap();
-    store.put_births(OTHER, &[(Birth(0), hash(3))]).unwrap();
-    let check = |store: &Store| {
-        let asked = [0, 1, 2, 5, 7, 9].map(Birth);
-        let known = store.births(LINEAGE, &asked).unwrap();
-        assert_eq!(known, [Some(hash(1)), Some(hash(2)), None, Some(hash(1)), Some(hash(1)), Some(hash(2))]);
-        let back = store.births_of(LINEAGE, &[hash(1), hash(2), hash(3)]).unwrap();
-        assert_eq!(back, [Some(Birth(7)), Some(Birth(9)), None]);
-        assert_eq!(store.births_of(OTHER, &[hash(3)]).unwrap(), [Some(Birth(0))]);
-    };
-    check(&store);
-    let error = store.put_births(LINEAGE, &[(Birth(20), hash(4)), (Birth(1), hash(5))]).unwrap_err();
-    assert!(matches!(error, WriteError::BirthConflict { birth: Birth(1), .. }), "{error}");
-    assert_eq!(store.births(LINEAGE, &[Birth(20)]).unwrap(), [None]);
-    store.close().unwrap();
-    check(&Store::open(dir.path(), StoreOptions::default()).unwrap());
-    check(&Store::reindex(dir.path(), StoreOptions::default()).unwrap());
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pageswarm_checkpoint::{Birth, CheckpointIndex, ChunkHash, LineageId, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, ChunkHash, LineageId, ObjectHash};
 use pageswarm_store::{
-    ChunkRead, CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions, VerifiedChunk, WriteError,
+    ChunkRead, CommitError, NewCheckpoint, ObjectKind, Store, StoreOptions, VerifiedChunk,
 };
 use proptest::prelude::*;
 
@@ -23,11 +23,6 @@ enum Operation {
     },
     PutObject {
         seed: u64,
-    },
-    PutBirths {
-        lineage: u8,
-        first: u64,
-        pages: Vec<(u64, usize)>,
     },
     RecordHead {
         lineage: u8,
@@ -53,7 +48,6 @@ enum Operation {
 struct Model {
     chunks: BTreeMap<ChunkHash, Vec<u8>>,
     objects: BTreeMap<ObjectHash, Vec<u8>>,
-    births: BTreeMap<(LineageId, Birth), ChunkHash>,
     heads: BTreeMap<(LineageId, CheckpointIndex), ObjectHash>,
     commits: BTreeMap<(LineageId, CheckpointIndex), u64>,
     notes: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -71,8 +65,6 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         6 => (pages(), any::<bool>()).prop_map(|(pages, patched)| Operation::PutChunks { pages, patched }),
         2 => (0..6_u64).prop_map(|seed| Operation::PutObject { seed }),
-        3 => (0..2_u8, 0..20_u64, pages())
-            .prop_map(|(lineage, first, pages)| Operation::PutBirths { lineage, first, pages }),
         1 => (0..2_u8, 0..4_u64, 0..6_u64)
             .prop_map(|(lineage, index, seed)| Operation::RecordHead { lineage, index, seed }),
         3 => (0..2_u8, 0..4_u64, 0..6_u64, pages())
@@ -116,9 +108,6 @@ impl Model {
                 );
                 self.objects.insert(object_hash(*seed), object_bytes(*seed));
             }
-            Operation::PutBirths { lineage, first, pages } => {
-                self.put_births(store, LineageId([*lineage; 32]), *first, pages);
-            }
             Operation::RecordHead { lineage, index, seed } => {
                 let (lineage, index) = (LineageId([*lineage; 32]), CheckpointIndex(*index));
                 let held = *self.heads.get(&(lineage, index)).unwrap_or(&object_hash(*seed));
@@ -151,22 +140,6 @@ impl Model {
         let report = store.put_chunks(&chunks).unwrap();
         assert_eq!(report.stored, (self.chunks.len() - before) as u64);
         assert_eq!(report.stored + report.duplicates, chunks.len() as u64);
-    }
-
-    fn put_births(&mut self, store: &Store, lineage: LineageId, first: u64, pages: &[(u64, usize)]) {
-        let births: Vec<(Birth, ChunkHash)> =
-            (first..).map(Birth).zip(pages.iter().map(|p| page_hash(*p))).collect();
-        let conflicts = births
-            .iter()
-            .any(|(birth, hash)| self.births.get(&(lineage, *birth)).is_some_and(|held| held != hash));
-        match store.put_births(lineage, &births) {
-            Ok(()) => {
-                assert!(!conflicts);
-                self.births.extend(births.into_iter().map(|(birth, hash)| ((lineage, birth), hash)));
-            }
-            Err(WriteError::BirthConflict { .. }) => assert!(conflicts),
-            Err(error) => panic!("{error}"),
-        }
     }
 
     fn commit(
@@ -235,19 +208,6 @@ impl Model {
     }
 
     fn compare_lineage(&self, store: &Store, lineage: LineageId) {
-        let births: Vec<Birth> = (0..40).map(Birth).collect();
-        let known: Vec<Option<ChunkHash>> =
-            births.iter().map(|birth| self.births.get(&(lineage, *birth)).copied()).collect();
-        assert_eq!(store.births(lineage, &births).unwrap(), known);
-        let mut latest: BTreeMap<ChunkHash, Birth> = BTreeMap::new();
-        for ((owner, birth), hash) in &self.births {
-            if *owner == lineage {
-                latest.insert(*hash, *birth);
-            }
-        }
-        let (chunks, back): (Vec<ChunkHash>, Vec<Option<Birth>>) =
-            latest.into_iter().map(|(hash, birth)| (hash, Some(birth))).unzip();
-        assert_eq!(store.births_of(lineage, &chunks).unwrap(), back);
         let heads: Vec<_> = self
             .heads
             .iter()

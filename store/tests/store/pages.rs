@@ -38,6 +38,20 @@ pub(crate) fn patch(bytes: &[u8], base: &[u8]) -> VerifiedChunk {
     )
 }
 
+/// A chunk in each encoding: raw, diff, zstd, zstd patch.
+pub(crate) fn in_each_encoding() -> [VerifiedChunk; 4] {
+    let (first, changed) = (stepped_page(1, 0), stepped_page(1, 1));
+    // All words are others, all bytes are there: what a diff cannot say and a patch can.
+    let mut moved = first.clone();
+    moved.rotate_left(3);
+    let small = |bytes: &[u8], base| {
+        let bytes = SharedBytes::hashed(bytes.to_vec().into());
+        VerifiedChunk::encode(&mut Encoder::new(Effort::Small), bytes, base)
+    };
+    let base = Some(VerifiedBytes::hashed(&first));
+    [plain(&first), patch(&changed, &first), small(&[5; PAGE_BYTES], None), small(&moved, base)]
+}
+
 pub(crate) fn plain_pages(seeds: std::ops::Range<u64>) -> Vec<VerifiedChunk> {
     seeds.map(|seed| plain(&page(seed))).collect()
 }

@@ -27,8 +27,19 @@ pub struct NodeConfig {
     pub clock_skew: Duration,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
+    /// Whom this node asks for chunks.
+    pub sources: Sources,
     /// Whether members in the local network are found by multicast.
     pub mdns: Mdns,
+}
+
+/// Whom a node asks for chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// Whoever holds them.
+    Swarm,
+    /// The writer of their lineage only: distribution from one server, to be compared with.
+    Writer,
 }
 
 /// Discovery in the local network.

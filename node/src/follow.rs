@@ -9,7 +9,7 @@ use pageswarm_swarm::Input;
 
 use crate::gossip::GossipCommand;
 use crate::limits::LINEAGES_MAX;
-use crate::lineages::{Lineage, LineageError};
+use crate::lineages::{Lineage, LineageError, Survey};
 use crate::node::Node;
 use crate::objects;
 
@@ -91,11 +91,13 @@ pub async fn start(node: &Arc<Node>, lineage: &Lineage) {
     let loading = Arc::clone(node);
     let known = lineage.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        let lengths = loading.lineages.lengths(&known).unwrap_or_default();
-        let held = loading.lineages.held_births(&known).unwrap_or_default();
-        (lengths, held)
+        let survey = loading.lineages.survey(&known).unwrap_or_default();
+        if let Some(index) = survey.whole {
+            loading.lineages.note_held(&known.id, index);
+        }
+        survey
     });
-    if let Ok((lengths, births)) = loaded.await {
+    if let Ok(Survey { lengths, held: births, .. }) = loaded.await {
         if !lengths.is_empty() {
             node.hub
                 .input(Input::Lengths { lineage: id, first: pageswarm_checkpoint::Birth(0), lengths })

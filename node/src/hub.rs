@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::wire::Control;
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use pageswarm_swarm::{
-    BirthSet, Config, Ended, Engine, Input, Output, PeerStats, RequestId, Stats, Time, WantId,
+    BirthSet, Config, Ended, Engine, Input, Output, Patience, PeerStats, RequestId, Stats, Time, WantId,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use crate::config::Sources;
 use crate::limits::ENGINE_QUEUE;
 use crate::node::Node;
 use crate::uploads::ServeCommand;
@@ -208,6 +209,7 @@ impl Task {
     fn drain(&mut self) -> Option<Time> {
         loop {
             let input = self.own.pop_front().unwrap_or(Input::Tick);
+            let input = if self.is_from_a_source(&input) { input } else { Input::Tick };
             self.engine.handle(self.node.clock.now(), input);
             let until = loop {
                 match self.engine.poll() {
@@ -221,9 +223,23 @@ impl Task {
         }
     }
 
+    /// False for what a peer says of chunks that this node asks of their writer only.
+    fn is_from_a_source(&self, input: &Input) -> bool {
+        let (Sources::Writer, Input::PeerHas { peer, lineage, .. }) = (self.node.config.sources, input)
+        else {
+            return true;
+        };
+        self.node.lineages.writer(lineage).is_none_or(|writer| writer == *peer)
+    }
+
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Request { peer, request, lineage, births, urgency, patience } => {
+                let patience = match self.node.config.sources {
+                    Sources::Swarm => patience,
+                    // There is nobody else to be sent to.
+                    Sources::Writer => Patience::Insist,
+                };
                 let Some(peer) = self.node.peers.get(&peer) else {
                     self.own.push_back(Input::RequestEnded { peer, request, how: Ended::Failed });
                     return;

@@ -17,6 +17,8 @@ pub mod follow;
 pub mod gossip;
 pub mod hub;
 pub mod identity;
+pub mod import;
+pub mod join;
 pub mod limits;
 pub mod lineages;
 pub mod machines;

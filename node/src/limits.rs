@@ -16,6 +16,10 @@ pub const STRANGERS_MAX: usize = 64;
 pub const STREAMS_PER_PEER_MAX: u32 = 256;
 /// How long a connection may take to say hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// After which the next address of a ticket is tried too (RFC 8305, section 8).
+pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How long an admin may take to answer an invitation.
+pub const INVITATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a metadata object may take to arrive.
 pub const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node that expects an object soon lets a request for it wait.
@@ -42,6 +46,10 @@ pub const INVITATIONS_MAX: usize = 10_000;
 pub const TICKET_ADDRESSES_MAX: usize = 16;
 /// Addresses announced by mDNS that are remembered, those of other programs included.
 pub const ANNOUNCEMENTS_MAX: usize = 1024;
+/// RAM of an imported image, in bytes: as much as a VM of this node may have.
+pub const IMPORT_RAM_BYTES_MAX: u64 = 8 << 30;
+/// What is imported besides RAM, in bytes.
+pub const IMPORT_STATE_BYTES_MAX: u64 = 64 << 20;
 /// Events kept for those who connect to the API's event stream late.
 pub const EVENTS_KEPT: usize = 256;
 
@@ -51,3 +59,7 @@ const _: () = assert!(
 );
 const _: () =
     assert!(RUN_ANSWER_BYTES_MAX > wire::FRAME_BYTES_MAX, "an answer has room for its largest frame");
+const _: () = assert!(
+    INVITATION_TIMEOUT.as_secs() < HELLO_TIMEOUT.as_secs(),
+    "a second connection with the admin is still open when the first has not answered an invitation"
+);

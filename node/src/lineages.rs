@@ -4,6 +4,7 @@
 //! fetched again, so nothing but heads is forced to disk.
 
 mod births;
+mod held;
 mod maps;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use pageswarm_store::{CommitError, IndexError, ObjectKind, ReadError, Store, Wri
 use pageswarm_swarm::BirthSet;
 use tokio::sync::Notify;
 
+pub use held::Survey;
 pub use maps::MapError;
 
 /// Kinds of metadata objects in the store.
@@ -99,7 +101,8 @@ pub struct Lineage {
     pub target: Option<CheckpointIndex>,
     /// Births up to `applied`.
     pub births: u64,
-    /// The latest checkpoint that is wholly held here.
+    /// The latest checkpoint that was found wholly held here. What of it turns out bad later counts as not held and is
+    /// fetched again by whoever wants it.
     pub held: Option<CheckpointIndex>,
 }
 

@@ -73,6 +73,14 @@ pub enum MachineError {
         /// The size asked for.
         bytes: u64,
     },
+    /// The checkpoint was imported, its state is in another program's form.
+    #[error(
+        "checkpoint {index} was imported: write it out with `checkpoint get` and resume it where it was made"
+    )]
+    Imported {
+        /// Which.
+        index: CheckpointIndex,
+    },
     /// The node could not finish its own work.
     #[error("node is ending")]
     Ending,
@@ -434,6 +442,9 @@ async fn lazy_origin(
         let head = preparing.lineages.head(&id, index)?.ok_or(unknown)?;
         let map = preparing.lineages.map_at(&id, index)?;
         let state: SavedState = rebuild::read_state(&preparing.store, &map, index)?;
+        if state.cpu.is_empty() {
+            return Err(MachineError::Imported { index });
+        }
         let ram_bytes = lineage.genesis.ram_bytes();
         let pages = lineage.genesis.pages;
         let prefetch = match order {
@@ -455,6 +466,30 @@ async fn start_lineage(
     interval: Duration,
     checkpoints: Option<u64>,
 ) -> Result<Arc<Machine>, MachineError> {
+    let (id, publisher) = new_lineage(node, pages, interval, parent).await?;
+    let resumed = parent.map(|point| (point.lineage, point.index));
+    let machine = enter(node, process, Some(id), resumed, Instant::now());
+    node.events.add(What::VmStarted { vm: machine.id, lineage: Some(id.to_string()) });
+    let publishing =
+        Publishing { node: Arc::clone(node), machine: Arc::clone(&machine), publisher, checkpoints };
+    std::thread::Builder::new()
+        .name("publisher".to_owned())
+        .spawn(move || publishing.run(&events))
+        .map_err(MachineError::Program)?;
+    Ok(machine)
+}
+
+/// Signs and opens a lineage of this node's own; its name and whoever publishes it.
+///
+/// # Errors
+///
+/// [`MachineError`].
+pub async fn new_lineage(
+    node: &Arc<Node>,
+    pages: u32,
+    interval: Duration,
+    parent: Option<BranchPoint>,
+) -> Result<(LineageId, Publisher), MachineError> {
     let genesis = Genesis {
         writer: node.id,
         nonce: identity::random()?,
@@ -467,17 +502,7 @@ async fn start_lineage(
     let lineage = lineage.ok_or(LineageError::Unknown(id))?;
     follow::start(node, &lineage).await;
     let map = node.lineages.latest_map(&id)?;
-    let publisher = Publisher::new(Arc::clone(node), lineage, map);
-    let resumed = parent.map(|point| (point.lineage, point.index));
-    let machine = enter(node, process, Some(id), resumed, Instant::now());
-    node.events.add(What::VmStarted { vm: machine.id, lineage: Some(id.to_string()) });
-    let publishing =
-        Publishing { node: Arc::clone(node), machine: Arc::clone(&machine), publisher, checkpoints };
-    std::thread::Builder::new()
-        .name("publisher".to_owned())
-        .spawn(move || publishing.run(&events))
-        .map_err(MachineError::Program)?;
-    Ok(machine)
+    Ok((id, Publisher::new(Arc::clone(node), lineage, map)))
 }
 
 fn enter(

@@ -22,6 +22,8 @@ use crate::events::{Events, StoreRepairs, What};
 use crate::gossip::{Gossip, GossipCommand, GossipError, GossipEvent};
 use crate::hub::{self, Hub};
 use crate::identity::{self, KeyError};
+use crate::import::Imports;
+use crate::join::{self, JoinError};
 use crate::limits::CODING_THREADS;
 use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
@@ -72,10 +74,7 @@ pub enum StartError {
     Authority(#[from] AuthorityError),
     /// The ticket.
     #[error("cannot join the swarm")]
-    Join(#[from] SessionError),
-    /// The ticket names no address that is one.
-    #[error("ticket has no usable address: ask for one with a numeric address and a port")]
-    TicketAddress,
+    Join(#[from] JoinError),
     /// What the store says about lineages.
     #[error("lineages in the store")]
     Lineages(#[from] LineageError),
@@ -118,6 +117,8 @@ pub struct Node {
     pub uploads: Uploads,
     /// Virtual machines.
     pub machines: Machines,
+    /// The lineage that was imported to last.
+    pub imports: Imports,
     /// What happened.
     pub events: Events,
     /// Counts that nothing else keeps.
@@ -192,6 +193,7 @@ impl Node {
             recent: RecentChunks::new(recent::bytes_default()),
             uploads: Uploads::default(),
             machines: Machines::default(),
+            imports: Imports::default(),
             events: Events::default(),
             counters: Counters::default(),
             effort: EffortGauge::default(),
@@ -396,18 +398,8 @@ async fn membership(
             Members::install(directory, id, authority.swarm(), &record, skew_s)?;
         }
         MembershipStart::Join(ticket) => {
-            let mut outcome = Err(StartError::TicketAddress);
-            for address in ticket.addresses.iter().filter_map(|address| address.parse().ok()) {
-                match session::join(endpoint, ticket, address).await {
-                    Ok(record) => {
-                        Members::install(directory, id, ticket.swarm, &record, skew_s)?;
-                        outcome = Ok(());
-                        break;
-                    }
-                    Err(error) => outcome = Err(error.into()),
-                }
-            }
-            outcome?;
+            let record = join::join(endpoint, ticket).await?;
+            Members::install(directory, id, ticket.swarm, &record, skew_s)?;
         }
     }
     Ok((Members::load(directory, id, skew_s)?, Authority::load(directory)?))

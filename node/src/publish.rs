@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
     ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkMap, ChunkRef,
-    ChunkSource, Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PageChange,
-    PageNumber, blob, state_root, zero_page_hash,
+    ChunkSource, Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES,
+    PageChange, PageNumber, blob, state_root, zero_page_hash,
 };
 use pageswarm_store::{CommitError, IndexError, NewCheckpoint, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Input};
-use pageswarm_vmm::{Captured, SharedMemory};
+use pageswarm_vmm::{Captured, SavedState, SharedMemory};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -120,6 +120,17 @@ struct RecentBirths {
     older: ChunkMap<Birth>,
 }
 
+/// What is to become the next checkpoint, wherever it comes from.
+struct Taken<'bytes> {
+    /// Pages that may have changed, by number.
+    pages: Vec<(PageNumber, &'bytes [u8])>,
+    /// Everything but RAM.
+    state: &'bytes SavedState,
+    /// The encoded event log of the interval that ends here.
+    events: &'bytes [u8],
+    figures: CheckpointFigures,
+}
+
 /// What of a checkpoint is decided so far.
 struct Draft {
     /// By page number.
@@ -174,35 +185,56 @@ impl Publisher {
         captured: &Captured,
         staging: &SharedMemory,
     ) -> Result<CheckpointFigures, PublishError> {
-        let start = Instant::now();
         let early = std::mem::take(&mut self.early);
         let pages = in_order(&early, captured, staging);
-        let Draft { changes, new, mut figures, .. } = self.take_pages(&pages, captured)?;
+        let figures = figures_of(captured);
+        self.publish_taken(&Taken { pages, state: &captured.state, events: &captured.events, figures })
+    }
+
+    /// The same for an image of all of RAM, one page after the other, that was made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub fn publish_image(
+        &mut self,
+        image: &[[u8; PAGE_BYTES]],
+        state: &SavedState,
+    ) -> Result<CheckpointFigures, PublishError> {
+        let numbered = (0..).map(PageNumber).zip(image);
+        // A page of zeros that never was anything else has nothing to be named for.
+        let is_new = |page: PageNumber, bytes: &[u8; PAGE_BYTES]| {
+            self.map.ram.get(page).is_some() || *bytes != [0; PAGE_BYTES]
+        };
+        let pages = numbered.filter(|(page, bytes)| is_new(*page, bytes));
+        let pages = pages.map(|(page, bytes)| (page, bytes.as_slice())).collect();
+        let figures = CheckpointFigures { index: self.next.0, ..CheckpointFigures::default() };
+        self.publish_taken(&Taken { pages, state, events: &[], figures })
+    }
+
+    fn publish_taken(&mut self, taken: &Taken<'_>) -> Result<CheckpointFigures, PublishError> {
+        let start = Instant::now();
+        let Draft { changes, new, mut figures, .. } = self.take_pages(taken)?;
         let stored = start.elapsed();
         let births_before = self.map.births;
-        let written = pages.iter().map(|(page, _)| *page).collect();
-        let (blobs, blob_chunks) = self.store_blobs(captured, written, births_before + new.len() as u64)?;
+        let (blobs, blob_chunks) = self.store_blobs(taken, births_before + new.len() as u64)?;
         let delta = Delta { births_before, pages: changes, blobs };
         let chunks: Vec<ChunkHash> = new.into_iter().chain(blob_chunks).collect();
-        self.commit(&delta, chunks, captured, &mut figures)?;
+        self.commit(&delta, chunks, taken.state, &mut figures)?;
         figures.publish_us = micros(start.elapsed());
         tracing::debug!(index = figures.index, ?stored, done = ?start.elapsed(), "published");
         Ok(figures)
     }
 
     /// Decides about all pages, while a second thread stores what is new among them.
-    fn take_pages(
-        &mut self,
-        pages: &[(PageNumber, &[u8])],
-        captured: &Captured,
-    ) -> Result<Draft, PublishError> {
+    fn take_pages(&mut self, taken: &Taken<'_>) -> Result<Draft, PublishError> {
         let (queue, batches) = mpsc::sync_channel(BATCHES_WAITING);
-        let mut draft = Draft::new(captured, queue);
-        draft.figures.dirty_pages = pages.len() as u64;
+        let mut draft = Draft::new(taken.figures.clone(), queue);
+        draft.figures.dirty_pages = taken.pages.len() as u64;
         let node = Arc::clone(&self.node);
         std::thread::scope(|scope| {
             let storing = scope.spawn(move || store_batches(&node, &batches));
-            for batch in pages.chunks(BATCH_PAGES) {
+            for batch in taken.pages.chunks(BATCH_PAGES) {
                 self.take_batch(batch, &mut draft)?;
             }
             draft.hand_over();
@@ -279,21 +311,20 @@ impl Publisher {
     /// Cuts and stores the blobs; new chunks are born from `next` on.
     fn store_blobs(
         &self,
-        captured: &Captured,
-        written: Vec<PageNumber>,
+        taken: &Taken<'_>,
         next: u64,
     ) -> Result<(Vec<BlobDelta>, Vec<ChunkHash>), PublishError> {
         let mut blobs = vec![
-            (BlobKind::Cpu, captured.state.cpu.clone()),
-            (BlobKind::Devices, captured.state.devices.clone()),
-            (BlobKind::KvmAttachment, captured.state.attachment.clone()),
+            (BlobKind::Cpu, taken.state.cpu.clone()),
+            (BlobKind::Devices, taken.state.devices.clone()),
+            (BlobKind::KvmAttachment, taken.state.attachment.clone()),
         ];
         if let Some(interval) = self.next.0.checked_sub(1) {
             let record = IntervalRecord {
                 lineage: self.lineage.id,
                 interval: CheckpointIndex(interval),
-                event_log: captured.events.clone(),
-                written,
+                event_log: taken.events.to_vec(),
+                written: taken.pages.iter().map(|(page, _)| *page).collect(),
             };
             blobs.push((BlobKind::IntervalRecord, record.sign(&self.node.key)));
         }
@@ -328,7 +359,7 @@ impl Publisher {
         &mut self,
         delta: &Delta,
         chunks: Vec<ChunkHash>,
-        captured: &Captured,
+        state: &SavedState,
         figures: &mut CheckpointFigures,
     ) -> Result<(), PublishError> {
         let (node, id, index) = (&self.node, self.lineage.id, self.next);
@@ -348,7 +379,7 @@ impl Publisher {
             lineage: id,
             index,
             parent: self.parent,
-            state_root: state_root(&map.ram, [&captured.state.cpu, &captured.state.devices], None),
+            state_root: state_root(&map.ram, [&state.cpu, &state.devices], None),
             delta: delta_name,
             keyframe: self.keyframe,
             births: map.births,
@@ -394,7 +425,7 @@ impl Publisher {
 }
 
 impl Draft {
-    fn new(captured: &Captured, queue: SyncSender<Vec<VerifiedChunk>>) -> Self {
+    fn new(figures: CheckpointFigures, queue: SyncSender<Vec<VerifiedChunk>>) -> Self {
         Self {
             changes: vec![],
             new: vec![],
@@ -402,7 +433,7 @@ impl Draft {
             waiting: vec![],
             queue: Some(queue),
             encoder: Encoder::new(Effort::Small),
-            figures: figures_of(captured),
+            figures,
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pageswarm_checkpoint::NodeId;
-use pageswarm_checkpoint::membership::{MembershipError, Ticket};
+use pageswarm_checkpoint::membership::MembershipError;
 use pageswarm_checkpoint::wire::{Control, Hello, Opening};
 use pageswarm_swarm::Input;
 use quinn::{Connection, RecvStream, SendStream};
@@ -47,15 +47,9 @@ pub enum SessionError {
     /// An address of this node's own was dialed.
     #[error("connected with itself")]
     Itself,
-    /// The node at the address is another one than expected.
-    #[error("the node at {address} is not the one that was expected")]
-    OtherNode {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// The admin node refused the ticket.
-    #[error("ticket refused: {why}")]
-    TicketRefused {
+    /// The admin node did not renew the certificate.
+    #[error("renewal refused: {why}")]
+    RenewalRefused {
         /// In the admin node's words.
         why: String,
     },
@@ -78,33 +72,6 @@ pub async fn dial(node: &Arc<Node>, address: SocketAddr) -> Result<NodeId, Sessi
     let (send, receive, hello) = greeted.await.map_err(|_| SessionError::Slow)??;
     let peer = establish(node, connection, Control::Hello(hello), Direction::Dialed, (send, receive))?;
     Ok(peer)
-}
-
-/// Exchanges the ticket's invitation for a certificate.
-///
-/// # Errors
-///
-/// [`SessionError`].
-pub async fn join(
-    endpoint: &quinn::Endpoint,
-    ticket: &Ticket,
-    address: SocketAddr,
-) -> Result<Vec<u8>, SessionError> {
-    let connection = timeout(limits::HELLO_TIMEOUT, endpoint.connect(address, tls::SERVER_NAME)?);
-    let connection = connection.await.map_err(|_| SessionError::Slow)??;
-    if tls::peer_id(&connection) != Some(ticket.admin) {
-        connection.close(close::NOT_MEMBER, b"not the admin named in the ticket");
-        return Err(SessionError::OtherNode { address });
-    }
-    let (mut send, mut receive) = connection.open_bi().await?;
-    frames::write(&mut send, &Opening::Join { invitation: ticket.invitation }.encode()).await?;
-    let answer = timeout(limits::HELLO_TIMEOUT, objects::read_answer(&mut receive, limits::OBJECT_BYTES_MAX));
-    let answer = answer.await.map_err(|_| SessionError::Slow)?;
-    connection.close(close::DONE, b"joined");
-    match answer? {
-        Ok(record) => Ok(record),
-        Err(why) => Err(SessionError::TicketRefused { why }),
-    }
 }
 
 /// Accepts connections until the endpoint closes.
@@ -355,5 +322,5 @@ pub async fn ask_renewal(peer: &Peer) -> Result<Vec<u8>, SessionError> {
     frames::write(&mut send, &Opening::Renew.encode()).await?;
     let answer = timeout(limits::HELLO_TIMEOUT, objects::read_answer(&mut receive, limits::OBJECT_BYTES_MAX));
     let answer = answer.await.map_err(|_| SessionError::Slow)?;
-    answer?.map_err(|why| SessionError::TicketRefused { why })
+    answer?.map_err(|why| SessionError::RenewalRefused { why })
 }

@@ -182,5 +182,5 @@ impl NodeProcess {
 
 fn request(lineage: &str, index: u64, patience: Duration) -> CheckpointRequest {
     let patience_ms = u64::try_from(patience.as_millis()).ok();
-    CheckpointRequest { lineage: lineage.to_owned(), index, patience_ms, output: None }
+    CheckpointRequest { lineage: lineage.to_owned(), index, patience_ms, ..CheckpointRequest::default() }
 }

@@ -152,6 +152,15 @@ impl NodeProcess {
         self.child.kill().await.context("kill")
     }
 
+    /// Sends it SIGKILL and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be killed.
+    pub fn start_kill(&mut self) -> anyhow::Result<()> {
+        self.child.start_kill().context("kill")
+    }
+
     /// Ends it in order, so that its store is closed.
     ///
     /// # Errors
@@ -176,6 +185,12 @@ impl NodeProcess {
         let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
         (self.child, _) = spawn(&self.directory, &self.place, &peers, &self.extra).await?;
         Ok(())
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Where it keeps everything.

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod cluster;
 pub mod command;
 pub mod events;
+pub mod halted;
 pub mod lan;
 pub mod member;
 pub mod skip;

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ed25519_dalek::SigningKey;
-use pageswarm_checkpoint::membership::Ticket;
 use pageswarm_checkpoint::wire::{Control, Hello, ObjectRequest, Opening, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{NodeId, node_id};
 use pageswarm_node::transport::{endpoint, frames, tls};
-use pageswarm_node::{identity, objects, session};
+use pageswarm_node::{identity, join, objects};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::time::timeout;
 
@@ -68,9 +67,7 @@ impl Member {
     ///
     /// If it is refused.
     pub async fn join(&self, ticket: &str) -> anyhow::Result<Vec<u8>> {
-        let ticket: Ticket = ticket.parse()?;
-        let address = ticket.addresses.first().context("ticket has no address")?.parse()?;
-        Ok(session::join(&self.endpoint, &ticket, address).await?)
+        Ok(join::join(&self.endpoint, &ticket.parse()?).await?)
     }
 
     /// Connects and says hello with that certificate. The error says how the node closed the connection.

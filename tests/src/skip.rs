@@ -11,6 +11,8 @@ pub enum Need {
     Root,
     /// Network namespaces: root with the capabilities for them, and `ip`.
     Namespaces,
+    /// `strace`, and that it may attach to a node.
+    Strace,
 }
 
 impl Need {
@@ -20,6 +22,8 @@ impl Need {
             Self::Root => (!is_root()).then_some("this takes root"),
             Self::Namespaces if !in_path("ip") => Some("there is no ip: install iproute2"),
             Self::Namespaces => (!may_make_networks()).then_some("this takes root that may make networks"),
+            Self::Strace if !in_path("strace") => Some("there is no strace: install it"),
+            Self::Strace => (!may_attach()).then_some("this takes root, or kernel.yama.ptrace_scope=0"),
         }
     }
 }
@@ -41,8 +45,23 @@ fn is_root() -> bool {
 
 /// Root of a container often lacks `CAP_NET_ADMIN` (12) or `CAP_SYS_ADMIN` (21).
 fn may_make_networks() -> bool {
+    is_root() && holds(12) && holds(21)
+}
+
+/// Where Yama is on, only `CAP_SYS_PTRACE` (19) attaches to what is no child; with scope 3 nothing does.
+fn may_attach() -> bool {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match scope.trim() {
+        "" | "0" => true,
+        "3" => false,
+        _ => holds(19),
+    }
+}
+
+/// Whether this process holds the capability of that number.
+fn holds(capability: u32) -> bool {
     let held = u64::from_str_radix(own_status("CapEff:").trim(), 16).unwrap_or(0);
-    is_root() && [12, 21].into_iter().all(|capability| (held >> capability) & 1 == 1)
+    (held >> capability) & 1 == 1
 }
 
 /// What the kernel says of this process after `name`.

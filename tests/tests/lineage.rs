@@ -1,6 +1,7 @@
 //! One writer, one chain: no two heads share (lineage, index) whatever happens to the publisher, and heads that are
-//! forged or contradict are refused. Method: real nodes, the publisher killed with SIGKILL at random moments; heads
-//! of all nodes compared; forged heads signed with the publisher's own key file and told by a hand-made member.
+//! forged or contradict are refused. Method: real nodes, the publisher killed with SIGKILL at random moments, and after
+//! each sync that a checkpoint takes; heads of all nodes compared; forged heads signed with the publisher's own key file
+//! and told by a hand-made member.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pageswarm_node::identity;
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::events;
+use pageswarm_tests::halted::{Halted, Synced};
 use pageswarm_tests::member::{Member, Session};
 use pageswarm_tests::skip::{Need, skipped};
 
@@ -79,6 +81,67 @@ async fn a_killed_publisher_never_gives_an_index_twice() -> anyhow::Result<()> {
         }
         collect(&mut heads, follower).await?;
     }
+    Ok(())
+}
+
+/// The latest checkpoint of the lineage that the node lists.
+async fn last_listed(node: &NodeProcess, lineage: &str) -> anyhow::Result<Option<u64>> {
+    Ok(node.checkpoints(lineage).await?.last().map(|view| view.index))
+}
+
+/// Kills the publisher when a sync of a checkpoint is done and nothing that follows it, and starts it again.
+async fn kill_after_sync(
+    ground: &Ground,
+    publisher: &mut NodeProcess,
+    heads: &mut Heads,
+    (synced, nth): (Synced, u32),
+) -> anyhow::Result<()> {
+    let name = |role: &str| format!("{role}-{synced:?}-{nth}");
+    let follower = ground.join(&name("follower"), publisher, "reader", &[]).await?;
+    let guest = Guest { checkpoints: None, interval_ms: 40, ..Guest::default() };
+    let lineage = publisher.run_vm(guest).await?;
+    follower.wait_checkpoint(&lineage, 1).await?;
+    let halted = Halted::at_sync(publisher, synced, nth).await?;
+    // What was announced, and not what is being committed. Everything else in the node works on: if it told more than
+    // that it would do so now, and to whoever comes just now too.
+    let told = last_listed(publisher, &lineage).await?.context("no checkpoint is acknowledged")?;
+    let newcomer = ground.join(&name("newcomer"), publisher, "reader", &[]).await?;
+    for node in [&follower, &newcomer] {
+        node.wait_checkpoint(&lineage, told).await?;
+    }
+    halted.kill(publisher).await?;
+    for node in [&follower, &newcomer] {
+        let heard = last_listed(node, &lineage).await?;
+        assert_eq!(heard, Some(told), "a checkpoint that is not acknowledged was announced");
+        collect(heads, node).await?;
+    }
+    publisher.restart(&[&follower, &newcomer]).await?;
+    let kept = last_listed(publisher, &lineage).await?;
+    assert_eq!(kept, Some(told + 1), "what was synced is not what the restarted publisher has");
+    collect(heads, publisher).await?;
+    for node in [&follower, &newcomer] {
+        node.wait_checkpoint(&lineage, told + 1).await?;
+        collect(heads, node).await?;
+    }
+    println!("checkpoint {} was announced by the second process only", told + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publisher_killed_at_any_of_its_syncs_keeps_one_head_per_index() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm, Need::Strace]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let mut publisher = ground.create("publisher", &[]).await?;
+    let mut heads = Heads::new();
+    // A checkpoint takes these two. Of the process only its memory is lost, so both times all that was written is kept.
+    let syncs = [(Synced::Pack, 1), (Synced::Index, 1), (Synced::Pack, 2), (Synced::Index, 3)];
+    for sync in syncs {
+        kill_after_sync(&ground, &mut publisher, &mut heads, sync).await?;
+    }
+    let lineages = publisher.status().await?.lineages.len();
+    assert_eq!(lineages, syncs.len(), "each run after a restart is a lineage of its own");
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //! requests for lineages that the asker does not follow. Method: real nodes, and a member made by hand that holds
 //! whatever certificate the case takes; judged by how the node closes the connection, by its events and exit codes.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ed25519_dalek::SigningKey;
@@ -15,8 +15,9 @@ use pageswarm_checkpoint::{
     Birth, CheckpointIndex, Genesis, Head, LineageId, NodeId, ObjectHash, ObjectName, StateRoot, node_id,
 };
 use pageswarm_node::exit::ExitCode;
+use pageswarm_node::limits::HELLO_TIMEOUT;
 use pageswarm_node::peers::close;
-use pageswarm_node::transport::frames;
+use pageswarm_node::transport::{endpoint, frames};
 use pageswarm_node::{clock, identity, objects};
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, Place, until};
@@ -282,6 +283,71 @@ async fn a_ticket_carries_addresses_that_lead_to_the_admin() -> anyhow::Result<(
     let advertising = ground.create("advertising", &advertise).await?;
     let ticket: Ticket = advertising.ticket("reader", 1000).await?.parse()?;
     assert_eq!(ticket.addresses, ["192.0.2.7:7420", "[2001:db8::7]:7420"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ticket_leads_past_addresses_where_nobody_answers() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let admin = ground.create("admin", &[]).await?;
+    let mut ticket: Ticket = admin.ticket("reader", 1000).await?.parse()?;
+    let silent = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    for socket in &silent {
+        ticket.addresses.insert(0, socket.local_addr()?.to_string());
+    }
+    // Nobody has an address for documentation (RFC 5737).
+    ticket.addresses.insert(0, "192.0.2.1:9".to_owned());
+    let start = Instant::now();
+    let node = NodeProcess::start(&ground.path("node"), &["--join", &ticket.to_string()], &[]).await?;
+    node.wait_peer(&admin).await?;
+    let took = start.elapsed();
+    println!("joined in {took:?}");
+    assert!(took < HELLO_TIMEOUT, "{took:?}: a silent address is waited for to its end");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_invitation_that_is_not_answered_is_presented_at_the_next_address() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let admin = ground.create("admin", &[]).await?;
+    let mut ticket: Ticket = admin.ticket("reader", 1000).await?.parse()?;
+    // The admin's own key, on a way to it that breaks when the invitation comes.
+    let key = identity::load(&admin.directory().join("node.key"))?.context("the admin has no key")?;
+    let broken = endpoint::open("127.0.0.1:0".parse()?, &key)?.endpoint;
+    ticket.addresses.insert(0, broken.local_addr()?.to_string());
+    let breaking = async {
+        let connection = broken.accept().await.context("the endpoint is closed")?.await?;
+        let _presented = connection.accept_bi().await?;
+        connection.close(close::PROTOCOL, b"broken");
+        anyhow::Ok(())
+    };
+    let member = Member::new()?;
+    let ticket = ticket.to_string();
+    let breaking = tokio::time::timeout(PATIENCE, breaking);
+    let (joined, broke) = tokio::join!(member.join(&ticket), breaking);
+    broke.context("nobody came")??;
+    let _session = member.connect(admin.address, joined?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ticket_that_leads_nowhere_says_where_it_led_and_stays_good() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let admin = ground.create("admin", &[]).await?;
+    let everywhere = Place { listen: "0.0.0.0:0".parse()?, namespace: None };
+    let other = NodeProcess::start_at(everywhere, &ground.path("other"), &["--create-swarm"], &[]).await?;
+    let good = admin.ticket("reader", 1000).await?;
+    let mut ticket: Ticket = good.parse()?;
+    // The last is of a kind that a node which listens on an IPv4 address cannot use.
+    let hosts = ["127.0.0.1", "127.0.0.2", "[::1]"];
+    ticket.addresses = hosts.map(|host| format!("{host}:{}", other.address.port())).into();
+    let node = node_run(&ground.path("node"), "127.0.0.1:0".parse()?);
+    let refused = run(node?.args(["--join", &ticket.to_string()])).await?;
+    assert_eq!(refused.code, Some(i32::from(ExitCode::NotMember as u8)), "{}", refused.text);
+    for said in ticket.addresses.iter().map(String::as_str).chain(["another node is there", "UDP"]) {
+        assert!(refused.text.contains(said), "{said:?} is not in: {}", refused.text);
+    }
+    Member::new()?.join(&good).await.context("the invitation was spent on another node")?;
     Ok(())
 }
 

@@ -75,6 +75,38 @@ async fn a_node_killed_in_mid_transfer_finishes_after_a_restart() -> anyhow::Res
     anyhow::bail!("no node was caught in the middle of its transfer")
 }
 
+/// The latest checkpoint of each of the lineages that the node says it holds wholly.
+async fn held(node: &NodeProcess, lineages: [&str; 2]) -> anyhow::Result<[Option<u64>; 2]> {
+    let status = node.status().await?;
+    let find = |lineage: &str| status.lineages.iter().find(|view| view.lineage == lineage)?.held;
+    Ok(lineages.map(find))
+}
+
+#[tokio::test]
+async fn a_node_that_is_started_again_knows_what_it_holds() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let mut publisher = ground.create("publisher", &[]).await?;
+    let mut reader = ground.join("reader", &publisher, "reader", &[]).await?;
+    let lineage = publisher.run_vm(Guest { checkpoints: Some(3), ..Guest::default() }).await?;
+    reader.wait_checkpoint(&lineage, 2).await?;
+    let guest = Guest { checkpoints: Some(2), ..Guest::default() };
+    let branch = publisher.continue_as_branch(guest, &lineage, 2).await?;
+    reader.wait_checkpoint(&branch, 1).await?;
+    // Of the checkpoint that the branch begins with the reader gets what the branch did not change at once.
+    reader.fetch(&lineage, 1).await?;
+    reader.fetch(&branch, 0).await?;
+    for (node, expected) in [(&mut reader, [Some(1), Some(0)]), (&mut publisher, [Some(2), Some(1)])] {
+        assert_eq!(held(node, [&lineage, &branch]).await?, expected, "before the kill");
+        node.kill().await?;
+        node.restart(&[]).await?;
+        assert_eq!(held(node, [&lineage, &branch]).await?, expected, "after the restart");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn without_the_publisher_the_others_finish_and_late_joiners_too() -> anyhow::Result<()> {
     if skipped(&[Need::Kvm]) {

@@ -30,7 +30,12 @@ impl Counts {
     /// Skips for the lack of something that is there.
     pub(crate) fn unfounded_skips(&self) -> Vec<&str> {
         let chromium = host::in_path("chromium") && host::in_path("chromedriver");
-        let there = [("/dev/kvm", host::kvm_is_usable()), ("chromium", chromium), ("chromedriver", chromium)];
+        let there = [
+            ("/dev/kvm", host::kvm_is_usable()),
+            ("chromium", chromium),
+            ("chromedriver", chromium),
+            ("strace", host::in_path("strace")),
+        ];
         let unfounded = |line: &&str| there.iter().any(|(what, is_there)| *is_there && line.contains(what));
         self.skips.iter().map(String::as_str).filter(unfounded).collect()
     }

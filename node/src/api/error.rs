@@ -9,6 +9,8 @@ use pageswarm_vmm::VmFailure;
 use super::views::ErrorView;
 use crate::exit::{ExitCode, Failure};
 use crate::fetch::FetchError;
+use crate::import::ImportError;
+use crate::join::JoinError;
 use crate::lineages::{LineageError, MapError};
 use crate::machines::MachineError;
 use crate::members::MembersError;
@@ -104,7 +106,22 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<MembersError>() {
         return (!matches!(error, MembersError::Io { .. })).then_some(ExitCode::NotMember);
     }
-    if error.is::<SessionError>() || matches!(error.downcast_ref(), Some(MachineError::Role(_))) {
+    if let Some(error) = error.downcast_ref::<ImportError>() {
+        return match error {
+            ImportError::Role(_) => Some(ExitCode::NotMember),
+            ImportError::NotOpen(_) => Some(ExitCode::NotFound),
+            ImportError::File { .. }
+            | ImportError::Length { .. }
+            | ImportError::StateLength { .. }
+            | ImportError::Pages { .. } => Some(ExitCode::Usage),
+            ImportError::Lineage(_) | ImportError::Publish(_) | ImportError::Ending => None,
+        };
+    }
+    if matches!(error.downcast_ref(), Some(MachineError::Imported { .. })) {
+        return Some(ExitCode::Usage);
+    }
+    let is_no_writer = matches!(error.downcast_ref(), Some(MachineError::Role(_)));
+    if error.is::<SessionError>() || error.is::<JoinError>() || is_no_writer {
         return Some(ExitCode::NotMember);
     }
     let unknown = matches!(error.downcast_ref(), Some(FetchError::NotAnnounced { .. }))

@@ -24,15 +24,17 @@ use tokio::net::{TcpListener, UnixListener};
 use super::error::ApiError;
 use super::metrics;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, LackedView,
-    LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest, RunRequest, SelfCheckView,
-    StatusView, StoreView, TicketRequest, TicketView, TransferView, VmView,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
+    ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
+    RunRequest, SelfCheckView, StatusView, StoreView, TicketRequest, TicketView, TransferView, VmView,
 };
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
+use crate::import::{self, ImportOptions};
 use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, Machine, RunOptions};
 use crate::node::Node;
+use crate::rebuild::RebuildError;
 use crate::{addresses, births, rebuild};
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -121,6 +123,7 @@ fn changing() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/v1/vms", post(run_vm))
         .route("/api/v1/vms/{vm}/stop", post(stop_vm))
+        .route("/api/v1/checkpoints/import", post(import_checkpoint))
         .route("/api/v1/checkpoints/fetch", post(fetch_checkpoint))
         .route("/api/v1/checkpoints/rebuild", post(rebuild_checkpoint))
         .route("/api/v1/checkpoints/self-check", post(self_check))
@@ -425,6 +428,26 @@ async fn fetch_checkpoint(State(node): Shared, Json(request): Json<CheckpointReq
     }))
 }
 
+async fn import_checkpoint(State(node): Shared, Json(request): Json<ImportRequest>) -> Answer<ImportView> {
+    let options = ImportOptions {
+        memory: PathBuf::from(request.memory),
+        state: request.state.map(PathBuf::from),
+        lineage: request.lineage.as_deref().map(lineage_id).transpose()?,
+    };
+    let (lineage, figures) = import::import(&node, options).await.map_err(failed)?;
+    Ok(Json(ImportView {
+        lineage: lineage.to_string(),
+        index: figures.index,
+        state_root: figures.state_root,
+        unchanged_pages: figures.unchanged_pages,
+        zero_pages: figures.zero_pages,
+        duplicate_pages: figures.duplicate_pages,
+        new_pages: figures.new_pages,
+        new_bytes: figures.new_bytes,
+        publish_us: figures.publish_us,
+    }))
+}
+
 async fn rebuild_checkpoint(
     State(node): Shared,
     Json(request): Json<CheckpointRequest>,
@@ -434,6 +457,10 @@ async fn rebuild_checkpoint(
     blocking(node, move |node| {
         let output = request.output.map(PathBuf::from);
         let rebuilt = rebuild::rebuild(node, &id, index, output.as_deref()).map_err(failed)?;
+        if let Some(path) = &request.state_output {
+            let written = std::fs::write(path, &rebuilt.state.devices).map_err(RebuildError::Image);
+            written.map_err(failed)?;
+        }
         Ok(RebuildView {
             state_root: rebuilt.state_root.to_string(),
             filled_pages: rebuilt.pages,

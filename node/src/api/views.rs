@@ -183,7 +183,7 @@ pub struct CheckpointDetailView {
 }
 
 /// Names a checkpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CheckpointRequest {
     /// The lineage, whole.
     pub lineage: String,
@@ -195,6 +195,45 @@ pub struct CheckpointRequest {
     /// Where the RAM image goes, if one is asked for.
     #[serde(default)]
     pub output: Option<String>,
+    /// Where the device state goes, if it is asked for.
+    #[serde(default)]
+    pub state_output: Option<String>,
+}
+
+/// What to import as a checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// File with the RAM image, page after page.
+    pub memory: String,
+    /// File with everything but RAM; none if there is nothing.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// The lineage to continue, whole; none begins a new one.
+    #[serde(default)]
+    pub lineage: Option<String>,
+}
+
+/// An imported checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportView {
+    /// The lineage.
+    pub lineage: String,
+    /// The checkpoint.
+    pub index: u64,
+    /// Its state root.
+    pub state_root: String,
+    /// Pages that are as in the checkpoint before.
+    pub unchanged_pages: u64,
+    /// Pages that are zero now and were not.
+    pub zero_pages: u64,
+    /// Pages whose content the lineage had before.
+    pub duplicate_pages: u64,
+    /// Pages with new content.
+    pub new_pages: u64,
+    /// Encoded bytes of new chunks.
+    pub new_bytes: u64,
+    /// From the image in memory to the announcement, in microseconds.
+    pub publish_us: u64,
 }
 
 /// A fetched checkpoint.

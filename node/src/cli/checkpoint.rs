@@ -1,6 +1,6 @@
 //! `pageswarm checkpoint`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -8,7 +8,8 @@ use clap::Subcommand;
 use super::{NodeArgs, print, status::short, values};
 use crate::api::client::Client;
 use crate::api::views::{
-    CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, RebuildView, StatusView,
+    CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest, ImportView,
+    RebuildView, StatusView,
 };
 use crate::exit::{ExitCode, Failure};
 
@@ -21,6 +22,8 @@ pub enum CheckpointCommand {
     Show(ShowArgs),
     /// Fetch a checkpoint, read all of it back, check it, and write its RAM image if asked.
     Get(GetArgs),
+    /// Publish a RAM image that was made elsewhere, such as a hypervisor's snapshot, as a checkpoint.
+    Import(ImportArgs),
 }
 
 /// Names a checkpoint.
@@ -65,9 +68,29 @@ pub struct GetArgs {
     /// File for the RAM image.
     #[arg(long, short)]
     pub output: Option<PathBuf>,
+    /// File for the device state; of an imported checkpoint, what was imported with it.
+    #[arg(long)]
+    pub state: Option<PathBuf>,
     /// How long to wait for the checkpoint.
     #[arg(long, value_parser = values::duration, default_value = "1m")]
     pub patience: Duration,
+}
+
+/// What to import.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// File with the RAM image, page after page.
+    #[arg(long)]
+    pub memory: PathBuf,
+    /// File with everything but RAM; it is kept and given out as it is.
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Lineage to continue: the one that this node imported last. Without it a new one begins.
+    #[arg(long)]
+    pub lineage: Option<String>,
 }
 
 /// Carries out the command.
@@ -80,6 +103,7 @@ pub async fn run(command: CheckpointCommand) -> Result<(), Failure> {
         CheckpointCommand::Ls(args) => list(args).await,
         CheckpointCommand::Show(args) => show(args).await,
         CheckpointCommand::Get(args) => get(args).await,
+        CheckpointCommand::Import(args) => import(args).await,
     }
 }
 
@@ -156,13 +180,12 @@ async fn show(args: ShowArgs) -> Result<(), Failure> {
 async fn get(args: GetArgs) -> Result<(), Failure> {
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.name.lineage).await?;
-    let output = args.output.as_ref().map(std::path::absolute).transpose();
-    let output = output.map_err(|error| Failure::new(ExitCode::Usage, format!("output: {error}")))?;
     let request = CheckpointRequest {
         lineage,
         index: args.name.index,
         patience_ms: u64::try_from(args.patience.as_millis()).ok(),
-        output: output.map(|path| path.to_string_lossy().into_owned()),
+        output: args.output.as_deref().map(absolute).transpose()?,
+        state_output: args.state.as_deref().map(absolute).transpose()?,
     };
     let fetched: FetchView = client.post("/api/v1/checkpoints/fetch", &request).await?;
     let rebuilt: RebuildView = client.post("/api/v1/checkpoints/rebuild", &request).await?;
@@ -178,4 +201,35 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
         rebuilt.took_ms,
         rebuilt.state_root
     ))
+}
+
+async fn import(args: ImportArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node.dir);
+    let lineage = match &args.lineage {
+        Some(start) => Some(resolve(&client, start).await?),
+        None => None,
+    };
+    let state = args.state.as_deref().map(absolute).transpose()?;
+    let request = ImportRequest { memory: absolute(&args.memory)?, state, lineage };
+    let view: ImportView = client.post("/api/v1/checkpoints/import", &request).await?;
+    if args.node.json {
+        return print::json(&view);
+    }
+    print::line(&format!(
+        "checkpoint {} of lineage {}: {} new pages of {}, {} duplicate, {} unchanged; state root {}",
+        view.index,
+        view.lineage,
+        view.new_pages,
+        print::bytes(view.new_bytes),
+        view.duplicate_pages,
+        view.unchanged_pages,
+        view.state_root
+    ))
+}
+
+/// A path as the node sees it, which has another working directory.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Failure::new(ExitCode::Usage, format!("{}: {error}", path.display())))?;
+    Ok(path.to_string_lossy().into_owned())
 }

@@ -9,7 +9,7 @@ use pageswarm_checkpoint::membership::Ticket;
 use super::{print, values};
 use crate::api::error::code_of;
 use crate::api::server;
-use crate::config::{Mdns, MembershipStart, NodeConfig};
+use crate::config::{Mdns, MembershipStart, NodeConfig, Sources};
 use crate::exit::{ExitCode, Failure};
 use crate::limits::TICKET_ADDRESSES_MAX;
 use crate::node::Node;
@@ -52,6 +52,9 @@ pub struct NodeRunArgs {
     /// Announce this node in the local network by multicast, and find members there that do so too.
     #[arg(long)]
     pub mdns: bool,
+    /// Ask nobody but a lineage's writer for its chunks: distribution from one server, to be compared with.
+    #[arg(long)]
+    pub central: bool,
 }
 
 /// Runs the node.
@@ -80,6 +83,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         peers: args.peers,
         clock_skew: args.clock_skew,
         quota_bytes: args.quota,
+        sources: if args.central { Sources::Writer } else { Sources::Swarm },
         mdns: if args.mdns { Mdns::On } else { Mdns::Off },
     };
     let node = Node::start(config).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;

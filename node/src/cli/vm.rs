@@ -111,7 +111,7 @@ pub async fn run(command: VmCommand) -> Result<(), Failure> {
 pub async fn restore(args: RestoreArgs) -> Result<(), Failure> {
     let client = Client::new(&args.run.node.dir);
     let lineage = checkpoint::resolve(&client, &args.name.lineage).await?;
-    let resume = CheckpointRequest { lineage, index: args.name.index, patience_ms: None, output: None };
+    let resume = CheckpointRequest { lineage, index: args.name.index, ..CheckpointRequest::default() };
     start(&args.run, Some(resume)).await
 }
 

@@ -126,7 +126,7 @@ impl Lineages {
         }
     }
 
-    fn delta(&self, lineage: &Lineage, index: CheckpointIndex) -> Result<Delta, MapError> {
+    pub(super) fn delta(&self, lineage: &Lineage, index: CheckpointIndex) -> Result<Delta, MapError> {
         let missing = || MapError::DeltaMissing { lineage: lineage.id, index };
         let request = pageswarm_checkpoint::wire::ObjectRequest::Delta(lineage.id, index);
         let bytes = self.object(&request).map_err(Box::new)?.ok_or_else(missing)?;
@@ -211,7 +211,9 @@ impl Lineages {
         let Some(held) = lineage.held else {
             return Ok(());
         };
-        let (wanted, base) = (self.map_at(id, index)?, self.map_at(id, held)?);
+        // The base first: the other one is mostly made from it.
+        let base = self.map_at(id, held)?;
+        let wanted = self.map_at(id, index)?;
         let mut bases = BTreeMap::new();
         for (page, slot) in wanted.ram.changes_from(&base.ram) {
             if let (
@@ -295,30 +297,6 @@ impl Lineages {
         let bytes = |birth: Birth| received.get(usize::try_from(birth.0).ok()?).copied();
         let bytes = lacked.iter().map(|birth| bytes(birth).unwrap_or(0)).collect();
         (lacked, bytes)
-    }
-
-    /// Births of a lineage whose chunks are held.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError`].
-    pub fn held_births(&self, lineage: &Lineage) -> Result<BirthSet, MapError> {
-        let mut held = BirthSet::new();
-        let mut first = 0;
-        while first < lineage.births {
-            let numbers: Vec<Birth> = (first..lineage.births.min(first + 8192)).map(Birth).collect();
-            let hashes = self.hashes(lineage.id, &numbers)?;
-            let known: Vec<(Birth, ChunkHash)> =
-                numbers.iter().zip(hashes).filter_map(|(birth, hash)| Some((*birth, hash?))).collect();
-            let names: Vec<ChunkHash> = known.iter().map(|(_, hash)| *hash).collect();
-            for ((birth, _), here) in known.iter().zip(self.store.contains_many(&names)?) {
-                if here {
-                    held.insert(*birth);
-                }
-            }
-            first += 8192;
-        }
-        Ok(held)
     }
 
     /// Encoded lengths of all births of a lineage, from its deltas.

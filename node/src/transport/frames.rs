@@ -60,7 +60,13 @@ pub async fn read(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, FrameError
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { length });
     }
-    let mut content = vec![0; length];
-    stream.read_exact(&mut content).await?;
+    let mut content = Vec::with_capacity(length);
+    while content.len() < length {
+        match stream.read_chunk(length - content.len(), true).await {
+            Ok(Some(part)) => content.extend_from_slice(&part.bytes),
+            Ok(None) => return Err(ReadExactError::FinishedEarly(content.len()).into()),
+            Err(error) => return Err(ReadExactError::ReadError(error).into()),
+        }
+    }
     Ok(Some(content))
 }

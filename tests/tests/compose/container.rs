@@ -82,7 +82,8 @@ impl Container {
     /// What the API answered.
     pub(crate) async fn fetch(&self, lineage: &str, index: u64, patience: Duration) -> Result<FetchView> {
         let patience_ms = u64::try_from(patience.as_millis()).ok();
-        let request = CheckpointRequest { lineage: lineage.to_owned(), index, patience_ms, output: None };
+        let lineage = lineage.to_owned();
+        let request = CheckpointRequest { lineage, index, patience_ms, ..CheckpointRequest::default() };
         let fetched = self.client.post("/api/v1/checkpoints/fetch", &request).await;
         fetched.with_context(|| format!("{} fetches checkpoint {index}", self.name))
     }
@@ -94,7 +95,7 @@ impl Container {
     /// What the API answered.
     pub(crate) async fn rebuild(&self, lineage: &str, index: u64) -> Result<RebuildView> {
         let request =
-            CheckpointRequest { lineage: lineage.to_owned(), index, patience_ms: None, output: None };
+            CheckpointRequest { lineage: lineage.to_owned(), index, ..CheckpointRequest::default() };
         let rebuilt = self.client.post("/api/v1/checkpoints/rebuild", &request).await;
         rebuilt.with_context(|| format!("{} rebuilds checkpoint {index}", self.name))
     }

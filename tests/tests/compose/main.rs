@@ -195,8 +195,12 @@ async fn hold_all(node: &Container, lineage: &str, heads: &[CheckpointView]) -> 
 
 async fn resume(node: &Container, lineage: &str) -> Result<()> {
     let patience_ms = u64::try_from(PATIENCE.as_millis()).ok();
-    let request =
-        CheckpointRequest { lineage: lineage.to_owned(), index: CHECKPOINTS - 1, patience_ms, output: None };
+    let request = CheckpointRequest {
+        index: CHECKPOINTS - 1,
+        patience_ms,
+        lineage: lineage.to_owned(),
+        ..Default::default()
+    };
     let check: SelfCheckView = node.client.post("/api/v1/checkpoints/self-check", &request).await?;
     ensure!(check.holds, "the resumed guest's self-check: {check:?}");
     ensure!(check.faults > 0, "no page fault was answered: {check:?}");

@@ -79,7 +79,7 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
         lineage: plan.lineage.clone(),
         index: checkpoint.index,
         patience_ms: u64::try_from(plan.patience.as_millis()).ok(),
-        output: None,
+        ..CheckpointRequest::default()
     };
     let fetched: FetchView = client.post("/api/v1/checkpoints/fetch", &request).await.map_err(told)?;
     checkpoint.lacked_chunks = fetched.lacked_chunks;

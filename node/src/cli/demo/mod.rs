@@ -59,6 +59,17 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
+/// How long a node waits in each of its steps at least.
+const PATIENCE_MIN: Duration = Duration::from_secs(120);
+/// What all nodes together get through, a third of what two slow cores do.
+const PATIENCE_BYTES_PER_S: u64 = 16 << 20;
+
+/// How long a node waits in each of its steps: all nodes go through all of their checkpoint's RAM at a time.
+fn patience(args: &DemoArgs) -> Duration {
+    let bytes = args.memory.saturating_mul(u64::from(args.nodes));
+    PATIENCE_MIN + args.interval * 4 + Duration::from_secs(bytes / PATIENCE_BYTES_PER_S)
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -113,7 +124,7 @@ async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
         nodes: u64::from(args.nodes),
         witness,
         witness_directory: cluster.witness_directory(),
-        patience: args.interval * 4 + Duration::from_secs(120),
+        patience: patience(args),
     };
     let followers: Vec<_> = cluster
         .nodes()

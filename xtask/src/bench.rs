@@ -3,6 +3,7 @@
 
 mod demo;
 mod report;
+mod swarm;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ use report::Report;
 pub(crate) enum Bench {
     /// The main job: downtime, dirty rate, and whether every checkpoint was rebuilt and proven.
     Demo(demo::DemoArgs),
+    /// Spreading one content to many nodes over links of a set rate, beside other tools.
+    Swarm(swarm::SwarmArgs),
 }
 
 /// Where a measurement goes besides the screen.
@@ -41,6 +44,7 @@ impl Bench {
 pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
     let (report, destination) = match bench {
         Bench::Demo(args) => (demo::measure(args)?, &args.destination),
+        Bench::Swarm(args) => (swarm::measure(args)?, &args.destination),
     };
     if let Some(path) = &destination.json {
         let text = serde_json::to_string_pretty(&report).context("report as JSON")?;

@@ -1,0 +1,181 @@
+//! What is judged of runs, and what is only stated.
+
+use super::measure::{Metered, Run};
+use super::profile::Profile;
+use super::stream::StreamRun;
+use super::systems::{Chunks, Kind};
+use crate::bench::report::Figure;
+
+const DUPLICATES_PERCENT_MAX: f64 = 1.0;
+const WHOLE: &str = "receivers with the whole content, verified";
+const PROVEN: &str = "checkpoints fetched, rebuilt and proven";
+
+/// The product's run against its targets and the other tools.
+pub(super) fn of_comparison(profile: &Profile, runs: &[Run]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let product = runs.iter().find(|run| run.system == Kind::Pageswarm);
+    if let Some(run) = product {
+        figures.extend(of_product(profile, run, runs));
+    }
+    for run in runs.iter().filter(|run| run.system != Kind::Pageswarm) {
+        let (time, egress, version) = (run.over_bound(), run.egress(), &run.version);
+        let value = format!("{time:.3}, egress {egress:.3} of the content ({version})");
+        figures.push(Figure::stated(
+            run.system.figure(),
+            if run.metered.is_valid() { value } else { void(run) },
+        ));
+    }
+    figures
+}
+
+/// A stream of checkpoints.
+pub(super) fn of_stream(run: &StreamRun) -> Vec<Figure> {
+    let egress = run.metered.publisher_up_bytes as f64 / run.union_bytes as f64;
+    let received = run.metered.received_bytes as f64 / run.copies_bytes as f64;
+    let lag = |percent: usize| {
+        run.lags_s.get((run.lags_s.len() * percent / 100).min(run.lags_s.len().saturating_sub(1)))
+    };
+    let shown = |lag: Option<&f64>| lag.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.3} s"));
+    let count = run.checkpoints;
+    vec![
+        Figure::judged(PROVEN, format!("{count} of {count}"), "all", true),
+        Figure::stated(
+            "time over the bound",
+            format!("{:.3}: {:.2} s of {:.2} s", run.makespan_s / run.bound_s, run.makespan_s, run.bound_s),
+        ),
+        Figure::stated("publisher egress over the union of what nodes lacked", format!("{egress:.3}")),
+        duplicates(&run.chunks),
+        Figure::stated("received over needed", format!("{received:.3}")),
+        Figure::stated("lag of a checkpoint, p50", shown(lag(50))),
+        Figure::stated("lag of a checkpoint, max", shown(lag(100))),
+        Figure::stated(
+            "CPU s per GB delivered",
+            format!("{:.1}", run.metered.cpu_s / (run.copies_bytes as f64 / 1e9)),
+        ),
+        idle(&run.metered),
+        Figure::stated("packets dropped by full queues", run.metered.drops.to_string()),
+    ]
+}
+
+/// For a run that is too small for anything but its function.
+pub(super) fn of_function(figures: Vec<Figure>) -> Vec<Figure> {
+    let is_function = |figure: &Figure| figure.name == WHOLE;
+    figures.into_iter().map(|figure| if is_function(&figure) { figure } else { figure.unjudged() }).collect()
+}
+
+fn of_product(profile: &Profile, run: &Run, runs: &[Run]) -> Vec<Figure> {
+    let (targets, receivers) = (profile.targets, profile.receivers);
+    let (time, egress) = (run.over_bound(), run.egress());
+    let mut figures = vec![
+        Figure::judged(WHOLE, format!("{receivers} of {receivers}"), "all", true),
+        Figure::judged(
+            run.system.figure(),
+            format!("{time:.3}: {:.2} s of {:.2} s", run.makespan_s, run.bound_s),
+            format!("at most {:.2}", targets.time_max),
+            time <= targets.time_max,
+        ),
+        Figure::judged(
+            "publisher egress over the union of what nodes lacked",
+            format!("{egress:.3}"),
+            format!("at most {:.2}", targets.egress_max),
+            egress <= targets.egress_max,
+        ),
+    ];
+    figures.extend(run.chunks.as_ref().map(duplicates));
+    figures.extend(faster(run, runs));
+    figures.extend([
+        Figure::stated("received over needed", format!("{:.3}", run.received())),
+        Figure::stated("CPU s per GB delivered", beside(run, runs)),
+        idle(&run.metered),
+        Figure::stated("packets dropped by full queues", run.metered.drops.to_string()),
+    ]);
+    figures
+}
+
+/// Against tools whose runs count; none if there is no such run.
+fn faster(run: &Run, runs: &[Run]) -> Option<Figure> {
+    let others: Vec<&Run> =
+        runs.iter().filter(|other| !other.system.is_product() && other.metered.is_valid()).collect();
+    let times: Vec<String> =
+        others.iter().map(|other| format!("{} {:.2} s", other.system.name(), other.makespan_s)).collect();
+    let holds = others.iter().all(|other| run.makespan_s < other.makespan_s);
+    let value = format!("{:.2} s; {}", run.makespan_s, times.join(", "));
+    (!others.is_empty()).then(|| Figure::judged("faster than every other tool", value, "all", holds))
+}
+
+fn beside(run: &Run, runs: &[Run]) -> String {
+    let others = runs.iter().filter(|other| other.system != run.system);
+    let shown = |run: &Run| format!("{} {:.1}", run.system.name(), run.cpu_s_per_gb());
+    let all: Vec<String> =
+        std::iter::once(format!("{:.1}", run.cpu_s_per_gb())).chain(others.map(shown)).collect();
+    all.join("; ")
+}
+
+fn duplicates(chunks: &Chunks) -> Figure {
+    let percent = chunks.duplicate_bytes as f64 * 100.0 / chunks.received_bytes.max(1) as f64;
+    Figure::judged(
+        "chunk bytes received twice",
+        format!("{percent:.2} %"),
+        format!("at most {DUPLICATES_PERCENT_MAX} %"),
+        percent <= DUPLICATES_PERCENT_MAX,
+    )
+}
+
+/// A machine without rest measures itself: the run is void.
+fn idle(metered: &Metered) -> Figure {
+    let value = format!("{:.0} %", metered.idle_percent);
+    Figure::judged("idle share of the machine", value, "at least 20 %, else void", metered.is_valid())
+}
+
+fn void(run: &Run) -> String {
+    format!("void: the machine was idle for {:.0} %", run.metered.idle_percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::profile::{BIG, Targets};
+    use super::super::table::tests::run;
+    use super::*;
+
+    fn short(profile: &Profile, runs: &[Run]) -> Vec<&'static str> {
+        let figures = of_comparison(profile, runs);
+        figures.iter().filter(|figure| figure.holds == Some(false)).map(|figure| figure.name).collect()
+    }
+
+    #[test]
+    fn each_target_is_judged() {
+        let fast = run(Kind::Pageswarm, 1.05);
+        assert!(short(&BIG, &[fast.clone(), run(Kind::Aria2, 1.4)]).is_empty());
+        let slow = run(Kind::Pageswarm, 1.2);
+        assert_eq!(short(&BIG, &[slow]), ["time over the bound"]);
+        let strict = Profile { targets: Targets { time_max: 1.1, egress_max: 1.0 }, ..BIG };
+        assert_eq!(
+            short(&strict, std::slice::from_ref(&fast)),
+            ["publisher egress over the union of what nodes lacked"]
+        );
+        let mut doubled = fast.clone();
+        doubled.chunks = Some(Chunks { received_bytes: 100, duplicate_bytes: 2 });
+        assert_eq!(short(&BIG, &[doubled]), ["chunk bytes received twice"]);
+        let mut busy = fast.clone();
+        busy.metered.idle_percent = 5.0;
+        assert_eq!(short(&BIG, &[busy]), ["idle share of the machine"]);
+        assert_eq!(short(&BIG, &[fast, run(Kind::Http, 1.04)]), ["faster than every other tool"]);
+    }
+
+    #[test]
+    fn the_product_in_another_mode_and_a_void_run_are_no_rivals() {
+        let mut void = run(Kind::Aria2, 1.01);
+        void.metered.idle_percent = 1.0;
+        let runs = [run(Kind::Pageswarm, 1.05), run(Kind::PageswarmCentral, 1.0), void];
+        assert!(short(&BIG, &runs).is_empty());
+        assert!(faster(&runs[0], &runs).is_none());
+    }
+
+    #[test]
+    fn a_small_run_judges_its_function_alone() {
+        let figures = of_function(of_comparison(&BIG, &[run(Kind::Pageswarm, 9.0)]));
+        let judged: Vec<_> = figures.iter().filter(|figure| figure.holds.is_some()).collect();
+        assert_eq!(judged.len(), 1);
+        assert_eq!(judged[0].name, WHOLE);
+    }
+}

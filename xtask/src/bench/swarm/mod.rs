@@ -1,0 +1,178 @@
+//! `cargo xtask bench swarm`: real nodes on links of a set rate, and other tools on the same links in the same run, each
+//! against the bound that none can beat.
+
+mod api;
+mod content;
+mod figures;
+mod ground;
+mod measure;
+mod network;
+mod process;
+mod profile;
+mod stream;
+mod systems;
+mod table;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Destination;
+use super::report::{Figure, Report};
+use crate::host::{self, Machine};
+use content::Noise;
+use ground::Ground;
+use measure::Run;
+use network::Network;
+use profile::{Link, Profile};
+use systems::{Kind, Site};
+
+const SEED: u64 = 7;
+/// Programs of the testbed itself, and their packages.
+const NEEDED: [(&str, &str); 3] = [("ip", "iproute2"), ("tc", "iproute2"), ("setpriv", "util-linux")];
+
+/// How to run it.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct SwarmArgs {
+    /// A small comparison of which only the function is judged.
+    #[arg(long, conflicts_with = "profile")]
+    quick: bool,
+    /// What is spread, to how many, over which links.
+    #[arg(long, value_enum, default_value = "big")]
+    profile: ProfileName,
+    /// Run this system alone; may be given several times.
+    #[arg(long, value_enum, value_name = "SYSTEM")]
+    only: Vec<Kind>,
+    #[command(flatten)]
+    pub(super) destination: Destination,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum ProfileName {
+    /// 256 MiB to 8 nodes at 100 Mbit/s.
+    #[default]
+    Big,
+    /// 20 MiB to 16 nodes at 50 Mbit/s.
+    Delta,
+    /// 40 deltas, one every 250 ms, to 8 nodes that each want another checkpoint; the product alone.
+    Stream,
+}
+
+impl SwarmArgs {
+    fn command(&self) -> String {
+        let profile = match (self.quick, self.profile) {
+            (true, _) => " --quick",
+            (false, ProfileName::Big) => " --profile big",
+            (false, ProfileName::Delta) => " --profile delta",
+            (false, ProfileName::Stream) => " --profile stream",
+        };
+        let only: String =
+            self.only.iter().map(|kind| format!(" --only {}", kind.name().replace(' ', "-"))).collect();
+        format!("cargo xtask bench swarm{profile}{only}")
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let all: &[Kind] = if self.quick { &Kind::QUICK } else { &Kind::ALL };
+        let wanted = |kind: &Kind| self.only.is_empty() || self.only.contains(kind);
+        all.iter().copied().filter(wanted).collect()
+    }
+}
+
+/// Runs the profile and judges it.
+pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
+    for (program, package) in NEEDED {
+        ensure!(host::in_path(program), "{program} is not installed ({package})");
+    }
+    let ground = Ground::new()?;
+    let (figures, outcome) = match (args.quick, args.profile) {
+        (true, _) => compare(&profile::QUICK, &args.kinds(), &ground)?,
+        (false, ProfileName::Big) => compare(&profile::BIG, &args.kinds(), &ground)?,
+        (false, ProfileName::Delta) => compare(&profile::DELTA, &args.kinds(), &ground)?,
+        (false, ProfileName::Stream) => stream(&ground)?,
+    };
+    let figures = if args.quick { figures::of_function(figures) } else { figures };
+    Ok(Report {
+        name: "swarm",
+        command: args.command(),
+        machine: Machine::here()?,
+        date: host::today()?,
+        figures,
+        outcome,
+    })
+}
+
+fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
+    say_links(profile.link);
+    println!(
+        "{}: {} MiB to {} receivers, bound {:.2} s",
+        profile.name,
+        profile.content_bytes >> 20,
+        profile.receivers,
+        profile.bound_s()
+    );
+    let content = ground.fresh("content")?.join("content");
+    content::write(&content, profile.content_bytes, &mut Noise::new(SEED))?;
+    let mut runs = Vec::new();
+    for kind in kinds {
+        let lacking = kind.lacking();
+        if !lacking.is_empty() {
+            println!("SKIP: {}: not installed ({})", kind.name(), lacking.join(", "));
+            continue;
+        }
+        match run(*kind, profile, &content, ground).with_context(|| kind.name()) {
+            Ok(run) => {
+                println!("{}: {:.2} s", kind.name(), run.makespan_s);
+                runs.push(run);
+            }
+            Err(error) if *kind == Kind::Pageswarm => return Err(error),
+            // What another tool cannot do is no reason to lose what was measured.
+            Err(error) => println!("FAILED: {error:#}"),
+        }
+    }
+    println!("\n{}\n", table::table(&runs));
+    let outcome = serde_json::to_value(&runs).context("runs as JSON")?;
+    Ok((figures::of_comparison(profile, &runs), outcome))
+}
+
+/// One system on a network and in a directory of its own; both are gone afterwards.
+fn run(kind: Kind, profile: &Profile, content: &Path, ground: &Ground) -> Result<Run> {
+    let network = Network::new(ground.name(), profile.receivers + 1, profile.link)?;
+    let directory = ground.fresh("run")?;
+    let site = Site { network: &network, profile, content, directory: directory.clone() };
+    let run = measure::run(kind, &site);
+    ground::remove(&directory)?;
+    run
+}
+
+fn stream(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
+    let profile = &profile::STREAM;
+    say_links(profile.link);
+    let run = stream::run(profile, ground)?;
+    let outcome = serde_json::to_value(&run).context("run as JSON")?;
+    Ok((figures::of_stream(&run), outcome))
+}
+
+fn say_links(link: Link) {
+    println!(
+        "links: {} Mbit/s up and down, by HTB with bursts of {} KiB, a bfifo of {} bytes behind each; TCP is cubic",
+        link.mbit_per_s,
+        network::BURST_BYTES >> 10,
+        link.queue_bytes()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_repeats_the_run() {
+        let quick = SwarmArgs { quick: true, ..SwarmArgs::default() };
+        assert_eq!(quick.command(), "cargo xtask bench swarm --quick");
+        assert_eq!(quick.kinds(), Kind::QUICK);
+        let only = vec![Kind::PageswarmCentral];
+        let one = SwarmArgs { profile: ProfileName::Delta, only, ..SwarmArgs::default() };
+        assert_eq!(one.command(), "cargo xtask bench swarm --profile delta --only pageswarm-central");
+        assert_eq!(one.kinds(), [Kind::PageswarmCentral]);
+    }
+}

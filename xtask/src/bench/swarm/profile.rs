@@ -1,0 +1,170 @@
+//! The situations that are measured, each with its numbers, and the bound that nothing can beat.
+
+use std::time::Duration;
+
+/// Bytes of a page of guest RAM.
+pub(super) const PAGE_BYTES: u32 = 4096;
+
+/// One burst of segments as a stack hands it to a link: a queue that cannot take it would drop part of every one.
+const BURST_BYTES: u64 = 64 << 10;
+
+/// What a host is connected with, in each direction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) mbit_per_s: u64,
+}
+
+/// What the product promises in a profile, each a ratio.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Targets {
+    /// Time over the bound.
+    pub(super) time_max: f64,
+    /// Bytes that leave the publisher over the content's.
+    pub(super) egress_max: f64,
+}
+
+/// One content to many receivers at once.
+#[derive(Clone, Debug)]
+pub(super) struct Profile {
+    pub(super) name: &'static str,
+    pub(super) content_bytes: u64,
+    pub(super) receivers: u32,
+    pub(super) link: Link,
+    /// Base-2 logarithm of a piece's bytes, where a system has pieces of a size that one chooses.
+    pub(super) piece_log2: u32,
+    pub(super) targets: Targets,
+}
+
+/// A stream of checkpoints, each wanted by one of several receivers.
+#[derive(Clone, Debug)]
+pub(super) struct StreamProfile {
+    pub(super) pages: u32,
+    /// Checkpoints after the first.
+    pub(super) deltas: usize,
+    pub(super) pages_per_delta: u32,
+    pub(super) interval: Duration,
+    pub(super) receivers: u32,
+    pub(super) link: Link,
+}
+
+/// A large image: the whole RAM of a guest.
+pub(super) const BIG: Profile = Profile {
+    name: "big",
+    content_bytes: 256 << 20,
+    receivers: 8,
+    link: Link { mbit_per_s: 100 },
+    piece_log2: 20,
+    targets: Targets { time_max: 1.10, egress_max: 1.10 },
+};
+
+/// What changed in an interval, to many.
+pub(super) const DELTA: Profile = Profile {
+    name: "delta",
+    content_bytes: 20 << 20,
+    receivers: 16,
+    link: Link { mbit_per_s: 50 },
+    piece_log2: 18,
+    targets: Targets { time_max: 1.20, egress_max: 1.20 },
+};
+
+/// Small, for its function only.
+pub(super) const QUICK: Profile = Profile {
+    name: "quick",
+    content_bytes: 8 << 20,
+    receivers: 3,
+    link: Link { mbit_per_s: 50 },
+    piece_log2: 18,
+    targets: Targets { time_max: 1.20, egress_max: 1.20 },
+};
+
+/// 16 MiB of RAM of which 1 MiB changes every 250 ms: two thirds of the publisher's link.
+pub(super) const STREAM: StreamProfile = StreamProfile {
+    pages: 4096,
+    deltas: 40,
+    pages_per_delta: 256,
+    interval: Duration::from_millis(250),
+    receivers: 8,
+    link: Link { mbit_per_s: 50 },
+};
+
+/// What receivers lack, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Of all together, each byte once.
+    pub(super) union_bytes: u64,
+    /// Of the one that lacks most.
+    pub(super) most_bytes: u64,
+    /// Of each, added up.
+    pub(super) sum_bytes: u64,
+}
+
+impl Link {
+    pub(super) const fn bytes_per_s(self) -> u64 {
+        self.mbit_per_s * 125_000
+    }
+
+    /// What waits for the link at most: 10 ms of it, and one burst.
+    pub(super) const fn queue_bytes(self) -> u64 {
+        self.bytes_per_s() / 100 + BURST_BYTES
+    }
+}
+
+impl Demand {
+    /// Seconds that no system can beat: every byte leaves the publisher once, every receiver takes in what it lacks,
+    /// and all of it leaves someone.
+    pub(super) fn bound_s(&self, link: Link, receivers: u32) -> f64 {
+        let rate = link.bytes_per_s() as f64;
+        let senders = f64::from(receivers) + 1.0;
+        let by_publisher = self.union_bytes as f64 / rate;
+        let by_receiver = self.most_bytes as f64 / rate;
+        let by_everyone = self.sum_bytes as f64 / (rate * senders);
+        by_publisher.max(by_receiver).max(by_everyone)
+    }
+}
+
+impl Profile {
+    pub(super) fn demand(&self) -> Demand {
+        Demand {
+            union_bytes: self.content_bytes,
+            most_bytes: self.content_bytes,
+            sum_bytes: self.content_bytes * u64::from(self.receivers),
+        }
+    }
+
+    pub(super) fn bound_s(&self) -> f64 {
+        self.demand().bound_s(self.link, self.receivers)
+    }
+
+    /// After which a system is given up.
+    pub(super) fn limit(&self) -> Duration {
+        limit(self.bound_s())
+    }
+}
+
+/// After which a system is given up that could have been done in `bound_s` seconds.
+pub(super) fn limit(bound_s: f64) -> Duration {
+    Duration::from_secs(60) + Duration::from_secs_f64(10.0 * bound_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_the_longest_of_three() {
+        let link = Link { mbit_per_s: 8 };
+        let demand = |union_bytes, most_bytes, sum_bytes| Demand { union_bytes, most_bytes, sum_bytes };
+        let near = |demand: Demand, seconds: f64| (demand.bound_s(link, 4) - seconds).abs() < 1e-9;
+        assert!(near(demand(3_000_000, 1_000_000, 4_000_000), 3.0));
+        assert!(near(demand(3_000_000, 4_000_000, 5_000_000), 4.0));
+        assert!(near(demand(1_000_000, 1_000_000, 30_000_000), 6.0));
+    }
+
+    #[test]
+    fn bounds_of_the_profiles() {
+        assert!((BIG.bound_s() - 21.475).abs() < 0.001);
+        assert!((DELTA.bound_s() - 3.355).abs() < 0.001);
+        assert_eq!(BIG.link.queue_bytes(), 125_000 + 65_536);
+        assert_eq!(limit(1.0), Duration::from_secs(70));
+    }
+}

@@ -1,0 +1,226 @@
+//! Nodes of the product, one on each host: the publisher made the swarm, receivers joined it, all are connected.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Chunks;
+use crate::bench::swarm::api::Api;
+use crate::bench::swarm::network::Network;
+use crate::bench::swarm::process::{self, Process, until_true};
+use crate::host;
+
+/// Data plane and gossip.
+const PORTS: [u16; 2] = [7420, 7421];
+/// How long nodes may take to start, and to hear of each other.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an import or a rebuild of the largest image may take.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// From whom nodes fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::bench::swarm) enum Exchange {
+    /// From each other.
+    Swarm,
+    /// From the publisher alone.
+    Central,
+}
+
+/// Running nodes; the first is the publisher.
+#[derive(Debug)]
+pub(in crate::bench::swarm) struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    process: Process,
+    api: Api,
+}
+
+/// A checkpoint that was made from an image.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::bench::swarm) struct Imported {
+    pub(in crate::bench::swarm) lineage: String,
+    pub(in crate::bench::swarm) index: u64,
+    pub(in crate::bench::swarm) state_root: String,
+}
+
+/// A fetched checkpoint.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(in crate::bench::swarm) struct Fetched {
+    /// Chunks that were not on the receiver before.
+    pub(in crate::bench::swarm) lacked_chunks: u64,
+    /// Chunks that were.
+    pub(in crate::bench::swarm) held_chunks: u64,
+}
+
+#[derive(Deserialize)]
+struct Rebuilt {
+    state_root: String,
+}
+
+#[derive(Deserialize)]
+struct Ticket {
+    ticket: String,
+}
+
+/// What of a node's status is used here.
+#[derive(Deserialize)]
+struct Status {
+    peers: Vec<serde::de::IgnoredAny>,
+    lineages: Vec<Lineage>,
+    transfer: Transfer,
+}
+
+#[derive(Deserialize)]
+struct Lineage {
+    lineage: String,
+    latest: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Transfer {
+    from_writer_bytes: u64,
+    from_peers_bytes: u64,
+    duplicate_bytes: u64,
+}
+
+impl Nodes {
+    /// Starts the publisher on host 0 and as many receivers, and waits until each is connected with every other.
+    pub(in crate::bench::swarm) fn start(
+        network: &Network,
+        receivers: u32,
+        directory: &Path,
+        exchange: Exchange,
+    ) -> Result<Self> {
+        let mut nodes =
+            Self { nodes: vec![Node::start(network, 0, directory, exchange, &["--create-swarm"])?] };
+        nodes.nodes[0].wait_answer()?;
+        let invitation = json!({ "role": "reader", "open_for_s": 3600, "member_for_s": 86_400 });
+        for host in 1..=receivers {
+            let Ticket { ticket } = nodes.nodes[0].api.post("/api/v1/tickets", &invitation, PATIENCE)?;
+            nodes.nodes.push(Node::start(network, host, directory, exchange, &["--join", &ticket])?);
+        }
+        for node in &mut nodes.nodes {
+            node.wait_answer()?;
+        }
+        let others = nodes.nodes.len() - 1;
+        nodes.wait_each("every node is connected with every other", |status| status.peers.len() >= others)?;
+        Ok(nodes)
+    }
+
+    /// Makes a checkpoint of an image on the publisher, the first of a new lineage or the next of a given one.
+    pub(in crate::bench::swarm) fn import(&self, image: &Path, lineage: Option<&str>) -> Result<Imported> {
+        let body = json!({ "memory": image, "lineage": lineage });
+        self.nodes[0].api.post("/api/v1/checkpoints/import", &body, IMAGE_PATIENCE)
+    }
+
+    /// Waits until every receiver knows what the checkpoint consists of.
+    pub(in crate::bench::swarm) fn wait_announced(&mut self, checkpoint: &Imported) -> Result<()> {
+        self.wait_each("every node has heard of the checkpoint", |status| {
+            let lineage = status.lineages.iter().find(|known| known.lineage == checkpoint.lineage);
+            lineage.is_some_and(|lineage| lineage.latest >= Some(checkpoint.index))
+        })
+    }
+
+    /// The API of the node on a host.
+    pub(in crate::bench::swarm) fn api(&self, host: usize) -> Api {
+        self.nodes[host].api.clone()
+    }
+
+    pub(in crate::bench::swarm) fn processes(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.process.id()).collect()
+    }
+
+    pub(in crate::bench::swarm) fn ensure_run(&mut self) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(|node| node.process.ensure_runs())
+    }
+
+    /// Lets a node read back a checkpoint that it has fetched, and fails unless its state root is the publisher's.
+    pub(in crate::bench::swarm) fn prove(&self, host: usize, checkpoint: &Imported) -> Result<()> {
+        let body = request(&checkpoint.lineage, checkpoint.index, IMAGE_PATIENCE);
+        let api = &self.nodes[host].api;
+        let rebuilt: Rebuilt = api.post("/api/v1/checkpoints/rebuild", &body, IMAGE_PATIENCE)?;
+        ensure!(
+            rebuilt.state_root == checkpoint.state_root,
+            "host {host} rebuilt checkpoint {} with state root {}, the publisher's is {}",
+            checkpoint.index,
+            rebuilt.state_root,
+            checkpoint.state_root
+        );
+        Ok(())
+    }
+
+    /// What all receivers together counted.
+    pub(in crate::bench::swarm) fn chunks(&self) -> Result<Chunks> {
+        let mut chunks = Chunks::default();
+        for node in &self.nodes[1..] {
+            let transfer = node.status()?.transfer;
+            chunks.received_bytes += transfer.from_writer_bytes + transfer.from_peers_bytes;
+            chunks.duplicate_bytes += transfer.duplicate_bytes;
+        }
+        Ok(chunks)
+    }
+
+    fn wait_each(&mut self, what: &str, holds: impl Fn(&Status) -> bool) -> Result<()> {
+        for (host, node) in self.nodes.iter_mut().enumerate() {
+            until_true(&format!("{what} (host {host})"), PATIENCE, || {
+                node.process.ensure_runs()?;
+                Ok(holds(&node.status()?))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks a node for all of a checkpoint, and waits for it.
+pub(in crate::bench::swarm) fn fetch(
+    api: &Api,
+    lineage: &str,
+    index: u64,
+    patience: Duration,
+) -> Result<Fetched> {
+    api.post("/api/v1/checkpoints/fetch", &request(lineage, index, patience), patience)
+}
+
+fn request(lineage: &str, index: u64, patience: Duration) -> serde_json::Value {
+    let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    json!({ "lineage": lineage, "index": index, "patience_ms": patience_ms })
+}
+
+impl Node {
+    fn start(
+        network: &Network,
+        host: u32,
+        directory: &Path,
+        exchange: Exchange,
+        membership: &[&str],
+    ) -> Result<Self> {
+        let (address, own) = (Network::address(host), directory.join(format!("node-{host}")));
+        let [data, gossip] = PORTS.map(|port| format!("{address}:{port}"));
+        let mut command = process::within(&network.namespace(host), host::program("pageswarm")?);
+        command.args(["node", "run", "--listen", &data, "--gossip-listen", &gossip, "--dir"]).arg(&own);
+        command.args(membership);
+        if exchange == Exchange::Central {
+            command.arg("--central");
+        }
+        let log = own.with_extension("log");
+        let process = Process::spawn(format!("node on host {host}"), &mut command, &log)?;
+        Ok(Self { process, api: Api::of(&own) })
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.api.get("/api/v1/status")
+    }
+
+    fn wait_answer(&mut self) -> Result<()> {
+        until_true("a node answers", PATIENCE, || {
+            self.process.ensure_runs()?;
+            Ok(self.status().is_ok())
+        })
+    }
+}

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bench::{self, Bench};
 use crate::runner::{self, Counts};
-use crate::{Verdict, host, tidy};
+use crate::{Verdict, host, sim, tidy};
 
-/// Simulations of one run.
-const SEEDS: u64 = 20;
+/// Simulations in one run of the checks.
+const SEEDS: u64 = 200;
 
 /// One check's outcome.
 struct Outcome {
@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<Verdict> {
         Ok(())
     });
     ci.check("documentation tests", document_tests);
-    ci.check("simulation twice from one seed", same_run_twice);
+    ci.check("simulation twice from one seed", |root| sim::same_twice(sim::first_seed(root)));
     ci.check("simulations", simulations);
     ci.check("demo, function only", quick_demo);
     Ok(ci.close(&counts))
@@ -153,41 +153,10 @@ fn has_tested_code(text: &str) -> bool {
     false
 }
 
-fn simulate(seed: u64) -> Result<Vec<u8>> {
-    let seed = seed.to_string();
-    let output = Command::new(host::program("pageswarm-netsim")?)
-        .args(["--seed", &seed])
-        .stdin(Stdio::null())
-        .output()
-        .context("pageswarm-netsim")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "seed {seed}: {}\n{text}", output.status);
-    Ok(output.stdout)
-}
-
-fn same_run_twice(root: &Path) -> Result<()> {
-    let seed = first_seed(root);
-    ensure!(simulate(seed)? == simulate(seed)?, "seed {seed} gave two different runs");
-    println!("seed {seed}: the same bytes twice");
-    Ok(())
-}
-
 fn simulations(root: &Path) -> Result<()> {
-    let first = first_seed(root);
-    let seeds = (0..SEEDS).map(|number| first.wrapping_add(number));
-    let failed: Vec<String> =
-        seeds.filter_map(|seed| simulate(seed).err()).map(|error| format!("{error:#}")).collect();
-    println!("{SEEDS} seeds from {first}: {} failed", failed.len());
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    let failed = sim::many(sim::first_seed(root), SEEDS, &[])?;
+    ensure!(failed.is_empty(), "seeds {failed:?} failed");
     Ok(())
-}
-
-/// Each commit explores other seeds; a tree without history explores the first ones.
-fn first_seed(root: &Path) -> u64 {
-    let head = Command::new("git").current_dir(root).args(["rev-parse", "HEAD"]).output();
-    let text = head.map(|output| output.stdout).unwrap_or_default();
-    let digits: String = String::from_utf8_lossy(&text).chars().take(8).collect();
-    u64::from_str_radix(&digits, 16).unwrap_or(1)
 }
 
 fn quick_demo(_root: &Path) -> Result<()> {

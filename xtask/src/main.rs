@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask bench NAME`.
+//! Developer commands: `cargo xtask ci`, `tidy`, `sim`, `bench NAME`.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod host;
 mod runner;
+mod sim;
 mod tidy;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Every check: build, format, tidiness, lints, documentation, tests, simulations, the demo's function.
     Ci,
+    /// Swarms of the product's own engines over simulated links and faults.
+    Sim(sim::SimArgs),
     /// House rules that no lint knows.
     Tidy,
     /// Measurements, each compared within one run.
@@ -34,6 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Ci => ci::run(),
+        Command::Sim(args) => sim::run(&args),
         Command::Tidy => tidy::run(),
         Command::Bench(bench) => bench::run(&bench),
     };

@@ -52,6 +52,7 @@ impl Network {
         }
         batch("ip", None, &names)?;
         let switch = network.switch();
+        pass_by_the_firewall(&switch)?;
         batch("ip", Some(&switch), &network.cables()?)?;
         let mut ports = String::new();
         for host in 0..hosts {
@@ -125,6 +126,15 @@ impl Drop for Network {
             }
         }
     }
+}
+
+/// Where a container engine runs, bridges show every packet to iptables unless their namespace says otherwise.
+fn pass_by_the_firewall(namespace: &str) -> Result<()> {
+    const SETTING: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    let script = format!("if test -e {SETTING}; then echo 0 >{SETTING}; fi");
+    let done = Command::new("ip").args(["netns", "exec", namespace, "sh", "-c", &script]).status();
+    ensure!(done.context("ip netns exec")?.success(), "{SETTING} cannot be set in namespace {namespace}");
+    Ok(())
 }
 
 /// The bridge's end of a host's link.

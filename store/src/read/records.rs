@@ -95,9 +95,12 @@ fn run_length(items: &[Item]) -> usize {
 fn fill(pack: &OpenPack, items: &[Item], buffer: &mut Vec<u8>) -> io::Result<()> {
     let origin = items[0].1.place.offset;
     let end = items.iter().map(|(_, location)| record_end(location)).max().unwrap_or(origin);
+    let mut wanted = end.saturating_sub(origin);
     // A location may be wrong: no more is allocated than the pack has.
-    let available = end.min(pack.file.metadata()?.len()).saturating_sub(origin);
-    buffer.resize(usize::try_from(available).unwrap_or(0), 0);
+    if wanted > RUN_BYTES_MAX as u64 {
+        wanted = wanted.min(pack.file.metadata()?.len().saturating_sub(origin));
+    }
+    buffer.resize(usize::try_from(wanted).unwrap_or(0), 0);
     let length = read_up_to(&pack.file, buffer, origin)?;
     buffer.truncate(length);
     Ok(())

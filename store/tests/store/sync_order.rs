@@ -36,9 +36,9 @@ fn a_pack_is_synced_before_its_index_and_both_before_the_acknowledgement() {
         Ok(output) => {
             let reason = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(reason.contains("ptrace"), "{reason}");
-            return eprintln!("SKIP {THIS_TEST}: {}", reason.trim());
+            return eprintln!("SKIP: {THIS_TEST}: {}", reason.trim());
         }
-        Err(error) => return eprintln!("SKIP {THIS_TEST}: strace cannot be run: {error}"),
+        Err(error) => return eprintln!("SKIP: {THIS_TEST}: strace cannot be run: {error}"),
     }
     let calls = fs::read_to_string(&trace).unwrap();
     assert_eq!(check_order(&calls), 3);

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use crate::link::transfer_time;
 
+/// The smallest run of the engine, which is its piece in small deltas.
+pub(crate) const PIECE_BYTES: u64 = pageswarm_swarm::limits::RUN_BYTES_SPLIT;
+
 /// The three terms, and the attainable gain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bound {
     /// The publisher must send every lacked chunk once.
     pub publisher: Duration,
@@ -14,6 +17,9 @@ pub struct Bound {
     pub slowest_node: Duration,
     /// All uplinks together must send everything.
     pub all_uplinks: Duration,
+    /// The publisher's term with whole pieces that every hop stores before it forwards them: (M + floor(log2 N)) / M of
+    /// it, M pieces of [`PIECE_BYTES`], N receivers with equal links (Mundinger, Weber and Weiss, 2006).
+    pub in_pieces: Duration,
     /// Bytes that at least one node lacks.
     pub union_bytes: u64,
     /// Bytes that the nodes lack, each node counted.
@@ -31,15 +37,32 @@ impl Bound {
             publisher: transfer_time(union_bytes, publisher_up),
             slowest_node: alone.max().unwrap_or_default(),
             all_uplinks: transfer_time(sum_bytes, uplinks),
+            in_pieces: Duration::ZERO,
             union_bytes,
             sum_bytes,
         }
     }
 
-    /// The largest term.
+    /// With the term for whole pieces.
+    #[must_use]
+    pub fn for_receivers(mut self, receivers: u64) -> Self {
+        let pieces = (self.union_bytes / PIECE_BYTES).max(1);
+        let hops = u64::from(receivers.max(1).ilog2());
+        let nanos = self.publisher.as_nanos() * u128::from(pieces + hops) / u128::from(pieces);
+        self.in_pieces = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// The largest of the three terms, for a fluid that is not cut into pieces.
     #[must_use]
     pub fn time(&self) -> Duration {
         self.publisher.max(self.slowest_node).max(self.all_uplinks)
+    }
+
+    /// The least time for one node that lacks `bytes`: by its downlink, and by what binds all.
+    #[must_use]
+    pub fn of_node(&self, bytes: u64, down: u64) -> Duration {
+        transfer_time(bytes, down).max(self.publisher).max(self.all_uplinks).max(self.in_pieces)
     }
 }
 
@@ -47,11 +70,12 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "bound {:?} (publisher {:?}, slowest node {:?}, all uplinks {:?})",
+            "bound {:?} (publisher {:?}, slowest node {:?}, all uplinks {:?}); in pieces of {PIECE_BYTES} bytes {:?}",
             self.time(),
             self.publisher,
             self.slowest_node,
-            self.all_uplinks
+            self.all_uplinks,
+            self.in_pieces
         )
     }
 }

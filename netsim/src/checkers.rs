@@ -2,9 +2,13 @@
 
 mod completion;
 mod duplicates;
+mod fairness;
 mod memory;
 mod nothing_lost;
+mod quiescence;
 mod right_bytes;
+
+use std::time::Duration;
 
 use pageswarm_checkpoint::Birth;
 
@@ -12,6 +16,7 @@ use crate::host::Host;
 use crate::options::Options;
 
 pub(crate) use nothing_lost::Ledger;
+pub(crate) use quiescence::{SETTLE, check as check_quiescence};
 
 /// A property that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,22 +81,39 @@ pub enum Violation {
         /// How many.
         faults: usize,
     },
+    /// A node took much longer than others like it.
+    #[error("node {node} took {took:?}, the median node {median:?}")]
+    Unfair {
+        /// The node.
+        node: usize,
+        /// Its time to completion.
+        took: Duration,
+        /// Half of the nodes took no longer.
+        median: Duration,
+    },
+    /// Something happens although everyone has everything.
+    #[error("{messages} messages and {wakes} timers after everything was complete")]
+    Restless {
+        /// Transfers begun.
+        messages: u64,
+        /// Times that an engine asked to be called.
+        wakes: u64,
+    },
 }
 
-/// Checks what must hold at any moment.
-pub(crate) fn check_always(hosts: &[Host], ledger: &mut Ledger, found: &mut Vec<Violation>) {
-    nothing_lost::check(hosts, ledger, found);
-    memory::check(hosts, found);
-    for host in hosts {
-        if let Some(engine) = &host.engine {
-            engine.assert_invariants();
-        }
+/// Checks what must hold at any moment, for one node.
+pub(crate) fn check_always(node: usize, host: &Host, ledger: &mut Ledger, found: &mut Vec<Violation>) {
+    nothing_lost::check(node, host, ledger, found);
+    memory::check(node, host, found);
+    if let Some(engine) = &host.engine {
+        engine.assert_invariants();
     }
 }
 
 /// Checks what must hold at the end.
 pub(crate) fn check_at_end(options: &Options, hosts: &[Host], found: &mut Vec<Violation>) {
-    right_bytes::check(options, hosts, found);
+    right_bytes::check(hosts, found);
     duplicates::check(options, hosts, found);
     completion::check(hosts, found);
+    fairness::check(options, hosts, found);
 }

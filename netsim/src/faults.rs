@@ -16,6 +16,10 @@ pub(crate) enum Fault {
     Heal,
     /// The uplink falls to a twentieth.
     Slow(usize),
+    /// A new node comes.
+    Join(usize),
+    /// A node goes for good.
+    Leave(usize),
 }
 
 /// All faults of a run with their times; those that heal, heal by the end of the safety phase.
@@ -40,12 +44,25 @@ pub(crate) fn plan(options: &Options, rng: &mut Rng) -> Vec<(Time, Fault)> {
         plan.push((*up, Fault::Restart(node)));
     }
     for (cut, heal) in partitions {
-        let side = (0..options.nodes).map(|_| rng.below(2) == 0).collect();
+        let side = (0..options.nodes + options.churning()).map(|_| rng.below(2) == 0).collect();
         plan.push((*cut, Fault::Split(side)));
         plan.push((*heal, Fault::Heal));
     }
     for slow in 0..options.slow.min(options.nodes - 1) {
         plan.push((Time::ZERO, Fault::Slow(1 + slow)));
+    }
+    plan
+}
+
+/// Who leaves and who joins when, spread over a time as long as the bound; the publisher stays.
+pub(crate) fn churn(options: &Options, bound: Duration, rng: &mut Rng) -> Vec<(Time, Fault)> {
+    let span = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX).max(1);
+    let mut plan = Vec::new();
+    for change in 0..options.churning() {
+        let leaver = 1 + usize::try_from(rng.below(options.nodes as u64 - 1)).unwrap_or(0);
+        let moment = |rng: &mut Rng| Time::ZERO.after(Duration::from_micros(rng.below(span)));
+        plan.push((moment(rng), Fault::Leave(leaver)));
+        plan.push((moment(rng), Fault::Join(options.nodes + change)));
     }
     plan
 }

@@ -3,23 +3,39 @@
 //! | module | owns |
 //! |---|---|
 //! | `options` | what a run is, drawn from the seed |
-//! | `scheduler` | the only clock: a heap of events ordered by (time, number) |
+//! | `scheduler` | the only clock: events by time, then in the order of scheduling |
 //! | `message` | what travels, and its bytes |
 //! | `link` | one node's uplink and downlink |
-//! | `host` | one node: the product's engine, a simulated store, behaviour |
+//! | `host`, `store` | one node: the product's engine, a simulated store, behaviour |
 //! | `world` | connections, routing, and the loop |
-//! | `faults` | crashes, partitions and slow links, drawn from the seed |
+//! | `faults` | crashes, partitions, churn and slow links, drawn from the seed |
 //! | `checkers` | one file per property |
 //! | `bound`, `report` | how far from the best possible, and the verdict |
+//! | `script` | an optimal schedule on the same links, which validates them |
 //!
-//! The engine is the product's, byte for byte. What the network is not: there are no packets and no congestion
-//! control. An uplink serves control messages, then urgent answers, then other answers in turn, 16 KiB at a
-//! time; a downlink is a queue without limit, which the engines' own budgets bound. Loss is a
-//! delay of its transfer, not a second transmission. Racks and shared links are not modelled. Disks have a delay
-//! and keep everything over a crash.
+//! # The model
 //!
-//! A run has a safety phase, in which anything may fail, and a liveness phase, in which the faults are healed (liars
-//! stay) and every honest node must get everything that it wants.
+//! The engine is the product's, byte for byte. The network is a flow-level one with FIFO links, not max-min fair rates:
+//!
+//! - A node has one uplink and one downlink, each with a rate in bytes per second. An uplink sends one thing at a time:
+//!   small messages first, then urgent answers, then other answers in turn, 16 KiB at a time.
+//! - Latency is one number for all pairs. A downlink passes bits as they come, as far as it is fast enough, in the order
+//!   in which slices arrive; its queue has no limit but what the engines ask for. Small messages pass by it.
+//! - Few nodes are all connected; of many, each draws about 36 others (`world/links.rs`), and the publisher accepts 40.
+//! - Loss is a delay of one transfer, not a second transmission. A cut connection loses what is under way, and both ends
+//!   notice 50 to 500 ms later. What is repeated arrives twice.
+//! - A disk has a delay, keeps everything over a crash, and may fail a write. A chunk's bytes are reduced to whether
+//!   they are the right ones.
+//!
+//! Left out: packets, congestion control, slow start, connection set-up, shared links between nodes (racks, backbones),
+//! CPU time, clocks that differ, and encryption. `script` carries out an optimal schedule on the same links, which
+//! takes exactly the (M + floor(log2 N)) / M of the closed form.
+//!
+//! # A run
+//!
+//! In a safety phase anything may fail; in a liveness phase the faults are healed (liars stay, and who left is gone) and
+//! every honest node must get everything that it wants. Then nothing may happen any more. Every property has a file in
+//! `checkers`. A run without faults has no safety phase.
 
 #![forbid(unsafe_code)]
 
@@ -27,15 +43,19 @@ mod bound;
 pub mod checkers;
 mod faults;
 mod host;
+mod lengths;
 mod link;
 mod message;
 mod options;
 mod report;
 mod scheduler;
+mod script;
+mod store;
 mod trace;
 mod world;
 
 pub use bound::Bound;
-pub use options::{Behaviour, Options, Pattern};
-pub use report::Report;
+pub use options::{Behaviour, Links, Options, Pattern};
+pub use report::{Excess, Finish, Report};
+pub use script::{ScriptReport, run_script};
 pub use world::{run, run_options};

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pageswarm_checkpoint::Birth;
-use pageswarm_swarm::{RequestId, Time, Urgency};
+use pageswarm_swarm::{BirthSet, RequestId, Time, Urgency};
 
+use crate::lengths::Lengths;
 use crate::message::Message;
 
 /// Bytes of chunks that an uplink sends before it turns to the next answer.
@@ -17,34 +17,35 @@ pub(crate) struct Answer {
     pub(crate) to: usize,
     pub(crate) request: RequestId,
     pub(crate) urgency: Urgency,
-    /// Chunks to send, with their lengths.
-    pub(crate) chunks: VecDeque<(Birth, u64)>,
+    /// What is still to be sent.
+    pub(crate) births: BirthSet,
     pub(crate) sent_bytes: u64,
     /// An answer is one stream: a delayed slice delays those after it.
     pub(crate) in_order: Time,
 }
 
+/// A small message that waits for the uplink.
+#[derive(Debug)]
+pub(crate) struct Small {
+    pub(crate) to: usize,
+    /// On the wire.
+    pub(crate) bytes: u64,
+    pub(crate) message: Message,
+}
+
 /// What the uplink sends next.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Control {
-        to: usize,
-        message: Message,
-    },
+    /// All small messages that wait, together.
+    Control(Vec<Small>),
     /// A slice of the answer at the front, which was moved to the back if anything is left of it.
-    Slice {
-        to: usize,
-        request: RequestId,
-        births: Vec<Birth>,
-        bytes: u64,
-        ended: Option<Answer>,
-    },
+    Slice { to: usize, request: RequestId, births: BirthSet, bytes: u64, ended: Option<Answer> },
 }
 
 /// One node's link.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
-    control: VecDeque<(usize, Message)>,
+    control: Vec<Small>,
     urgent: VecDeque<Answer>,
     normal: VecDeque<Answer>,
     pub(crate) is_sending: bool,
@@ -52,8 +53,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn send(&mut self, to: usize, message: Message) {
-        self.control.push_back((to, message));
+    pub(crate) fn send(&mut self, small: Small) {
+        self.control.push(small);
     }
 
     pub(crate) fn answer(&mut self, answer: Answer) {
@@ -76,32 +77,33 @@ impl Link {
 
     /// Everything that waits to go to a node is gone.
     pub(crate) fn drop_all_to(&mut self, to: usize) {
-        self.control.retain(|(other, _)| *other != to);
+        self.control.retain(|small| small.to != to);
         self.urgent.retain(|answer| answer.to != to);
         self.normal.retain(|answer| answer.to != to);
     }
 
     /// What to send now.
-    pub(crate) fn next(&mut self) -> Option<Next> {
-        if let Some((to, message)) = self.control.pop_front() {
-            return Some(Next::Control { to, message });
+    pub(crate) fn next(&mut self, lengths: &Lengths) -> Option<Next> {
+        if !self.control.is_empty() {
+            return Some(Next::Control(std::mem::take(&mut self.control)));
         }
         let lane = if self.urgent.is_empty() { &mut self.normal } else { &mut self.urgent };
         let mut answer = lane.pop_front()?;
-        let mut births = Vec::new();
+        let mut births = BirthSet::new();
         let mut bytes = 0;
-        while let Some((birth, length)) = answer.chunks.front().copied() {
-            if !births.is_empty() && bytes + length > SLICE_BYTES {
+        for birth in answer.births.iter() {
+            let length = lengths.of(birth);
+            if bytes > 0 && bytes + length > SLICE_BYTES {
                 break;
             }
-            answer.chunks.pop_front();
-            births.push(birth);
+            births.insert(birth);
             bytes += length;
         }
+        answer.births.subtract(&births);
         answer.sent_bytes += bytes;
         let (to, request) = (answer.to, answer.request);
         let mut ended = None;
-        if answer.chunks.is_empty() {
+        if answer.births.is_empty() {
             ended = Some(answer);
         } else {
             lane.push_back(answer);
@@ -119,9 +121,12 @@ impl Link {
         })
     }
 
-    /// When bytes that reach the downlink now have come through it.
-    pub(crate) fn receive(&mut self, now: Time, bytes: u64, rate: u64) -> Time {
-        self.down_free_at = self.down_free_at.max(now).after(transfer_time(bytes, rate));
+    /// When bytes have come through the downlink whose last bit reaches it now and whose first did `took` before: bits
+    /// pass as they come, as far as the downlink is free and fast enough.
+    pub(crate) fn receive(&mut self, now: Time, took: Duration, bytes: u64, rate: u64) -> Time {
+        let first = Time::ZERO.after(now.since(Time::ZERO).saturating_sub(took));
+        let through = self.down_free_at.max(first).after(transfer_time(bytes, rate));
+        self.down_free_at = through.max(now);
         self.down_free_at
     }
 }

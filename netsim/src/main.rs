@@ -1,19 +1,26 @@
-//! `pageswarm-netsim --seed N [--nodes N]`: one simulated run, its options first, its verdict last.
+//! `pageswarm-netsim --seed N ...`: one simulated run, its options first, its verdict last.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pageswarm_netsim::{Options, run_options};
+use pageswarm_netsim::{Links, Options, run_options, run_script};
 
-const USAGE: &str = "usage: pageswarm-netsim --seed N [--nodes N] [--equal MIB RATE_MBIT]
+const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
   --seed N              draws everything else
-  --nodes N             the publisher included (default 9)
-  --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s";
+  --nodes N             at the start, the publisher included, 2 to 20000 (default 9)
+  --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s
+  --mixed               uplinks of 1, 2 and 4 times the rate (50, 30 and 20 % of the nodes), downlinks of 2 to 4 times
+  --churn PERMILLE      this share of the nodes leaves, and as many join, during a time as long as the bound
+  --script              no engines: an optimal schedule on the same links, without latency, against the closed form
+  --curve FILE          writes how many nodes are complete at which time, as CSV";
 
 #[derive(Debug, thiserror::Error)]
 enum ArgsError {
     #[error("{0} needs a number")]
     NoNumber(&'static str),
-    #[error("--nodes must be from 2 to 512")]
+    #[error("--curve needs a file name")]
+    NoFile,
+    #[error("--nodes must be from 2 to 20000")]
     Nodes,
     #[error("--seed is missing")]
     NoSeed,
@@ -21,8 +28,16 @@ enum ArgsError {
     Unknown,
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, ArgsError> {
+#[derive(Debug)]
+struct Args {
+    options: Options,
+    curve: Option<PathBuf>,
+    is_script: bool,
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     let (mut seed, mut nodes, mut equal) = (None, 9, None);
+    let (mut links, mut churn, mut curve, mut is_script) = (None, None, None, false);
     while let Some(arg) = args.next() {
         let mut number = |name| {
             let text = args.next().ok_or(ArgsError::NoNumber(name))?;
@@ -32,33 +47,52 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, ArgsError> {
             "--seed" => seed = Some(number("--seed")?),
             "--nodes" => nodes = number("--nodes")?,
             "--equal" => equal = Some((number("--equal")?, number("--equal")?)),
+            "--churn" => churn = Some(number("--churn")?.min(1000)),
+            "--script" => is_script = true,
+            "--mixed" => links = Some(Links::Mixed),
+            "--curve" => curve = Some(PathBuf::from(args.next().ok_or(ArgsError::NoFile)?)),
             _ => return Err(ArgsError::Unknown),
         }
     }
     let seed = seed.ok_or(ArgsError::NoSeed)?;
-    if !(2..=512).contains(&nodes) {
+    if !(2..=20_000).contains(&nodes) {
         return Err(ArgsError::Nodes);
     }
     let nodes = usize::try_from(nodes).map_err(|_| ArgsError::Nodes)?;
-    Ok(match equal {
+    let mut options = match equal {
         Some((mib, mbit)) => {
             let bytes = mib.clamp(1, 4096) << 20;
             Options::equal_links(seed, nodes, bytes, mbit.clamp(1, 1_000_000) * 125_000)
         }
         None => Options::from_seed(seed, nodes),
-    })
+    };
+    options.links = links.unwrap_or(options.links);
+    options.churn_permille = churn.unwrap_or(options.churn_permille);
+    Ok(Args { options, curve, is_script })
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
+    let args = match parse(std::env::args().skip(1)) {
+        Ok(args) => args,
         Err(error) => {
             eprintln!("{error}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    println!("{options}");
-    let report = run_options(options);
+    println!("{}", args.options);
+    if args.is_script {
+        let bytes = args.options.chunks * u64::from(args.options.chunk_bytes_max);
+        let report = run_script(args.options.nodes, bytes, args.options.up);
+        println!("{report}");
+        return if report.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let report = run_options(args.options);
+    if let Some(file) = &args.curve
+        && let Err(error) = std::fs::write(file, report.curve())
+    {
+        eprintln!("{}: {error}", file.display());
+        return ExitCode::from(2);
+    }
     println!("{report}");
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

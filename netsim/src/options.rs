@@ -27,6 +27,27 @@ pub enum Behaviour {
     Corrupting,
     /// It announces everything, and leaves requests for what it lacks unanswered.
     Boasting,
+    /// It announces what it holds, and sends none of it.
+    Withholding,
+    /// It asks everyone for everything again and again, whether it holds it or not.
+    Greedy,
+}
+
+/// How the rates of the nodes' links differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// All nodes have the same.
+    Equal,
+    /// Of the nodes other than the publisher, 50 % have the base rates, 30 % twice and 20 % four times the uplink; the
+    /// downlink is twice the uplink of the class, but four times the base rate at most.
+    Mixed,
+}
+
+/// The rates of one node's link in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rates {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
 }
 
 /// One run. Rates are bytes per second.
@@ -34,7 +55,7 @@ pub enum Behaviour {
 pub struct Options {
     /// Everything else follows from it.
     pub seed: u64,
-    /// Nodes, the publisher (node 0) included.
+    /// Nodes at the start, the publisher (node 0) included.
     pub nodes: usize,
     /// Chunks of the lineage.
     pub chunks: u64,
@@ -44,6 +65,8 @@ pub struct Options {
     pub chunk_bytes_max: u32,
     /// Who wants what.
     pub pattern: Pattern,
+    /// How links differ.
+    pub links: Links,
     /// Rate of the publisher's uplink.
     pub publisher_up: u64,
     /// Rate of every other uplink.
@@ -54,18 +77,30 @@ pub struct Options {
     pub latency: Duration,
     /// Of 1000 transfers, how many are delayed as if lost.
     pub loss_permille: u64,
+    /// Of 1000 transfers, how many arrive a second time.
+    pub repeat_permille: u64,
     /// From arrival to verified and stored.
     pub store_delay: Duration,
+    /// Of 1000 writes to a store, how many fail.
+    pub disk_error_permille: u64,
+    /// Of 1000 nodes, how many leave for good, and how many new ones join, during a time as long as the bound.
+    pub churn_permille: u64,
     /// Node crashes, with a restart each.
     pub crashes: u64,
     /// Partitions of the nodes into two sides, healed later.
     pub partitions: u64,
+    /// Times that a node removes chunks which another node holds too.
+    pub evictions: u64,
     /// Nodes whose uplink has a twentieth of its rate during the safety phase.
     pub slow: usize,
     /// Nodes that send wrong bytes.
     pub corrupting: usize,
     /// Nodes that announce what they lack.
     pub boasting: usize,
+    /// Nodes that announce and never send.
+    pub withholding: usize,
+    /// Nodes that ask without end.
+    pub greedy: usize,
     /// Page faults, at random nodes and times.
     pub faults: u64,
 }
@@ -81,17 +116,24 @@ impl Options {
             chunk_bytes_min: 4096,
             chunk_bytes_max: 4096,
             pattern: Pattern::Same,
+            links: Links::Equal,
             publisher_up: rate,
             up: rate,
             down: rate,
             latency: Duration::from_micros(250),
             loss_permille: 0,
+            repeat_permille: 0,
             store_delay: Duration::from_micros(500),
+            disk_error_permille: 0,
+            churn_permille: 0,
             crashes: 0,
             partitions: 0,
+            evictions: 0,
             slow: 0,
             corrupting: 0,
             boasting: 0,
+            withholding: 0,
+            greedy: 0,
             faults: 0,
         }
     }
@@ -111,6 +153,12 @@ impl Options {
         let corrupting = small(some(others / 4));
         let boasting = small(some(others / 4));
         let faults = some(40);
+        let withholding = small(some(others / 4));
+        let greedy = small(some(others / 6));
+        let evictions = some(2 * others);
+        let disk_error_permille = some(20);
+        let repeat_permille = some(15);
+        let churn_permille = some(300);
         let rate = 1_000_000 << rng.below(5);
         let pattern = match rng.below(4) {
             0 => Pattern::Same,
@@ -125,41 +173,83 @@ impl Options {
             chunk_bytes_min: 500,
             chunk_bytes_max: 4200,
             pattern,
+            links: if rng.below(3) == 0 { Links::Mixed } else { Links::Equal },
             publisher_up: rate * (1 + rng.below(3)),
             up: rate,
             down: rate * (1 + rng.below(2)),
             latency: Duration::from_micros(100 << rng.below(9)),
             loss_permille: rng.below(3) * rng.below(15),
+            repeat_permille,
             store_delay: Duration::from_micros(100 + rng.below(3000)),
+            disk_error_permille,
+            // What is at one node only goes with it.
+            churn_permille: if pattern == Pattern::Orphaned { 0 } else { churn_permille },
             crashes,
             partitions,
+            evictions,
             slow,
             corrupting,
             boasting,
+            withholding,
+            greedy,
             faults,
         }
     }
 
-    /// How a node behaves: liars are the last nodes.
+    /// How a node behaves: liars are the last nodes of those at the start.
     #[must_use]
     pub fn behaviour(&self, node: usize) -> Behaviour {
-        let from_end = self.nodes - 1 - node.min(self.nodes - 1);
-        if node == 0 {
-            Behaviour::Honest
-        } else if from_end < self.corrupting {
-            Behaviour::Corrupting
-        } else if from_end < self.corrupting + self.boasting {
-            Behaviour::Boasting
-        } else {
-            Behaviour::Honest
+        if node == 0 || node >= self.nodes {
+            return Behaviour::Honest;
         }
+        let kinds = [
+            (Behaviour::Corrupting, self.corrupting),
+            (Behaviour::Boasting, self.boasting),
+            (Behaviour::Withholding, self.withholding),
+            (Behaviour::Greedy, self.greedy),
+        ];
+        let mut from_end = self.nodes - 1 - node;
+        for (kind, count) in kinds {
+            if from_end < count {
+                return kind;
+            }
+            from_end -= count;
+        }
+        Behaviour::Honest
     }
 
-    /// Whether nothing goes wrong in this run.
+    /// Nodes that do not behave as the product does.
+    #[must_use]
+    pub fn liars(&self) -> usize {
+        self.corrupting + self.boasting + self.withholding + self.greedy
+    }
+
+    /// Whether nothing goes wrong in this run; that nodes leave and join is not wrong.
     #[must_use]
     pub fn is_fault_free(&self) -> bool {
-        let kinds = self.crashes + self.partitions + self.loss_permille;
-        kinds == 0 && self.slow + self.corrupting + self.boasting == 0
+        let kinds = self.crashes + self.partitions + self.loss_permille + self.repeat_permille;
+        kinds + self.disk_error_permille + self.evictions == 0 && self.slow + self.liars() == 0
+    }
+
+    /// How many nodes leave, and how many join.
+    #[must_use]
+    pub fn churning(&self) -> usize {
+        let churning = self.nodes as u64 * self.churn_permille / 1000;
+        small(if self.churn_permille > 0 { churning.max(1) } else { 0 })
+    }
+
+    /// The rates of a node's link; which class a node is in depends on its number alone.
+    pub(crate) fn rates(&self, node: usize) -> Rates {
+        if node == 0 {
+            return Rates { up: self.publisher_up, down: self.down };
+        }
+        let factor = match (self.links, node % 10) {
+            (Links::Equal, _) | (Links::Mixed, 0..5) => 1,
+            (Links::Mixed, 5..8) => 2,
+            (Links::Mixed, _) => 4,
+        };
+        let down = if self.links == Links::Equal { self.down } else { self.down * (2 * factor).min(4) };
+        Rates { up: self.up * factor, down }
     }
 
     /// How long anything may fail: about as long as the transfer takes without faults.
@@ -176,21 +266,39 @@ fn small(count: u64) -> usize {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} nodes {} pattern {:?}", self.seed, self.nodes, self.pattern)?;
         writeln!(
             f,
-            "chunks {} of {} to {} bytes, store delay {:?}",
-            self.chunks, self.chunk_bytes_min, self.chunk_bytes_max, self.store_delay
+            "seed {} nodes {} pattern {:?} links {:?}",
+            self.seed, self.nodes, self.pattern, self.links
         )?;
         writeln!(
             f,
-            "bytes per second: publisher up {}, up {}, down {}; latency {:?}, loss {}/1000",
-            self.publisher_up, self.up, self.down, self.latency, self.loss_permille
+            "chunks {} of {} to {} bytes, store delay {:?}, disk errors {}/1000, evictions {}",
+            self.chunks,
+            self.chunk_bytes_min,
+            self.chunk_bytes_max,
+            self.store_delay,
+            self.disk_error_permille,
+            self.evictions
+        )?;
+        writeln!(
+            f,
+            "bytes per second: publisher up {}, up {}, down {}; latency {:?}, loss {}/1000, repeated {}/1000",
+            self.publisher_up, self.up, self.down, self.latency, self.loss_permille, self.repeat_permille
         )?;
         write!(
             f,
-            "crashes {} partitions {} slow {} corrupting {} boasting {} page faults {}",
-            self.crashes, self.partitions, self.slow, self.corrupting, self.boasting, self.faults
+            "churn {}/1000 crashes {} partitions {} slow {} corrupting {} boasting {} withholding {} greedy {} \
+             page faults {}",
+            self.churn_permille,
+            self.crashes,
+            self.partitions,
+            self.slow,
+            self.corrupting,
+            self.boasting,
+            self.withholding,
+            self.greedy,
+            self.faults
         )
     }
 }

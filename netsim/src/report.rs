@@ -6,6 +6,46 @@ use std::time::Duration;
 use crate::bound::Bound;
 use crate::checkers::Violation;
 
+/// When one node was complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish {
+    /// Since the beginning of the run.
+    pub at: Duration,
+    /// Since the node joined.
+    pub took: Duration,
+    /// The least time in which it could have been.
+    pub least: Duration,
+}
+
+impl Finish {
+    fn excess_permille(&self) -> u64 {
+        permille(self.took.as_nanos(), self.least.as_nanos()).unwrap_or(0)
+    }
+}
+
+/// Times of completion over each node's own bound, in thousandths: quantiles over the nodes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Excess {
+    /// Of half of the nodes at most.
+    pub p50: u64,
+    /// Of 99 % of the nodes at most.
+    pub p99: u64,
+    /// Of 99.9 % of the nodes at most.
+    pub p999: u64,
+}
+
+impl Excess {
+    pub(crate) fn of(finishes: &[Finish]) -> Self {
+        let mut excess: Vec<u64> = finishes.iter().map(Finish::excess_permille).collect();
+        excess.sort_unstable();
+        let quantile = |permille: usize| {
+            let rank = (excess.len() * permille).div_ceil(1000).max(1) - 1;
+            excess.get(rank).copied().unwrap_or(0)
+        };
+        Self { p50: quantile(500), p99: quantile(990), p999: quantile(999) }
+    }
+}
+
 /// The outcome of one run.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -17,12 +57,28 @@ pub struct Report {
     pub makespan: Option<Duration>,
     /// The least time possible without faults.
     pub bound: Bound,
+    /// Over each node's own bound.
+    pub excess: Excess,
+    /// Of each honest node that stayed and was complete.
+    pub finishes: Vec<Finish>,
     /// Chunk bytes that the publisher sent.
     pub publisher_bytes: u64,
     /// Chunk bytes that honest nodes received.
     pub received_bytes: u64,
     /// Of these, bytes of chunks that they held already.
     pub duplicate_bytes: u64,
+    /// Bytes of requests, announcements and other small messages that honest nodes sent.
+    pub control_bytes: u64,
+    /// Chunks asked of a second peer because the first was slow.
+    pub stolen: u64,
+    /// Requests that insist after a deferral.
+    pub insisting: u64,
+    /// Requests of nodes that are up at the end.
+    pub requests: u64,
+    /// Announcements of nodes that are up at the end.
+    pub announcements: u64,
+    /// The most memory that any engine took when it was looked at, in bytes, by its own estimate.
+    pub engine_bytes_max: usize,
     /// Wrong chunks that honest nodes refused.
     pub rejected_chunks: u64,
     /// Requests that timed out.
@@ -34,6 +90,9 @@ pub struct Report {
     /// Properties that did not hold; empty means passed.
     pub violations: Vec<Violation>,
 }
+
+/// Steps of the propagation curve.
+const CURVE_STEPS: u32 = 20;
 
 impl Report {
     /// Makespan in thousandths of the bound.
@@ -53,6 +112,22 @@ impl Report {
     pub fn duplicate_permille(&self) -> u64 {
         permille(u128::from(self.duplicate_bytes), u128::from(self.received_bytes)).unwrap_or(0)
     }
+
+    /// How many nodes were complete at 20 times from the bound, or the first completion, to the last one, as lines of
+    /// `milliseconds,complete,nodes`.
+    #[must_use]
+    pub fn curve(&self) -> String {
+        let last = self.finishes.iter().map(|finish| finish.at).max().unwrap_or_default();
+        let first = self.finishes.iter().map(|finish| finish.at).min().unwrap_or_default();
+        let start = first.min(self.bound.time());
+        let mut lines = String::from("milliseconds,complete,nodes\n");
+        for step in 0..=CURVE_STEPS {
+            let at = start + (last - start) * step / CURVE_STEPS;
+            let complete = self.finishes.iter().filter(|finish| finish.at <= at).count();
+            lines.push_str(&format!("{},{complete},{}\n", at.as_millis(), self.finishes.len()));
+        }
+        lines
+    }
 }
 
 fn permille(part: u128, whole: u128) -> Option<u64> {
@@ -68,13 +143,26 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.bound)?;
         let makespan = self.makespan.map_or_else(|| "-".to_owned(), |span| format!("{span:?}"));
         writeln!(f, "makespan {makespan}, over bound {}", ratio(self.over_bound_permille()))?;
+        let [p50, p99, p999] =
+            [self.excess.p50, self.excess.p99, self.excess.p999].map(|permille| ratio(Some(permille)));
+        writeln!(f, "nodes over their own bounds: p50 {p50}, p99 {p99}, p99.9 {p999}")?;
         let gain = permille(u128::from(self.bound.sum_bytes), u128::from(self.bound.union_bytes));
         writeln!(
             f,
-            "publisher egress over union {}, attainable gain {}, duplicates {}",
+            "publisher egress over union {}, attainable gain {}, duplicates {}, other bytes {}",
             ratio(self.publisher_egress_permille()),
             ratio(gain),
-            ratio(Some(self.duplicate_permille()))
+            ratio(Some(self.duplicate_permille())),
+            ratio(permille(u128::from(self.control_bytes), u128::from(self.received_bytes)))
+        )?;
+        writeln!(
+            f,
+            "requests {}, announcements {}, chunks stolen {}, insisting requests {}, engine memory {} KiB at most",
+            self.requests,
+            self.announcements,
+            self.stolen,
+            self.insisting,
+            self.engine_bytes_max / 1024
         )?;
         let p99 = self.fault_p99.map_or_else(|| "-".to_owned(), |time| format!("{time:?}"));
         writeln!(

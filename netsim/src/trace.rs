@@ -1,6 +1,6 @@
 //! A running hash over everything that happens: two runs are the same if their hashes are.
 
-/// FNV-1a over 64-bit words (Fowler, Noll and Vo), byte by byte.
+/// FNV-1a (Fowler, Noll and Vo) over 64-bit words instead of bytes, with a rotation so that high bits come down.
 #[derive(Debug)]
 pub(crate) struct Trace(u64);
 
@@ -10,8 +10,8 @@ impl Trace {
     }
 
     pub(crate) fn note(&mut self, words: &[u64]) {
-        for byte in words.iter().flat_map(|word| word.to_le_bytes()) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        for word in words {
+            self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
         }
     }
 

@@ -5,50 +5,66 @@ mod effects;
 mod links;
 mod outcome;
 mod setup;
+mod trouble;
 
 use std::time::Duration;
 
 use pageswarm_checkpoint::{Birth, NodeId};
-use pageswarm_swarm::{Input, RequestId, Rng, Time};
+use pageswarm_swarm::{BirthSet, Input, Output, RequestId, Rng, Time};
 
+use crate::bound::Bound;
 use crate::checkers::{self, Ledger, Violation};
 use crate::faults::Fault;
-use crate::host::{Host, LINEAGE};
-use crate::message::{Content, Message};
-use crate::options::{Behaviour, Options};
+use crate::host::Host;
+use crate::lengths::Lengths;
+use crate::message::Message;
+use crate::options::Options;
 use crate::report::Report;
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
-use links::Connections;
 
 /// Virtual time after the safety phase in which everything must complete, beside a multiple of the bound.
 const LIVENESS_MIN: Duration = Duration::from_secs(120);
 /// Looks at all invariants, spread over the safety phase.
 const CHECKS: u32 = 40;
+/// Most nodes that one look is at: others have their turn at the next.
+const CHECKED_MAX: usize = 256;
 
 /// Something that happens.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A message reaches the receiver's downlink.
+    /// Chunks reach the receiver's downlink.
     Arrive {
         from: usize,
         to: usize,
         epoch: u64,
-        message: Message,
+        slice: Slice,
     },
     Check,
     Connect {
         a: usize,
         b: usize,
     },
-    /// A message is through the downlink.
+    /// A node looks for more connections.
+    Dial {
+        node: usize,
+    },
+    /// A small message is through the downlink.
     Deliver {
         from: usize,
         to: usize,
         epoch: u64,
         message: Message,
     },
+    /// A node removes chunks from its store.
+    Evict {
+        node: usize,
+    },
     Fault(Fault),
+    /// A greedy node asks.
+    Greed {
+        node: usize,
+    },
     /// The safety phase is over.
     Liveness,
     /// A node notices that its connection is gone.
@@ -85,13 +101,17 @@ pub(crate) enum Event {
     },
 }
 
-/// Chunks of one answer, between arrival and store.
-#[derive(Debug)]
+/// Chunks of one answer, from the sender's uplink to the receiver's store.
+#[derive(Clone, Debug)]
 pub(crate) struct Slice {
-    request: RequestId,
-    chunks: Vec<(Birth, Content)>,
-    bytes: u64,
-    is_last: bool,
+    pub(crate) request: RequestId,
+    pub(crate) births: BirthSet,
+    /// Those of `births` whose bytes are wrong.
+    pub(crate) wrong: Vec<Birth>,
+    pub(crate) bytes: u64,
+    /// From its first to its last bit on the sender's uplink.
+    pub(crate) took: Duration,
+    pub(crate) is_last: bool,
 }
 
 /// The whole simulation.
@@ -101,20 +121,29 @@ pub(crate) struct World {
     rng: Rng,
     scheduler: Scheduler<Event>,
     hosts: Vec<Host>,
-    connections: Connections,
-    lengths: Vec<u32>,
+    lengths: Lengths,
+    bound: Bound,
     trace: Trace,
     events: u64,
+    messages: u64,
+    wakes: u64,
+    epochs: u64,
+    /// During a partition: the side of each node.
+    sides: Option<Vec<bool>>,
     is_live: bool,
+    /// Honest nodes that are not complete, those that have not joined yet included.
+    waiting: usize,
+    /// Page faults open at honest nodes.
+    open_faults: usize,
+    /// The first host of the next look at invariants.
+    checked: usize,
+    engine_bytes_max: usize,
     ledger: Ledger,
     found: Vec<Violation>,
     timed_out: u64,
     deferred: u64,
-}
-
-/// What the bytes of a chunk really are.
-pub(crate) fn true_content(seed: u64, birth: Birth) -> Content {
-    Content(Rng::new(seed ^ birth.0.wrapping_mul(0x2545_f491_4f6c_dd1d)).next_u64())
+    /// Reused for the effects of one input.
+    outputs: Vec<Output>,
 }
 
 /// The id of a node.
@@ -153,58 +182,86 @@ impl World {
         let lengths = (0..options.chunks)
             .map(|_| options.chunk_bytes_min + u32::try_from(rng.below(spread)).unwrap_or(0))
             .collect();
-        let hosts = (0..options.nodes).map(|node| {
-            let up = if node == 0 { options.publisher_up } else { options.up };
-            Host::new(options.behaviour(node), up)
-        });
+        let hosts = (0..options.nodes + options.churning())
+            .map(|node| Host::new(options.behaviour(node), options.rates(node)));
         let mut world = Self {
             hosts: hosts.collect(),
-            connections: Connections::new(options.nodes),
             scheduler: Scheduler::new(),
-            lengths,
+            lengths: Lengths::new(lengths),
+            bound: Bound::default(),
             trace: Trace::new(),
             events: 0,
+            messages: 0,
+            wakes: 0,
+            epochs: 0,
+            sides: None,
             is_live: false,
+            waiting: 0,
+            open_faults: 0,
+            checked: 0,
+            engine_bytes_max: 0,
             ledger: Ledger::default(),
             found: Vec::new(),
             timed_out: 0,
             deferred: 0,
+            outputs: Vec::new(),
             rng,
             options,
         };
         world.fill();
+        world.bound = world.compute_bound();
+        world.waiting = world.hosts.iter().filter(|host| host.counts()).count();
         world
     }
 
     fn go(&mut self) {
-        let bound = self.bound().time();
+        let bound = self.bound.time();
         let limit =
             Time::ZERO.after(self.options.safety_phase()).after(LIVENESS_MIN).after(bound.saturating_mul(40));
-        while let Some(event) = self.scheduler.next() {
-            if self.scheduler.now() > limit || !self.found.is_empty() || self.is_done() {
-                break;
-            }
+        self.go_until(limit, Self::is_done);
+        self.check();
+        checkers::check_at_end(&self.options, &self.hosts, &mut self.found);
+        if self.found.is_empty() && self.options.liars() == 0 {
+            self.settle();
+        }
+    }
+
+    /// Lets things happen until the limit, a violation, or what `is_over` looks for.
+    fn go_until(&mut self, limit: Time, is_over: impl Fn(&Self) -> bool) {
+        while self.found.is_empty() && !is_over(self) {
+            let Some(event) = self.scheduler.next() else { return };
             self.events += 1;
             self.happen(event);
+            if self.scheduler.now() > limit {
+                return;
+            }
         }
-        checkers::check_always(&self.hosts, &mut self.ledger, &mut self.found);
-        checkers::check_at_end(&self.options, &self.hosts, &mut self.found);
+    }
+
+    /// After the end, the last timers and announcements have their time; then nothing may happen.
+    fn settle(&mut self) {
+        let settled = self.scheduler.now().after(checkers::SETTLE);
+        self.go_until(settled, |_| false);
+        let before = (self.messages, self.wakes);
+        self.go_until(settled.after(checkers::SETTLE), |_| false);
+        let (messages, wakes) = (self.messages - before.0, self.wakes - before.1);
+        checkers::check_quiescence(messages, wakes, &mut self.found);
     }
 
     fn is_done(&self) -> bool {
-        let mut honest = self.hosts.iter().filter(|host| host.behaviour == Behaviour::Honest);
-        self.is_live && honest.all(|host| host.complete_at.is_some() && host.faults.is_empty())
+        self.is_live && self.waiting == 0 && self.open_faults == 0
     }
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrive { from, to, epoch, message } => self.arrive(from, to, epoch, message),
-            Event::Check => {
-                checkers::check_always(&self.hosts, &mut self.ledger, &mut self.found);
-            }
+            Event::Arrive { from, to, epoch, slice } => self.arrive(from, to, epoch, slice),
+            Event::Check => self.check(),
             Event::Connect { a, b } => self.connect(a, b),
+            Event::Dial { node } => self.redial(node),
             Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
+            Event::Evict { node } => self.evict(node),
             Event::Fault(fault) => self.apply(fault),
+            Event::Greed { node } => self.greed(node),
             Event::Liveness => self.begin_liveness(),
             Event::Notice { node, peer, epoch } => self.notice(node, peer, epoch),
             Event::PageFault { node, birth } => self.page_fault(node, birth),
@@ -228,44 +285,36 @@ impl World {
                 let host = &mut self.hosts[node];
                 if host.life == life && host.wakes_at == Some(at) {
                     host.wakes_at = None;
+                    self.wakes += 1;
                     self.feed(node, Input::Tick);
                 }
             }
         }
     }
 
-    fn apply(&mut self, fault: Fault) {
-        match fault {
-            Fault::Crash(node) => self.crash(node),
-            Fault::Restart(node) => {
-                if self.hosts[node].engine.is_none() {
-                    self.boot(node);
-                }
-            }
-            Fault::Split(side) => self.split(side),
-            Fault::Heal => self.heal(),
-            Fault::Slow(node) => self.hosts[node].up = (self.options.up / 20).max(1),
+    /// Looks at what must hold at any moment, at as many nodes as one look is at.
+    fn check(&mut self) {
+        let count = self.hosts.len().min(CHECKED_MAX);
+        for step in 0..count {
+            let node = (self.checked + step) % self.hosts.len();
+            let host = &self.hosts[node];
+            checkers::check_always(node, host, &mut self.ledger, &mut self.found);
+            let bytes = host.engine.as_ref().map_or(0, pageswarm_swarm::Engine::memory_bytes);
+            self.engine_bytes_max = self.engine_bytes_max.max(bytes);
         }
+        self.checked = (self.checked + count) % self.hosts.len();
     }
 
-    /// Heals everything but liars.
-    fn begin_liveness(&mut self) {
-        self.is_live = true;
-        self.heal();
-        for node in 0..self.hosts.len() {
-            self.hosts[node].up = if node == 0 { self.options.publisher_up } else { self.options.up };
-            if self.hosts[node].engine.is_none() {
-                self.boot(node);
-            }
-        }
-    }
-
-    fn page_fault(&mut self, node: usize, birth: Birth) {
-        let now = self.scheduler.now();
+    /// Sets when a node was complete, and keeps count of those that are not.
+    fn set_complete(&mut self, node: usize, at: Option<Time>) {
         let host = &mut self.hosts[node];
-        if host.engine.is_some() && !host.store.contains_key(&birth) {
-            host.faults.entry(birth).or_insert(now);
-            self.feed(node, Input::Fault { lineage: LINEAGE, birth });
+        let was = std::mem::replace(&mut host.complete_at, at).is_some();
+        if host.counts() {
+            match (was, at.is_some()) {
+                (true, false) => self.waiting += 1,
+                (false, true) => self.waiting -= 1,
+                _ => {}
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pageswarm_netsim::{Options, Pattern, Report, run_options};
+use pageswarm_netsim::{Links, Options, Pattern, Report, run, run_options};
 
 /// 4 MiB at 100 Mbit/s, no faults.
 fn quiet(seed: u64, nodes: usize) -> Options {
@@ -91,4 +91,56 @@ fn a_small_increment_spreads_in_less_than_twice_the_bound() {
         let report = pass(Options::equal_links(seed, 9, 1 << 20, 12_500_000));
         assert!(report.over_bound_permille().unwrap() < 2000, "{report}");
     }
+}
+
+#[test]
+fn a_node_that_claims_that_everything_is_urgent_does_not_starve_the_others() {
+    // Found by seeds 44 at 9 nodes and 25 at 7: faults without end kept all bulk from leaving the publisher.
+    pass(Options::from_seed(44, 9));
+    pass(Options::from_seed(25, 7));
+    for seed in 0..3 {
+        let report = pass(Options { greedy: 1, ..quiet(seed, 6) });
+        assert!(report.makespan.unwrap() < Duration::from_secs(10), "{report}");
+    }
+}
+
+#[test]
+fn announcing_honestly_and_sending_nothing_stops_nobody() {
+    for seed in 0..5 {
+        let report = pass(Options { withholding: 2, ..quiet(seed, 6) });
+        assert!(report.makespan.unwrap() < Duration::from_secs(30), "{report}");
+    }
+}
+
+#[test]
+fn repeated_messages_failing_disks_and_evictions_are_survived() {
+    for seed in 0..5 {
+        pass(Options { repeat_permille: 50, ..quiet(seed, 6) });
+        pass(Options { disk_error_permille: 30, ..quiet(seed, 6) });
+        pass(Options { evictions: 40, ..quiet(seed, 6) });
+    }
+}
+
+#[test]
+fn chunks_that_went_to_a_node_that_left_are_offered_again_at_once() {
+    for seed in 0..5 {
+        let report = pass(Options { churn_permille: 200, ..quiet(seed, 11) });
+        assert!(report.over_bound_permille().unwrap() < 4000, "{report}");
+    }
+}
+
+#[test]
+fn links_of_mixed_rates_end_near_their_own_bounds() {
+    let report = pass(Options { links: Links::Mixed, ..Options::equal_links(2, 60, 8 << 20, 12_500_000) });
+    assert!(report.excess.p99 <= 1300, "{report}");
+}
+
+#[test]
+fn the_curve_of_a_run_rises_to_all_nodes() {
+    let report = run(3, 9);
+    let curve = report.curve();
+    let last = curve.lines().last().unwrap();
+    let nodes = report.finishes.len();
+    assert_eq!(curve.lines().count(), 22);
+    assert!(last.ends_with(&format!(",{nodes},{nodes}")), "{curve}");
 }

@@ -10,13 +10,21 @@ const RANGE_LENGTH_KEPT: u64 = 256;
 /// But no more than this many births of one message.
 const SINGLE_BIRTHS_MAX: u64 = 1 << 18;
 
+/// Births taken from one message: as many as the engine allows a peer's set, and a few more, so that it notices.
+const BIRTHS_MAX: u64 = 300 << 20;
+
 /// The set in the ranges that a message carries.
 #[must_use]
 pub fn from_ranges(ranges: &[BirthRange]) -> BirthSet {
     let mut set = BirthSet::new();
-    let mut singly = SINGLE_BIRTHS_MAX;
+    let (mut singly, mut room) = (SINGLE_BIRTHS_MAX, BIRTHS_MAX);
     for range in ranges.iter().filter(|range| range.length > 0) {
-        let last = Birth(range.first.0.saturating_add(range.length - 1));
+        let length = range.length.min(room);
+        if length == 0 {
+            break;
+        }
+        room -= length;
+        let last = Birth(range.first.0.saturating_add(length - 1));
         if range.length < RANGE_LENGTH_KEPT && range.length <= singly {
             singly -= range.length;
             (range.first.0..=last.0).for_each(|birth| {

@@ -145,7 +145,8 @@ struct Task {
 /// Runs the engine until the node drops its hubs.
 pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
     let HubQueue { mut messages, view } = queue;
-    let engine = Engine::new(Config::default(), node.id, seed);
+    let upload_bytes_per_s = node.config.upload_bytes_per_s;
+    let engine = Engine::new(Config { upload_bytes_per_s, ..Config::default() }, node.id, seed);
     let mut task = Task {
         node,
         engine,

@@ -131,12 +131,10 @@ impl Peer {
         }
     }
 
-    /// Notes that the peer follows a lineage.
-    pub fn note_follow(&self, lineage: LineageId) {
+    /// Notes that the peer follows a lineage; true if that is news.
+    pub fn note_follow(&self, lineage: LineageId) -> bool {
         let mut follows = lock(&self.follows);
-        if follows.len() < LINEAGES_MAX {
-            follows.insert(lineage);
-        }
+        follows.len() < LINEAGES_MAX && follows.insert(lineage)
     }
 
     /// Whether the peer follows a lineage.
@@ -235,7 +233,10 @@ impl Peers {
     #[must_use]
     pub fn to_dial(&self) -> Vec<(NodeId, SocketAddr)> {
         let state = lock(&self.state);
-        let missing = state.known.iter().filter(|(node, _)| !state.connected.contains_key(*node));
+        let now = Instant::now();
+        let is_banned = |node: &NodeId| state.banned.get(node).is_some_and(|until| *until > now);
+        let is_missing = |node: &NodeId| !state.connected.contains_key(node) && !is_banned(node);
+        let missing = state.known.iter().filter(|(node, _)| is_missing(node));
         missing.map(|(node, address)| (*node, *address)).collect()
     }
 

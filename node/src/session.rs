@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::NodeId;
 use pageswarm_checkpoint::membership::MembershipError;
-use pageswarm_checkpoint::wire::{Control, Hello, Opening};
-use pageswarm_swarm::Input;
+use pageswarm_checkpoint::wire::{BirthRange, Control, Hello, Opening};
+use pageswarm_swarm::{BirthSet, Input};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -253,6 +254,7 @@ async fn read_control(
     peer: &Arc<Peer>,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
+    let mut sets = SetReader::default();
     while let Some(frame) = frames::read(&mut receive).await? {
         match Control::decode(&frame).map_err(FrameError::from)? {
             Control::Hello(_) => return Err(SessionError::NoHello),
@@ -263,22 +265,56 @@ async fn read_control(
                 }
             }
             Control::Follow(lineage) => {
-                peer.note_follow(lineage);
-                node.events.add(What::Connected { peer: peer.id.to_string() });
-                node.hub.input(Input::PeerFollows { peer: peer.id, lineage }).await;
+                // A peer that says it again and again is told no more, and fills no list of events.
+                if peer.note_follow(lineage) {
+                    node.events.add(What::Connected { peer: peer.id.to_string() });
+                    node.hub.input(Input::PeerFollows { peer: peer.id, lineage }).await;
+                }
             }
+            // Sets of a lineage are told to those who follow it, and this node follows those it knows.
+            Control::Have { lineage, .. } | Control::Lack { lineage, .. }
+                if node.lineages.writer(&lineage).is_none() => {}
             Control::Have { lineage, births } => {
-                let births = births::from_ranges(&births);
+                let births = sets.read(&births);
                 node.hub.input(Input::PeerHas { peer: peer.id, lineage, births }).await;
+                sets.rest().await;
             }
             Control::Lack { lineage, births } => {
-                let births = births::from_ranges(&births);
+                let births = sets.read(&births);
                 node.hub.input(Input::PeerLacks { peer: peer.id, lineage, births }).await;
+                sets.rest().await;
             }
             Control::Revocations(record) => node.offer_revocations(record),
         }
     }
     Ok(())
+}
+
+/// Reads the sets that a peer announces. A few bytes can say a set that takes milliseconds to add up, and nothing is
+/// wrong with it; so a peer whose sets take long is read the more slowly.
+#[derive(Debug, Default)]
+struct SetReader {
+    owed: Duration,
+}
+
+impl SetReader {
+    /// How much longer the pauses are than the work: sets of one peer take at most a twentieth of a processor.
+    const PAUSES: u32 = 20;
+    /// Shorter pauses are put together.
+    const PAUSE_MIN: Duration = Duration::from_millis(5);
+
+    fn read(&mut self, ranges: &[BirthRange]) -> BirthSet {
+        let started = Instant::now();
+        let births = births::from_ranges(ranges);
+        self.owed += started.elapsed() * Self::PAUSES;
+        births
+    }
+
+    async fn rest(&mut self) {
+        if self.owed >= Self::PAUSE_MIN {
+            tokio::time::sleep(std::mem::take(&mut self.owed)).await;
+        }
+    }
 }
 
 async fn accept_streams(node: &Arc<Node>, peer: &Arc<Peer>) -> Result<(), SessionError> {

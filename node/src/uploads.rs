@@ -47,6 +47,8 @@ pub struct Uploads {
 
 /// How long a request waits for the engine's decision.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a part of an answer may wait to be read: as long as the engine leaves it a place.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Decisions on one request: at most one of each kind for each holder named.
 const COMMANDS: usize = 64;
 
@@ -88,9 +90,9 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
         Urgency::Deadline => 1,
         Urgency::Normal => 0,
     };
+    let mut left = births.len();
     if send.set_priority(priority).is_ok() {
         let lineage = run.lineage;
-        let mut left = births.len();
         let asked = Input::Asked { peer: peer.id, request, lineage, births, urgency, patience };
         node.hub.input(asked).await;
         let upload = Upload { node, peer, request, run: &run };
@@ -108,9 +110,12 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
         }
     }
     lock(&node.uploads.open).remove(&key);
-    // The peer may have gone; then there is nobody to tell.
-    let _gone = send.finish();
+    // What a peer does not read is not kept for it. The peer may have gone; then there is nobody to tell.
+    let _gone = if left > 0 { send.reset(ABANDONED) } else { send.finish() };
 }
+
+/// Ends a stream whose answer is not whole.
+const ABANDONED: quinn::VarInt = quinn::VarInt::from_u32(1);
 
 struct Upload<'a> {
     node: &'a Arc<Node>,
@@ -173,7 +178,7 @@ impl Upload<'_> {
             }
         };
         let bytes = frames.chunk_bytes;
-        frames.write(send).await?;
+        timeout(WRITE_TIMEOUT, frames.write(send)).await.ok()??;
         Some(bytes)
     }
 }

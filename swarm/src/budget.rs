@@ -7,6 +7,7 @@ use crate::limits::RUN_BYTES_MIN;
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     outstanding: u64,
+    near: u64,
     received: u64,
     doubled: u64,
 }
@@ -21,6 +22,16 @@ impl Budget {
     pub(crate) fn settle(&mut self, bytes: u64) {
         assert!(bytes <= self.outstanding, "only what was asked for is settled");
         self.outstanding -= bytes;
+    }
+
+    /// Of what is outstanding at one peer, another part is expected soon.
+    pub(crate) fn change_near(&mut self, from: u64, to: u64) {
+        self.near = self.near.saturating_sub(from).saturating_add(to);
+    }
+
+    /// Of what is outstanding, encoded bytes that are expected soon.
+    pub(crate) fn near(&self) -> u64 {
+        self.near
     }
 
     /// Bytes arrived.

@@ -5,11 +5,11 @@ use std::time::Duration;
 /// How an engine behaves; [`Config::default`] suits links from 10 Mbit/s to 10 Gbit/s.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How long gained chunks may wait to be announced together. Shorter spreads chunks sooner and sends
-    /// more messages. Default 10 ms.
+    /// How long gained chunks may wait to be announced together to those who lack them; while the uplink has little to
+    /// do, a few are told sooner. Shorter spreads chunks sooner and sends more messages. Default 40 ms.
     pub announce_within: Duration,
-    /// Gained chunks that are announced at once, but never more often than every 2 ms. Default 64.
-    pub announce_births: u64,
+    /// How long those who hold the gained chunks too may have to wait to be told. Default 500 ms.
+    pub announce_lazily: Duration,
     /// How near a deadline must be for its want to overtake rarity. Default 10 s.
     pub deadline_horizon: Duration,
     /// The least time that a deferred chunk waits for its holder's offer before we insist. Shorter makes the
@@ -20,6 +20,12 @@ pub struct Config {
     /// How much of a peer's measured rate is kept asked for, as time, beside its latency. Longer hides more
     /// jitter, shorter reacts faster. Default 150 ms.
     pub queue_time: Duration,
+    /// How much of the rate at which all chunks come in is kept asked for, as time, beside the peers' latency. Longer
+    /// hides more jitter; shorter leaves the choice of whom to ask for what open for longer. Default 10 ms.
+    pub intake_time: Duration,
+    /// How much later than three times the expected time a request must be for its chunks to be asked of another peer
+    /// when nothing else is left to ask for. Default 20 ms.
+    pub steal_after: Duration,
     /// Requests kept outstanding at a lineage's writer. Default 2.
     pub writer_depth: usize,
     /// Requests kept outstanding at any other peer while rate times latency asks for no more. Default 4.
@@ -50,12 +56,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            announce_within: Duration::from_millis(10),
-            announce_births: 64,
+            announce_within: Duration::from_millis(40),
+            announce_lazily: Duration::from_millis(500),
             deadline_horizon: Duration::from_secs(10),
             defer_wait: Duration::from_secs(1),
             sent_memory: Duration::from_secs(2),
             queue_time: Duration::from_millis(150),
+            intake_time: Duration::from_millis(10),
+            steal_after: Duration::from_millis(20),
             writer_depth: 2,
             peer_depth: 4,
             outstanding_bytes_max: 64 << 20,

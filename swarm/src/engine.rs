@@ -3,6 +3,7 @@
 //! All branching on inputs is here; each sub-machine owns its state. After every input, `maintain` restores the
 //! standing invariants (due requests issued, overdue ones moved, gains announced), so no handler has to.
 
+mod announcing;
 mod answers;
 mod booking;
 mod local;
@@ -11,7 +12,7 @@ mod neighbours;
 mod picking;
 mod serving;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pageswarm_checkpoint::{LineageId, NodeId};
 
@@ -19,6 +20,7 @@ use crate::births::BirthSet;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::input::Input;
+use crate::intake::Intake;
 use crate::lineages::Lineage;
 use crate::output::{BanReason, Event, Output};
 use crate::peers::Peer;
@@ -27,6 +29,7 @@ use crate::rng::Rng;
 use crate::sent::Sent;
 use crate::stats::{PeerStats, Stats};
 use crate::time::Time;
+use crate::timers::Timers;
 use crate::uploads::Uploads;
 use crate::wants::Wants;
 
@@ -42,14 +45,19 @@ pub struct Engine {
     rng: Rng,
     lineages: BTreeMap<LineageId, Lineage>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Peers that may be worth asking: something changed since they were last found full or without use.
+    ready: BTreeSet<NodeId>,
     banned: BTreeMap<NodeId, (Time, BanReason)>,
     wants: Wants,
     requests: Requests,
     budget: Budget,
+    intake: Intake,
     uploads: Uploads,
     sent: Sent,
     /// Rises whenever something may be asked for that could not be before.
     supply: u64,
+    /// Not later than anything that is due of peers, requests and answers: most inputs need not look at all of them.
+    due: Timers,
     stats: Stats,
     outputs: VecDeque<Output>,
     drained: bool,
@@ -66,13 +74,16 @@ impl Engine {
             rng: Rng::new(seed),
             lineages: BTreeMap::new(),
             peers: BTreeMap::new(),
+            ready: BTreeSet::new(),
             banned: BTreeMap::new(),
             wants: Wants::default(),
             requests: Requests::default(),
             budget: Budget::default(),
+            intake: Intake::default(),
             uploads: Uploads::default(),
             sent: Sent::default(),
             supply: 1,
+            due: Timers::new(),
             stats: Stats::default(),
             outputs: VecDeque::new(),
             drained: true,
@@ -125,6 +136,17 @@ impl Engine {
     #[must_use]
     pub fn missing(&self, lineage: LineageId) -> Option<&BirthSet> {
         self.lineages.get(&lineage).map(Lineage::wanted)
+    }
+
+    /// An estimate of the memory that its state takes, in bytes: sets, requests, answers and peers.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let lineages: usize = self.lineages.values().map(Lineage::memory_bytes).sum();
+        let peers: usize = self.peers.values().map(Peer::memory_bytes).sum();
+        let requests =
+            self.requests.iter().map(|(_, request)| size_of_val(request) + request.births.memory_bytes());
+        let outputs = self.outputs.capacity() * size_of::<Output>();
+        size_of::<Self>() + lineages + peers + requests.sum::<usize>() + self.uploads.memory_bytes() + outputs
     }
 
     /// Panics if the engine's books do not balance; for tests and simulations, it walks everything.

@@ -7,8 +7,9 @@
 //! | `wants` | open wants by deadline; page faults |
 //! | `peers`, `pace` | what each peer holds, how it behaves, how fast it answers |
 //! | `picker` | which run to ask of a peer with room |
-//! | `requests`, `budget` | what is outstanding, and how much may be |
+//! | `requests`, `budget`, `intake` | what is outstanding, and how much may and should be |
 //! | `uploads`, `sent` | answers to peers; whom the writer sent each chunk |
+//! | `gains` | what followers have not been told |
 //! | `timers` | when something is due next |
 //! | [`births`](BirthSet), `run` | sets of births and their gap coding |
 //!
@@ -19,7 +20,16 @@
 //! The chunks of a lineage spread like this. Everyone announces what it holds. A node asks the writer only for
 //! chunks that no other connected peer offers, walking on from a random place; the writer answers a request for a
 //! chunk that it has sent already by naming the holder ([`Output::Defer`]). The asker waits a bounded time
-//! for the holder's announcement, then insists and is served. From other peers, the rarest chunks are asked first.
+//! for the holder's announcement, then insists and is served; if the holder is gone, the writer offers the chunk again.
+//!
+//! What keeps all uplinks busy, and new chunks moving (netsim measures each of these):
+//!
+//! - One small run is asked of every peer that offers anything, the rarest of what it has; more only as far as what is
+//!   outstanding does not cover what comes in meanwhile. What waits in a queue cannot be asked of others.
+//! - An uplink with nothing to do offers what it gained to a few followers at once, and to all a little later: whoever
+//!   gets it first can pass it on to the rest.
+//! - Of the answers that wait, those with chunks that few hold go first.
+//! - When nothing is left to ask for, chunks that are late are asked of a second peer, within 1 % of what was received.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +37,9 @@ mod births;
 mod budget;
 mod config;
 mod engine;
+mod gains;
 mod input;
+mod intake;
 mod lengths;
 pub mod limits;
 mod lineages;

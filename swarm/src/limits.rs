@@ -9,6 +9,10 @@ pub const RUN_BYTES_MAX: u64 = 256 << 10;
 /// Encoded bytes below which a run is not split further when little is missing.
 pub const RUN_BYTES_SPLIT: u64 = 16 << 10;
 
+/// Requests that are kept outstanding, all peers together, however slowly chunks come in: with eight, if all nodes ask
+/// at random, no more than one uplink in 3,000 has nothing to send by chance.
+pub const REQUESTS_MIN: usize = 8;
+
 /// Births in one run: bounds a request's size on the wire, and the answer's where every chunk comes raw.
 pub const RUN_BIRTHS_MAX: u64 = 1536;
 

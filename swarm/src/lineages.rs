@@ -3,12 +3,9 @@
 use pageswarm_checkpoint::{Birth, NodeId};
 
 use crate::births::BirthSet;
-use crate::config::Config;
+use crate::gains::Gains;
 use crate::lengths::Lengths;
 use crate::time::Time;
-
-/// The least time between two announcements that are sent early because many chunks were gained.
-const ANNOUNCE_GAP: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// The sets of one open lineage. Invariants: `wanted` and `held` are disjoint, `unasked` is `wanted` without
 /// `in_flight`, `doubled` is in `in_flight`.
@@ -24,9 +21,15 @@ pub(crate) struct Lineage {
     pub(crate) copies: Copies,
     /// Where the next run from the writer begins: walking on from a random start keeps nodes apart.
     pub(crate) cursor: Option<Birth>,
-    fresh: BirthSet,
-    fresh_since: Time,
-    announced_at: Time,
+    pub(crate) gains: Gains,
+    /// When all followers are told what they have not been told.
+    pub(crate) tell_all_at: Option<Time>,
+    /// When some are, if the uplink has room.
+    pub(crate) tell_some_at: Option<Time>,
+    /// When some were told last.
+    pub(crate) told_some_at: Time,
+    /// The last of them: others have their turn next.
+    pub(crate) told_last: Option<NodeId>,
 }
 
 impl Lineage {
@@ -50,6 +53,11 @@ impl Lineage {
     /// Whether two peers are asked for the birth.
     pub(crate) fn is_doubled(&self, birth: Birth) -> bool {
         self.doubled.contains(birth)
+    }
+
+    /// Whether two peers are asked for any of `births`.
+    pub(crate) fn is_any_doubled(&self, births: &BirthSet) -> bool {
+        !self.doubled.is_disjoint(births)
     }
 
     /// Whether any of `births` is asked for.
@@ -91,18 +99,14 @@ impl Lineage {
         self.unasked.add(&back);
     }
 
-    /// The store holds these now; returns those that are new, which will be announced.
-    pub(crate) fn gain(&mut self, births: &BirthSet, now: Time) -> BirthSet {
+    /// The store holds these now; returns those that are new.
+    pub(crate) fn gain(&mut self, births: &BirthSet) -> BirthSet {
         let new = births.minus(&self.held);
         self.held.add(&new);
         self.wanted.subtract(births);
         self.unasked.subtract(births);
         self.in_flight.subtract(births);
         self.doubled.subtract(births);
-        if self.fresh.is_empty() && !new.is_empty() {
-            self.fresh_since = now;
-        }
-        self.fresh.add(&new);
         new
     }
 
@@ -110,26 +114,15 @@ impl Lineage {
     pub(crate) fn lose(&mut self, births: &BirthSet) -> BirthSet {
         let lost = births.and(&self.held);
         self.held.subtract(&lost);
-        self.fresh.subtract(&lost);
+        self.gains.forget(&lost);
         lost
     }
 
-    /// When gained chunks are to be announced.
-    pub(crate) fn announce_at(&self, config: &Config) -> Option<Time> {
-        if self.fresh.is_empty() {
-            return None;
-        }
-        let by_time = self.fresh_since.after(config.announce_within);
-        if self.fresh.len() < config.announce_births {
-            return Some(by_time);
-        }
-        Some(by_time.min(self.announced_at.after(ANNOUNCE_GAP)))
-    }
-
-    /// Takes what is to be announced.
-    pub(crate) fn take_fresh(&mut self, now: Time) -> BirthSet {
-        self.announced_at = now;
-        std::mem::take(&mut self.fresh)
+    /// An estimate of the memory that its sets and lengths take, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let own = [&self.held, &self.wanted, &self.in_flight, &self.doubled, &self.unasked];
+        let sets = own.into_iter().chain(&self.copies.levels).map(BirthSet::memory_bytes);
+        size_of::<Self>() + sets.sum::<usize>() + self.lengths.memory_bytes() + self.gains.memory_bytes()
     }
 
     /// Checks the invariants; meant for tests and debug builds.
@@ -138,7 +131,6 @@ impl Lineage {
         assert_eq!(self.unasked, self.wanted.minus(&self.in_flight), "unasked is derived");
         assert!(self.doubled.is_subset(&self.in_flight), "what is asked twice is asked");
         assert!(self.in_flight.is_disjoint(&self.held), "what is held is not asked for");
-        assert!(self.fresh.is_subset(&self.held), "only what is held is announced");
     }
 }
 
@@ -153,16 +145,22 @@ impl Copies {
     /// Counts one more holder for births that it was not counted for.
     pub(crate) fn add(&mut self, births: &BirthSet) {
         let [one, two, three] = &mut self.levels;
-        let again = births.and(one);
-        let thrice = again.and(two);
-        three.add(&thrice);
-        two.add(&again);
-        one.add(births);
+        let again = one.add_again(births);
+        if !again.is_empty() {
+            let thrice = two.add_again(&again);
+            three.add(&thrice);
+        }
     }
 
     /// Births that at least one such peer holds.
     pub(crate) fn any(&self) -> &BirthSet {
         &self.levels[0]
+    }
+
+    /// How many such peers hold the rarest of `births`, up to three.
+    pub(crate) fn fewest(&self, births: &BirthSet) -> u8 {
+        let levels = self.levels.iter().zip(1_u8..);
+        levels.take_while(|(level, _)| births.is_subset(level)).last().map_or(0, |(_, copies)| copies)
     }
 
     /// The rarest of `births`: held by one, else by two, else all.

@@ -82,6 +82,12 @@ impl Pace {
         self.rate.unwrap_or(RATE_ASSUMED)
     }
 
+    /// Bytes that the peer sends in a time.
+    pub(crate) fn bytes_in(&self, span: Duration) -> u64 {
+        let bytes = u128::from(self.rate()) * u128::from(nanos(span)) / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Whether a rate was measured.
     pub(crate) fn is_measured(&self) -> bool {
         self.rate.is_some()

@@ -23,13 +23,15 @@ pub(crate) struct Peer {
     pub(crate) pace: Pace,
     /// Encoded bytes asked of it and not arrived.
     pub(crate) outstanding: u64,
+    /// Of these, bytes that are expected soon, as the budget counts them.
+    pub(crate) near: u64,
+    /// A request of it is late: nothing is expected of it soon.
+    pub(crate) is_late: bool,
     /// Requests outstanding, faults apart.
     pub(crate) requests: usize,
     pub(crate) fault_requests: usize,
     /// It is not asked before this, after a silence or a refusal.
     pub(crate) resting_until: Option<Time>,
-    /// The supply version at which nothing was found to ask of it.
-    pub(crate) exhausted_at: Option<u64>,
     silences: u32,
     refusals: u32,
     corrupt: u32,
@@ -44,6 +46,8 @@ pub(crate) struct Peer {
 pub(crate) struct PeerLineage {
     /// It takes part and may read.
     pub(crate) follows: bool,
+    /// Up to which of our gains it has been told.
+    pub(crate) told: u64,
     pub(crate) has: BirthSet,
     has_bytes: usize,
     /// It sent these with wrong bytes: never asked of it again.
@@ -74,22 +78,49 @@ impl Peer {
         let others: usize =
             self.lineages.iter().filter(|(id, _)| **id != lineage).map(|(_, part)| part.has_bytes).sum();
         let part = self.lineages.entry(lineage).or_default();
-        let new = births.minus(&part.barred).minus(&part.has);
-        let mut has = part.has.clone();
-        has.add(&new);
-        let bytes = has.memory_bytes();
-        if others.saturating_add(bytes) > PEER_HAS_BYTES_MAX {
-            self.hostile += 1;
-            return Err(TooLarge);
+        let mut new = births.minus(&part.has);
+        if !part.barred.is_empty() {
+            new.subtract(&part.barred);
         }
-        part.has = has;
-        part.has_bytes = bytes;
+        // Too much at most: blocks that only gain births are counted twice.
+        let bytes_max = part.has_bytes.saturating_add(new.memory_bytes());
+        if others.saturating_add(bytes_max) > PEER_HAS_BYTES_MAX {
+            let mut has = part.has.clone();
+            has.add(&new);
+            if others.saturating_add(has.memory_bytes()) > PEER_HAS_BYTES_MAX {
+                self.hostile += 1;
+                return Err(TooLarge);
+            }
+        }
+        part.has.add(&new);
+        part.has_bytes = part.has.memory_bytes();
         Ok(new)
+    }
+
+    /// Of what is outstanding, bytes that should come within its latency and four times `queue`.
+    pub(crate) fn near_bytes(&self, queue: Duration) -> u64 {
+        match (self.is_late, self.pace.is_measured()) {
+            (true, _) => 0,
+            (false, true) => self.outstanding.min(self.pace.bytes_in(self.pace.latency_floor() + 4 * queue)),
+            (false, false) => self.outstanding,
+        }
     }
 
     /// Memory that its announced sets take, in bytes.
     pub(crate) fn has_memory_bytes(&self) -> usize {
         self.lineages.values().map(|part| part.has_bytes).sum()
+    }
+
+    /// An estimate of the memory of everything known of it, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let part = |part: &PeerLineage| {
+            let sets = [&part.barred, &part.doubted, &part.deferred, &part.insist];
+            let deferrals =
+                part.deferrals.iter().map(|deferral| size_of_val(deferral) + deferral.births.memory_bytes());
+            let sets = sets.map(BirthSet::memory_bytes).iter().sum::<usize>();
+            size_of::<PeerLineage>() + part.has_bytes + sets + deferrals.sum::<usize>()
+        };
+        size_of::<Self>() + self.lineages.values().map(part).sum::<usize>()
     }
 
     /// Whether it may be asked for bulk.
@@ -100,6 +131,7 @@ impl Peer {
     /// Chunks arrived from it.
     pub(crate) fn delivered(&mut self, now: Time, bytes: u64) {
         self.pace.arrived(now, bytes);
+        self.is_late = false;
         self.bytes_down = self.bytes_down.saturating_add(bytes);
         self.refusals = 0;
         self.broken = self.broken.saturating_sub(1);
@@ -249,6 +281,18 @@ impl PeerLineage {
         self.deferred.subtract(&over);
         self.insist.add(&over);
         true
+    }
+
+    /// It offers these again: they are not left alone any longer.
+    pub(crate) fn undefer(&mut self, births: &BirthSet) {
+        if self.deferred.is_disjoint(births) {
+            return;
+        }
+        self.deferred.subtract(births);
+        for deferral in &mut self.deferrals {
+            deferral.births.subtract(births);
+        }
+        self.deferrals.retain(|deferral| !deferral.births.is_empty());
     }
 
     /// When the next deferral ends.

@@ -10,7 +10,6 @@ use crate::limits::{REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BY
 use crate::lineages::Lineage;
 use crate::peers::{Peer, PeerLineage};
 use crate::rng::Rng;
-use crate::time::nanos;
 
 /// Births in a run below which little-left splitting stops.
 const SPLIT_BIRTHS_MIN: u64 = 4;
@@ -59,10 +58,7 @@ pub(crate) fn run_size(peer: &Peer, source: Source, config: &Config) -> Option<R
         return (peer.requests < 2).then(|| wanted(RUN_BYTES_MIN));
     }
     let latency = peer.pace.latency_floor();
-    let rate = u128::from(peer.pace.rate());
-    let bytes_in = |span: std::time::Duration| {
-        u64::try_from(rate * u128::from(nanos(span)) / 1_000_000_000).unwrap_or(u64::MAX)
-    };
+    let bytes_in = |span| peer.pace.bytes_in(span);
     let limit = bytes_in(config.queue_time.saturating_add(latency))
         .clamp(2 * RUN_BYTES_SPLIT, config.peer_outstanding_bytes_max);
     let in_transit = usize::try_from(2 * bytes_in(latency) / RUN_BYTES_MAX).unwrap_or(usize::MAX);
@@ -143,6 +139,6 @@ pub(crate) fn take(births: &BirthSet, start: Birth, size: RunSize, lengths: &Len
 
 /// Smaller runs when little is left, so that all peers help with the rest.
 pub(crate) fn split_for(size: RunSize, unasked: u64, peers: usize) -> RunSize {
-    let parts = 8 * u64::try_from(peers).unwrap_or(u64::MAX).max(1);
+    let parts = 32 * u64::try_from(peers).unwrap_or(u64::MAX).max(1);
     RunSize { births: size.births.min((unasked / parts).max(SPLIT_BIRTHS_MIN)), ..size }
 }

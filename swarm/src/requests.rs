@@ -18,8 +18,10 @@ pub(crate) struct Request {
     /// Encoded bytes of `births`, as charged to the budget.
     pub(crate) bytes: u64,
     pub(crate) urgency: Urgency,
-    /// When it should have been answered in full: a faster peer may be asked too.
+    /// When it should have been answered in full: if nothing else is left to ask for, another peer may be asked too.
     pub(crate) expected: Time,
+    /// When another peer may be asked too in any case.
+    pub(crate) late: Time,
     /// When it is given up, however busy its peer is with others.
     pub(crate) gives_up: Time,
 }
@@ -66,6 +68,11 @@ impl Requests {
 
     pub(crate) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         self.open.get_mut(&id)
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// Requests in the order in which they were sent.

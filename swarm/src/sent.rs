@@ -37,9 +37,17 @@ impl Sent {
         }
     }
 
-    /// The peer is gone.
-    pub(crate) fn forget_peer(&mut self, peer: NodeId) {
-        self.recent.retain(|(_, other), _| *other != peer);
+    /// The peer is gone; returns what it was sent lately and has not announced.
+    pub(crate) fn forget_peer(&mut self, peer: NodeId) -> Vec<(LineageId, BirthSet)> {
+        let mut sent = Vec::new();
+        self.recent.retain(|(lineage, other), [young, old]| {
+            if *other == peer {
+                young.add(old);
+                sent.push((*lineage, std::mem::take(young)));
+            }
+            *other != peer
+        });
+        sent
     }
 
     /// The lineage is closed.

@@ -4,7 +4,7 @@ use crate::output::Wake;
 use crate::time::Time;
 
 /// Collects due times; the earliest wins, at a tie the first one offered.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Timers {
     until: Option<Time>,
     why: Wake,
@@ -23,6 +23,11 @@ impl Timers {
             self.until = Some(at);
             self.why = why;
         }
+    }
+
+    /// Whether the earliest is due.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        self.until.is_some_and(|until| until <= now)
     }
 
     /// The earliest, and why.

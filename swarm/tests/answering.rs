@@ -4,7 +4,7 @@
 mod driver;
 
 use driver::{Driver, LINEAGE, ME, births, peer, served};
-use pageswarm_checkpoint::{Birth, LineageId};
+use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use pageswarm_swarm::{BirthSet, Config, Input, Output, Patience, Refusal, RequestId, Time, Urgency, limits};
 
 /// An engine that is the writer and holds the births, with two peers that hold nothing.
@@ -18,7 +18,7 @@ fn writer(config: Config) -> Driver {
     node
 }
 
-fn deferral(outputs: &[Output]) -> Option<(BirthSet, pageswarm_checkpoint::NodeId)> {
+fn deferral(outputs: &[Output]) -> Option<(BirthSet, NodeId)> {
     outputs.iter().find_map(|output| match output {
         Output::Defer { births, holder, .. } => Some((births.clone(), *holder)),
         _ => None,
@@ -161,4 +161,53 @@ fn a_peer_that_begins_to_follow_is_told_everything() {
     let to = peer(3);
     assert!(outputs.contains(&Output::AnnounceHave { to, lineage: LINEAGE, births: births(0, 99) }));
     assert!(node.engine.held(LINEAGE).is_some_and(|held| held.contains(Birth(99))));
+}
+
+/// Whom a set was announced to, with the set.
+fn announced(outputs: &[Output]) -> Vec<(NodeId, BirthSet)> {
+    let have = |output: &Output| match output {
+        Output::AnnounceHave { to, births, .. } => Some((*to, births.clone())),
+        _ => None,
+    };
+    outputs.iter().filter_map(have).collect()
+}
+
+#[test]
+fn what_went_to_a_peer_that_left_is_offered_to_the_others_again() {
+    let mut node = writer(Config::default());
+    node.asked(peer(1), 0, &births(0, 9), Patience::MayDefer);
+    let outputs = node.tell(Input::PeerDown { peer: peer(1) });
+    assert_eq!(announced(&outputs), [(peer(2), births(0, 9))]);
+    let mut node = writer(Config::default());
+    node.asked(peer(1), 0, &births(0, 9), Patience::MayDefer);
+    node.has(peer(2), &births(0, 9));
+    let outputs = node.tell(Input::PeerDown { peer: peer(1) });
+    assert!(announced(&outputs).is_empty(), "another peer has it by now");
+}
+
+#[test]
+fn an_idle_uplink_offers_to_a_few_at_once_and_to_all_soon() {
+    let mut node = Driver::new(Config::default());
+    for number in 0..10 {
+        node.join(peer(number), &BirthSet::new());
+    }
+    node.pass(Time::from_millis(100));
+    let first = announced(&node.tell(Input::LocalHas { lineage: LINEAGE, births: births(0, 9) }));
+    assert!((1..10).contains(&first.len()), "{first:?}");
+    let later = announced(&node.pass(Time::from_millis(140)));
+    let mut told: Vec<NodeId> = first.iter().chain(&later).map(|(to, _)| *to).collect();
+    told.sort_unstable();
+    assert_eq!(told, (0..10).map(peer).collect::<Vec<_>>(), "each once");
+}
+
+#[test]
+fn who_holds_the_gained_chunks_too_is_told_late_and_together() {
+    let mut node = Driver::new(Config::default());
+    node.join(peer(1), &births(0, 99));
+    for birth in 0..10 {
+        let outputs = node.tell(Input::LocalHas { lineage: LINEAGE, births: births(birth, birth) });
+        assert!(announced(&outputs).is_empty());
+    }
+    assert!(announced(&node.pass(Time::from_millis(400))).is_empty());
+    assert_eq!(announced(&node.pass(Time::from_millis(600))), [(peer(1), births(0, 9))]);
 }

@@ -155,6 +155,34 @@ fn a_deferral_to_a_holder_that_goes_or_to_ourselves_is_insisted_on_at_once() {
 }
 
 #[test]
+fn a_deferral_ends_when_the_writer_offers_the_chunks_again() {
+    let mut node = Driver::new(Config::default());
+    node.join(WRITER, &births(0, 3));
+    node.want(1, &births(0, 3));
+    let request = node.request_for(0).request;
+    let (lineage, holder) = (LINEAGE, peer(1));
+    node.tell(Input::ChunksDeferred { peer: WRITER, request, lineage, births: births(0, 3), holder });
+    node.open.clear();
+    node.pass(Time::from_millis(100));
+    assert!(node.open.is_empty(), "it waits for whoever was sent them");
+    node.has(WRITER, &births(0, 3));
+    assert_eq!(node.asked_of(WRITER), births(0, 3));
+}
+
+#[test]
+fn everyone_who_offers_something_is_asked_for_one_run_before_anyone_for_two() {
+    let mut node = Driver::new(Config::default());
+    for number in 0..20 {
+        node.join(peer(number), &births(0, 9999));
+    }
+    node.want(1, &births(0, 9999));
+    for number in 0..20 {
+        let requests = node.open.iter().filter(|sent| sent.peer == peer(number)).count();
+        assert_eq!(requests, 1, "peer {number}");
+    }
+}
+
+#[test]
 fn a_lost_chunk_of_an_open_want_is_fetched_again_and_said_to_be_gone() {
     let mut node = Driver::new(Config::default());
     node.join(peer(1), &births(0, 4));

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod command;
 pub mod events;
 pub mod halted;
+pub mod hostile;
 pub mod lan;
 pub mod member;
 pub mod skip;

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check in order; all run, and what failed is listed at the end.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};

@@ -3,9 +3,9 @@
 use pageswarm_checkpoint::Birth;
 use pageswarm_swarm::{BirthSet, Input, Output, RequestId, Time, Urgency};
 
-use super::{Event, World, node_of, true_content};
-use crate::link::{Answer, Next, transfer_time};
-use crate::message::{Content, Message};
+use super::{Event, Slice, World, node_of};
+use crate::link::{Answer, Next, Small, transfer_time};
+use crate::message::{Message, chunks_bytes};
 use crate::options::Behaviour;
 
 impl World {
@@ -16,7 +16,7 @@ impl World {
             return;
         };
         engine.handle(now, input);
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         let until = loop {
             match engine.poll() {
                 Output::Wait { until, .. } => break until,
@@ -24,9 +24,10 @@ impl World {
             }
         };
         self.trace.note(&[now.0, node as u64, outputs.len() as u64]);
-        for output in outputs {
+        for output in outputs.drain(..) {
             self.carry_out(node, output);
         }
+        self.outputs = outputs;
         self.schedule_wake(node, until);
         self.send_next(node);
     }
@@ -47,7 +48,7 @@ impl World {
             Output::AnnounceHave { to, births, .. } => {
                 let births = match self.hosts[node].behaviour {
                     Behaviour::Boasting => BirthSet::range(Birth(0), Birth(self.options.chunks - 1)),
-                    Behaviour::Honest | Behaviour::Corrupting => births,
+                    _ => births,
                 };
                 self.send(node, node_of(to), Message::Have { births });
             }
@@ -62,9 +63,11 @@ impl World {
                 self.send(node, node_of(peer), Message::Deferred { request, births, holder });
             }
             Output::FaultDone { birth, .. } => {
-                if let Some(since) = self.hosts[node].faults.remove(&birth) {
+                let host = &mut self.hosts[node];
+                if let Some(since) = host.faults.remove(&birth) {
                     let took = u64::try_from(now.since(since).as_nanos()).unwrap_or(u64::MAX);
-                    self.hosts[node].fault_ns.push(took);
+                    host.fault_ns.push(took);
+                    self.open_faults -= usize::from(host.counts());
                 }
             }
             Output::NotHeld { peer, request, births, .. } => {
@@ -80,9 +83,9 @@ impl World {
                 self.send(node, node_of(peer), message);
             }
             Output::Serve { peer, request, births, urgency, .. } => {
-                self.serve(node, node_of(peer), request, &births, urgency);
+                self.serve(node, node_of(peer), request, births, urgency);
             }
-            Output::WantComplete { .. } => self.hosts[node].complete_at = Some(now),
+            Output::WantComplete { .. } => self.set_complete(node, Some(now)),
             Output::Event(_) | Output::Wait { .. } => {}
             Output::FaultRefused { .. } | Output::WantRefused { .. } => {
                 panic!("a run stays far below the limits on wants and faults")
@@ -90,18 +93,21 @@ impl World {
         }
     }
 
-    fn send(&mut self, node: usize, to: usize, message: Message) {
-        self.trace.note(&[to as u64, message.bytes()]);
-        if self.connections.epoch(node, to).is_some() {
-            self.hosts[node].link.send(to, message);
+    pub(super) fn send(&mut self, node: usize, to: usize, message: Message) {
+        let bytes = message.bytes();
+        self.trace.note(&[to as u64, bytes]);
+        if self.hosts[node].epoch(to).is_some() {
+            self.hosts[node].link.send(Small { to, bytes, message });
         }
     }
 
-    fn serve(&mut self, node: usize, to: usize, request: RequestId, births: &BirthSet, urgency: Urgency) {
-        let chunks = births.iter().map(|birth| (birth, self.length(birth))).collect();
-        self.trace.note(&[to as u64, request.0, births.len()]);
-        let answer = Answer { to, request, urgency, chunks, sent_bytes: 0, in_order: Time::ZERO };
-        self.hosts[node].link.answer(answer);
+    fn serve(&mut self, node: usize, to: usize, request: RequestId, births: BirthSet, urgency: Urgency) {
+        self.trace.note(&[to as u64, request.0]);
+        let host = &mut self.hosts[node];
+        if host.behaviour != Behaviour::Withholding && host.epoch(to).is_some() {
+            let answer = Answer { to, request, urgency, births, sent_bytes: 0, in_order: Time::ZERO };
+            host.link.answer(answer);
+        }
     }
 
     fn abandon(&mut self, node: usize, peer: usize, request: RequestId) {
@@ -119,44 +125,89 @@ impl World {
         if host.link.is_sending || host.engine.is_none() {
             return;
         }
-        let Some(next) = host.link.next() else { return };
+        let Some(next) = host.link.next(&self.lengths) else { return };
         host.link.is_sending = true;
-        let (life, up) = (host.life, host.up);
-        let (to, message, of_answer) = match next {
-            Next::Control { to, message } => (to, message, None),
+        self.messages += 1;
+        match next {
+            Next::Control(messages) => self.send_control(node, messages),
             Next::Slice { to, request, births, bytes, ended } => {
-                host.sent_chunk_bytes += bytes;
-                let chunks = births.into_iter().map(|birth| (birth, self.content(node, birth)));
-                let (chunks, is_last) = (chunks.collect(), ended.is_some());
-                let message = Message::Chunks { request, chunks, bytes, is_last };
-                (to, message, Some((request, ended)))
+                let wrong = self.lies(node, &births);
+                let took = transfer_time(chunks_bytes(bytes), self.hosts[node].up);
+                let slice = Slice { request, births, wrong, bytes, took, is_last: ended.is_some() };
+                self.send_slice(node, to, slice, ended);
             }
-        };
-        let sent = self.scheduler.now().after(transfer_time(message.bytes(), up));
-        self.scheduler.at(sent, Event::UplinkFree { node, life });
-        let mut arrives = sent.after(self.options.latency);
-        if self.rng.below(1000) < self.options.loss_permille {
-            arrives = arrives.after(self.options.latency * 2 + std::time::Duration::from_millis(5));
-        }
-        if let Some((request, ended)) = of_answer {
-            arrives = match &ended {
-                Some(answer) => arrives.max(answer.in_order),
-                None => self.hosts[node].link.keep_order(to, request, arrives),
-            };
-            if let Some(answer) = ended {
-                let bytes = answer.sent_bytes;
-                self.scheduler.at(sent, Event::Served { node, life, peer: to, request, bytes });
-            }
-        }
-        if let Some(epoch) = self.connections.epoch(node, to) {
-            self.scheduler.at(arrives, Event::Arrive { from: node, to, epoch, message });
         }
     }
 
-    /// What a node sends as a chunk's bytes.
-    fn content(&mut self, node: usize, birth: Birth) -> Content {
-        let Content(right) = true_content(self.options.seed, birth);
-        let lies = self.hosts[node].behaviour == Behaviour::Corrupting && self.rng.below(2) == 0;
-        Content(if lies { !right } else { right })
+    /// When the uplink is free again after `bytes`.
+    fn occupy_uplink(&mut self, node: usize, bytes: u64) -> Time {
+        let host = &self.hosts[node];
+        let sent = self.scheduler.now().after(transfer_time(bytes, host.up));
+        self.scheduler.at(sent, Event::UplinkFree { node, life: host.life });
+        sent
+    }
+
+    fn send_control(&mut self, node: usize, messages: Vec<Small>) {
+        let bytes = messages.iter().map(|small| small.bytes).sum();
+        self.hosts[node].sent_other_bytes += bytes;
+        let sent = self.occupy_uplink(node, bytes);
+        for Small { to, bytes, message } in messages {
+            let Some(epoch) = self.hosts[node].epoch(to) else {
+                continue;
+            };
+            let through = transfer_time(bytes, self.hosts[to].rates.down);
+            let delivered = self.arrival(sent).after(through);
+            if self.is_repeated() {
+                let message = message.clone();
+                let again = self.arrival(delivered);
+                self.scheduler.at(again, Event::Deliver { from: node, to, epoch, message });
+            }
+            self.scheduler.at(delivered, Event::Deliver { from: node, to, epoch, message });
+        }
+    }
+
+    fn send_slice(&mut self, node: usize, to: usize, slice: Slice, ended: Option<Answer>) {
+        self.hosts[node].sent_chunk_bytes += slice.bytes;
+        let (request, life) = (slice.request, self.hosts[node].life);
+        let sent = self.occupy_uplink(node, chunks_bytes(slice.bytes));
+        let mut arrives = self.arrival(sent);
+        arrives = match &ended {
+            Some(answer) => arrives.max(answer.in_order),
+            None => self.hosts[node].link.keep_order(to, request, arrives),
+        };
+        if let Some(answer) = ended {
+            let bytes = answer.sent_bytes;
+            self.scheduler.at(sent, Event::Served { node, life, peer: to, request, bytes });
+        }
+        if let Some(epoch) = self.hosts[node].epoch(to) {
+            if self.is_repeated() {
+                let (slice, again) = (slice.clone(), self.arrival(arrives));
+                self.scheduler.at(again, Event::Arrive { from: node, to, epoch, slice });
+            }
+            self.scheduler.at(arrives, Event::Arrive { from: node, to, epoch, slice });
+        }
+    }
+
+    /// When what left the uplink reaches the other side; what is lost is sent again.
+    fn arrival(&mut self, sent: Time) -> Time {
+        let arrives = sent.after(self.options.latency);
+        let loss = self.options.loss_permille;
+        if loss > 0 && self.rng.below(1000) < loss {
+            return arrives.after(self.options.latency * 2 + std::time::Duration::from_millis(5));
+        }
+        arrives
+    }
+
+    fn is_repeated(&mut self) -> bool {
+        let repeat = self.options.repeat_permille;
+        repeat > 0 && self.rng.below(1000) < repeat
+    }
+
+    /// Of the chunks that a node sends, those with wrong bytes.
+    fn lies(&mut self, node: usize, births: &BirthSet) -> Vec<Birth> {
+        if self.hosts[node].behaviour != Behaviour::Corrupting {
+            return Vec::new();
+        }
+        births.iter().filter(|_| self.rng.below(2) == 0).collect()
     }
 }

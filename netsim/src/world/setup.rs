@@ -5,18 +5,19 @@ use std::time::Duration;
 use pageswarm_checkpoint::Birth;
 use pageswarm_swarm::{BirthSet, Input, Time, WantId};
 
-use super::{CHECKS, Event, World, node_id, true_content};
+use super::{CHECKS, Event, World, node_id};
 use crate::faults;
 use crate::host::LINEAGE;
 use crate::options::{Behaviour, Pattern};
+use crate::store::Store;
 
 impl World {
     /// Decides who has and wants what.
     pub(super) fn fill(&mut self) {
         let chunks = self.options.chunks;
         let all = BirthSet::range(Birth(0), Birth(chunks - 1));
-        let (seed, honest) = (self.options.seed, self.honest_others());
-        for node in 0..self.options.nodes {
+        let honest = self.honest_others();
+        for node in 0..self.hosts.len() {
             let mut wants = all.clone();
             let mut has = BirthSet::new();
             match (node, self.options.pattern) {
@@ -37,32 +38,44 @@ impl World {
                     }
                 }
                 (_, Pattern::Staggered) => {
-                    let part = chunks * node as u64 / (2 * self.options.nodes as u64);
+                    let part = chunks * node as u64 / (2 * self.hosts.len() as u64);
                     has.extend((0..part).map(Birth));
                 }
             }
             let host = &mut self.hosts[node];
-            host.store = has.iter().map(|birth| (birth, true_content(seed, birth))).collect();
+            host.store = Store::of(has.clone());
             host.began_with = has;
             host.wants = wants;
         }
     }
 
     pub(super) fn begin(&mut self) {
-        for node in 0..self.hosts.len() {
+        for node in 0..self.options.nodes {
             self.boot(node);
         }
+        let mut plan = faults::churn(&self.options, self.bound.time(), &mut self.rng);
         if !self.options.is_fault_free() {
-            for (at, fault) in faults::plan(&self.options, &mut self.rng) {
-                self.scheduler.at(at, Event::Fault(fault));
-            }
+            plan.extend(faults::plan(&self.options, &mut self.rng));
+        }
+        for (at, fault) in plan {
+            self.scheduler.at(at, Event::Fault(fault));
         }
         let safety = self.options.safety_phase();
-        for _ in 0..self.options.faults {
-            let node = 1 + usize::try_from(self.rng.below(self.hosts.len() as u64 - 1)).unwrap_or(0);
-            let birth = Birth(self.rng.below(self.options.chunks));
+        let others = self.options.nodes as u64 - 1;
+        for kind in 0..self.options.faults + self.options.evictions {
+            let node = 1 + usize::try_from(self.rng.below(others)).unwrap_or(0);
             let at = Duration::from_micros(self.rng.below(safety.as_micros().min(1 << 40) as u64));
-            self.scheduler.after(at, Event::PageFault { node, birth });
+            if kind < self.options.faults {
+                let birth = Birth(self.rng.below(self.options.chunks));
+                self.scheduler.after(at, Event::PageFault { node, birth });
+            } else {
+                self.scheduler.after(at, Event::Evict { node });
+            }
+        }
+        for node in 0..self.options.nodes {
+            if self.hosts[node].behaviour == Behaviour::Greedy {
+                self.scheduler.after(Duration::ZERO, Event::Greed { node });
+            }
         }
         for check in 1..=CHECKS {
             self.scheduler.after(safety * check / CHECKS, Event::Check);
@@ -78,23 +91,22 @@ impl World {
         if found.is_empty() { vec![1] } else { found }
     }
 
-    /// Starts a node's engine and connects it to every other one that is up.
+    /// Starts a node's engine; it looks for its neighbours.
     pub(super) fn boot(&mut self, node: usize) {
         if node == 0 && self.options.pattern == Pattern::Orphaned {
-            self.hosts[0].complete_at = Some(Time::ZERO);
+            self.set_complete(0, Some(Time::ZERO));
             return;
         }
         let seed = self.rng.next_u64();
+        self.set_complete(node, None);
         self.hosts[node].boot(node_id(node), seed);
-        let (lineage, births) = (LINEAGE, self.hosts[node].held());
+        let (lineage, births) = (LINEAGE, self.hosts[node].store.held().clone());
         self.feed(node, Input::Open { lineage, writer: Some(node_id(0)) });
-        let lengths = self.lengths.clone();
+        let lengths = self.lengths.to_vec();
         self.feed(node, Input::Lengths { lineage, first: Birth(0), lengths });
         self.feed(node, Input::LocalHas { lineage, births });
         let births = self.hosts[node].wants.clone();
         self.feed(node, Input::Want { want: WantId(0), lineage, births, deadline: None });
-        for other in (0..self.hosts.len()).filter(|other| *other != node) {
-            self.scheduler.after(self.options.latency * 2, Event::Connect { a: node, b: other });
-        }
+        self.dial(node);
     }
 }

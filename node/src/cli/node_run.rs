@@ -15,6 +15,9 @@ use crate::limits::TICKET_ADDRESSES_MAX;
 use crate::node::Node;
 use crate::report::chain;
 
+/// Below this an answer of the usual size takes longer than others wait for it.
+const UPLOAD_LIMIT_MIN: u64 = 64 << 10;
+
 /// Runs a node until SIGTERM, SIGINT or an order through its API.
 #[derive(Debug, clap::Args)]
 pub struct NodeRunArgs {
@@ -52,6 +55,9 @@ pub struct NodeRunArgs {
     /// Announce this node in the local network by multicast, and find members there that do so too.
     #[arg(long)]
     pub mdns: bool,
+    /// Bytes of chunks sent a second at most, all peers together, such as 20MiB. No limit if not given.
+    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    pub upload_limit: Option<u64>,
     /// Ask nobody but a lineage's writer for its chunks: distribution from one server, to be compared with.
     #[arg(long)]
     pub central: bool,
@@ -66,6 +72,10 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
     if args.advertise.len() > TICKET_ADDRESSES_MAX {
         let message =
             format!("a ticket carries {TICKET_ADDRESSES_MAX} addresses: give --advertise less often");
+        return Err(Failure::new(ExitCode::Usage, message));
+    }
+    if args.upload_limit.is_some_and(|limit| limit < UPLOAD_LIMIT_MIN) {
+        let message = "--upload-limit is in bytes a second: give at least 64KiB";
         return Err(Failure::new(ExitCode::Usage, message));
     }
     let membership = match args.join {
@@ -83,6 +93,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         peers: args.peers,
         clock_skew: args.clock_skew,
         quota_bytes: args.quota,
+        upload_bytes_per_s: args.upload_limit,
         sources: if args.central { Sources::Writer } else { Sources::Swarm },
         mdns: if args.mdns { Mdns::On } else { Mdns::Off },
     };

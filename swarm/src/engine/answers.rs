@@ -5,7 +5,7 @@ use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Ended, RequestId};
-use crate::output::Event;
+use crate::output::{Event, Wake};
 use crate::peers::Peer;
 use crate::picker::Source;
 use crate::time::Time;
@@ -25,10 +25,14 @@ impl Engine {
         let from_writer = Source::of(lineage, peer_id) == Source::Writer;
         // Before the books: ending the last request would end the measurement too.
         self.lives(peer_id, |peer, now| peer.delivered(now, bytes));
-        if self.requests.of_peer(request, peer_id, id).is_some() {
-            self.settle_part(request, births);
+        let settled = match self.requests.of_peer(request, peer_id, id) {
+            Some(_) => self.settle_part(request, births),
+            None => BirthSet::new(),
+        };
+        // What was asked of this peer alone is in no other request.
+        if settled != *births || self.lineages.get(&id).is_some_and(|open| open.is_any_doubled(births)) {
+            self.drop_copies_in_flight(id, births);
         }
-        self.drop_copies_in_flight(id, births);
         let new = self.book_gain(id, births);
         let count = births.len().max(1);
         let duplicate = u128::from(bytes) * u128::from(count - new.min(count)) / u128::from(count);
@@ -42,6 +46,8 @@ impl Engine {
         *counter = counter.saturating_add(bytes);
         self.stats.bytes_duplicate = self.stats.bytes_duplicate.saturating_add(duplicate);
         self.budget.receive(bytes);
+        self.intake.arrived(self.now, bytes);
+        self.recount_near(peer_id);
     }
 
     /// The peer answered something: whatever was held against it for silence is forgotten.
@@ -85,20 +91,20 @@ impl Engine {
         let part = self.settle_part(request, births);
         self.stats.chunks_deferred += part.len();
         self.lives(peer_id, |peer, now| peer.pace.answered(now));
-        let knows_holder = self.peers.contains_key(&holder);
         let (Some(peer), Some(lineage)) = (self.peers.get_mut(&peer_id), self.lineages.get_mut(&id)) else {
             return;
         };
         let queued = peer.pace.expected(peer.outstanding, 0).saturating_mul(4);
-        let wait = match (knows_holder, holder == self.me) {
-            (_, true) => std::time::Duration::from_millis(1),
-            (true, false) => self.config.defer_wait.max(queued.min(self.config.timeout_max)),
-            (false, false) => self.config.defer_wait / 4,
+        // Whoever the holder is: if it is no peer of ours, the chunk comes by way of others.
+        let wait = match holder == self.me {
+            true => std::time::Duration::from_millis(1),
+            false => self.config.defer_wait.max(queued.min(self.config.timeout_max)),
         };
         // Someone else was here: go on at another random place.
         lineage.cursor = None;
         let until = self.now.after(wait);
         peer.lineages.entry(id).or_default().defer(&part, Some(holder), until);
+        self.due.offer(Some(until), Wake::Deferral);
         self.give_back(id, &part);
     }
 
@@ -139,7 +145,8 @@ impl Engine {
         };
         match how {
             Ended::Busy | Ended::Failed => {
-                peer.refused(self.now, &self.config);
+                let until = peer.refused(self.now, &self.config);
+                self.due.offer(Some(until), Wake::PeerRetry);
                 self.doubt(peer_id, ended.lineage, &ended.births);
             }
             Ended::NotAllowed => {

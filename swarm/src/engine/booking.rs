@@ -6,7 +6,7 @@ use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Patience, RequestId, Urgency};
 use crate::lineages::Copies;
-use crate::output::Output;
+use crate::output::{Output, Wake};
 use crate::picker::Pick;
 use crate::requests::Request;
 use crate::wants::Fault;
@@ -21,10 +21,13 @@ impl Engine {
             true => std::time::Duration::ZERO,
             false => peer.pace.expected(peer.outstanding, bytes).saturating_mul(3),
         };
-        let patient = patient.saturating_add(self.config.timeout_min / 2);
+        let patient = patient.saturating_add(self.config.steal_after);
         let expected = self.now.after(patient.min(self.config.timeout_max));
         peer.pace.asked(self.now);
+        let silent_at = peer.silent_at(&self.config);
         peer.outstanding += bytes;
+        let near = peer.near_bytes(self.config.intake_time);
+        self.budget.change_near(std::mem::replace(&mut peer.near, near), near);
         match urgency {
             Urgency::Fault => peer.fault_requests += 1,
             Urgency::Deadline | Urgency::Normal => peer.requests += 1,
@@ -42,8 +45,11 @@ impl Engine {
             bytes,
             urgency,
             expected,
+            late: expected.after(self.config.timeout_min / 2),
             gives_up: expected.after(self.config.timeout_max),
         });
+        self.due.offer(Some(expected), Wake::Steal);
+        self.due.offer(silent_at, Wake::RequestTimeout);
         self.emit(Output::Request { peer: peer_id, request, lineage, births, urgency, patience });
     }
 
@@ -60,14 +66,24 @@ impl Engine {
                 }
                 Urgency::Deadline | Urgency::Normal => peer.requests -= 1,
             }
+            self.ready.insert(request.peer);
             if peer.requests + peer.fault_requests == 0 {
                 peer.pace.idle();
             }
         }
+        self.recount_near(request.peer);
         if !request.births.is_empty() {
             self.give_back(request.lineage, &request.births);
         }
         Some(request)
+    }
+
+    /// Brings what is expected of a peer soon up to date.
+    pub(super) fn recount_near(&mut self, id: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let near = peer.near_bytes(self.config.intake_time);
+            self.budget.change_near(std::mem::replace(&mut peer.near, near), near);
+        }
     }
 
     /// Ends a request and tells its peer.
@@ -94,6 +110,9 @@ impl Engine {
         self.budget.settle(bytes);
         if let Some(peer) = self.peers.get_mut(&request.peer) {
             peer.outstanding -= bytes;
+            self.ready.insert(request.peer);
+            let near = peer.near_bytes(self.config.intake_time);
+            self.budget.change_near(std::mem::replace(&mut peer.near, near), near);
         }
         if is_answered {
             self.end_request(id);
@@ -124,17 +143,24 @@ impl Engine {
         if let Some(part) = self.peers.get_mut(&peer_id).and_then(|peer| peer.lineages.get_mut(&lineage)) {
             part.doubt(births);
             part.defer(births, None, until);
+            self.due.offer(Some(until), Wake::Deferral);
             self.recount(lineage);
         }
     }
 
     /// Peers that hold any of these may be asked for them.
     pub(super) fn offer_again(&mut self, lineage: LineageId, births: &BirthSet) {
-        for peer in self.peers.values_mut().filter(|peer| peer.exhausted_at.is_some()) {
+        for (id, peer) in &self.peers {
             if peer.lineages.get(&lineage).is_some_and(|part| !part.has.is_disjoint(births)) {
-                peer.exhausted_at = None;
+                self.ready.insert(*id);
             }
         }
+    }
+
+    /// Anyone may be worth asking again.
+    pub(super) fn more_supply(&mut self) {
+        self.supply += 1;
+        self.ready.extend(self.peers.keys());
     }
 
     /// Counts the holders of a lineage's births afresh: healthy peers other than the writer.
@@ -149,7 +175,7 @@ impl Engine {
                 lineage.copies.add(&part.reliable());
             }
         }
-        self.supply += 1;
+        self.more_supply();
     }
 
     /// Counts the holders of every lineage that a peer has a part in.

@@ -38,7 +38,8 @@ impl Engine {
 
     /// Books held births; returns how many are new. Requests for them were settled before.
     pub(super) fn book_gain(&mut self, id: LineageId, births: &BirthSet) -> u64 {
-        let new = self.lineages.entry(id).or_default().gain(births, self.now);
+        let new = self.lineages.entry(id).or_default().gain(births);
+        self.note_untold(id, &new);
         for birth in self.wants.faulted_among(id, births) {
             self.wants.unfault(id, birth);
             self.stats.faults_done += 1;
@@ -78,7 +79,7 @@ impl Engine {
             return;
         }
         lineage.want(&self.wants.lost(id, &lost));
-        self.supply += 1;
+        self.more_supply();
         for (to, peer) in &self.peers {
             if peer.lineages.get(&id).is_some_and(|part| part.follows) {
                 let births = lost.clone();
@@ -100,7 +101,7 @@ impl Engine {
             return;
         }
         lineage.want(&missing);
-        self.supply += 1;
+        self.more_supply();
     }
 
     pub(super) fn unwant(&mut self, want: WantId) {
@@ -131,6 +132,7 @@ impl Engine {
             self.emit(Output::FaultRefused { lineage: id, birth });
         } else {
             lineage.want(&BirthSet::range(birth, birth));
+            self.more_supply();
         }
     }
 

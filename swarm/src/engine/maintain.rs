@@ -1,19 +1,25 @@
 //! What happens after every input: expire, ask, answer, announce; and when the next of these is due.
 
-use pageswarm_checkpoint::{LineageId, NodeId};
+use pageswarm_checkpoint::NodeId;
 
 use super::Engine;
 use crate::input::Urgency;
-use crate::output::{Event, Output, Wake};
+use crate::output::{Event, Wake};
 use crate::timers::Timers;
 
 impl Engine {
     /// Restores the standing invariants; every step is cheap when it has nothing to do.
     pub(super) fn maintain(&mut self) {
-        self.expire();
+        let is_due = self.due.is_due(self.now);
+        if is_due {
+            self.expire();
+        }
         self.issue_faults();
         self.issue_runs();
-        self.steal();
+        if is_due {
+            self.steal();
+            self.due = self.look_ahead();
+        }
         self.start_uploads();
         self.announce();
     }
@@ -35,7 +41,9 @@ impl Engine {
                 }
             }
         }
-        self.supply += u64::from(woke);
+        if woke {
+            self.more_supply();
+        }
         let silent = |(id, peer): (&NodeId, &crate::peers::Peer)| {
             peer.silent_at(&self.config).is_some_and(|at| at <= self.now).then_some(*id)
         };
@@ -44,6 +52,9 @@ impl Engine {
             self.peer_silent(id);
         }
         self.give_up_requests();
+        for (peer, request) in self.uploads.overdue(self.now, &self.config) {
+            self.emit_abandon(peer, request);
+        }
     }
 
     /// Requests that a peer does not answer while it answers others.
@@ -80,34 +91,10 @@ impl Engine {
         self.ban_if_guilty(id);
     }
 
-    /// Tells followers what was gained, together for a short while.
-    fn announce(&mut self) {
-        let is_due = |at: crate::Time| at <= self.now;
-        let due: Vec<LineageId> = self
-            .lineages
-            .iter()
-            .filter(|(_, lineage)| lineage.announce_at(&self.config).is_some_and(is_due))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            let Some(lineage) = self.lineages.get_mut(&id) else {
-                continue;
-            };
-            let births = lineage.take_fresh(self.now);
-            for (to, peer) in &self.peers {
-                if peer.lineages.get(&id).is_some_and(|part| part.follows) {
-                    let births = births.clone();
-                    self.stats.announcements += 1;
-                    self.outputs.push_back(Output::AnnounceHave { to: *to, lineage: id, births });
-                }
-            }
-        }
-    }
-
-    /// Everything that is due at some time.
-    pub(super) fn next_wake(&self) -> Timers {
+    /// What is due of peers, requests and answers, by looking at all of them. Between two such looks, whatever sets
+    /// a time offers it to `due`, which is therefore never too late and sometimes too early.
+    fn look_ahead(&self) -> Timers {
         let mut timers = Timers::new();
-        timers.offer(self.wants.next_hedge(), Wake::FaultHedge);
         for peer in self.peers.values() {
             timers.offer(peer.silent_at(&self.config), Wake::RequestTimeout);
             timers.offer(peer.resting_until, Wake::PeerRetry);
@@ -115,14 +102,23 @@ impl Engine {
                 timers.offer(part.next_deferral(), Wake::Deferral);
             }
         }
-        for lineage in self.lineages.values() {
-            timers.offer(lineage.announce_at(&self.config), Wake::Announce);
+        for (_, request) in self.requests.iter() {
+            if request.urgency != Urgency::Fault {
+                timers.offer(Some(request.expected), Wake::Steal);
+            }
+            timers.offer(Some(request.gives_up), Wake::RequestTimeout);
         }
-        let bulk = self.requests.iter().filter(|(_, request)| request.urgency != Urgency::Fault);
-        timers.offer(bulk.map(|(_, request)| request.expected).min(), Wake::Steal);
-        timers.offer(self.uploads.next_start(self.now, &self.config), Wake::UploadRate);
         timers.offer(self.uploads.next_overdue(&self.config), Wake::ServeTimeout);
         timers.offer(self.sent.ages_at(), Wake::SentAges);
+        timers
+    }
+
+    /// Everything that is due at some time.
+    pub(super) fn next_wake(&self) -> Timers {
+        let mut timers = self.due;
+        timers.offer(self.wants.next_hedge(), Wake::FaultHedge);
+        self.offer_announcements(&mut timers);
+        timers.offer(self.uploads.next_start(self.now, &self.config), Wake::UploadRate);
         let horizon = self.now.after(self.config.deadline_horizon);
         let near = self.wants.next_deadline(horizon);
         let near = near.map(|at| self.now.after(at.since(horizon)));

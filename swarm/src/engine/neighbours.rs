@@ -24,6 +24,7 @@ impl Engine {
         }
         if self.peers.len() < PEERS_MAX {
             self.peers.entry(peer).or_default();
+            self.ready.insert(peer);
         }
     }
 
@@ -34,10 +35,14 @@ impl Engine {
         for request in self.requests.select(|request| request.peer == id) {
             self.end_request(request);
         }
-        let lineages: Vec<LineageId> =
-            self.peers.remove(&id).map_or_else(Vec::new, |peer| peer.lineages.into_keys().collect());
+        let Some(gone) = self.peers.remove(&id) else {
+            return;
+        };
+        self.budget.change_near(gone.near, 0);
+        let lineages: Vec<LineageId> = gone.lineages.into_keys().collect();
+        self.ready.remove(&id);
         self.uploads.forget_peer(id);
-        self.sent.forget_peer(id);
+        self.offer_what_was_sent_to(id);
         for peer in self.peers.values_mut() {
             for part in peer.lineages.values_mut() {
                 part.end_deferrals(self.now, Some(id));
@@ -46,15 +51,40 @@ impl Engine {
         for lineage in lineages {
             self.recount(lineage);
         }
-        self.supply += 1;
+        self.more_supply();
+    }
+
+    /// Chunks that went to a peer which is gone before it announced them are offered again, so that those whom we sent
+    /// to it need not wait until they lose patience.
+    fn offer_what_was_sent_to(&mut self, id: NodeId) {
+        for (lineage_id, births) in self.sent.forget_peer(id) {
+            let Some(lineage) = self.lineages.get(&lineage_id) else {
+                continue;
+            };
+            let mut births = births.and(&lineage.held);
+            births.subtract(lineage.copies.any());
+            if births.is_empty() {
+                continue;
+            }
+            for (to, peer) in &self.peers {
+                if peer.lineages.get(&lineage_id).is_some_and(|part| part.follows) {
+                    let births = births.clone();
+                    self.stats.announcements += 1;
+                    self.outputs.push_back(Output::AnnounceHave { to: *to, lineage: lineage_id, births });
+                }
+            }
+        }
     }
 
     /// A peer that follows is told all that we hold.
     pub(super) fn peer_follows(&mut self, id: NodeId, lineage_id: LineageId) {
-        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&id), self.lineages.get(&lineage_id)) else {
+        let (Some(peer), Some(lineage)) = (self.peers.get_mut(&id), self.lineages.get_mut(&lineage_id))
+        else {
             return;
         };
-        peer.lineages.entry(lineage_id).or_default().follows = true;
+        let part = peer.lineages.entry(lineage_id).or_default();
+        part.follows = true;
+        part.told = lineage.gains.end();
         if !lineage.held.is_empty() {
             let births = lineage.held.clone();
             self.stats.announcements += 1;
@@ -80,6 +110,8 @@ impl Engine {
         else {
             return;
         };
+        // A writer whose holder is gone says again that it has the chunks.
+        peer.lineages.entry(lineage_id).or_default().undefer(births);
         let Ok(new) = peer.has(lineage_id, births) else {
             self.event(Event::HasIgnored { peer: id, lineage: lineage_id });
             self.ban_if_guilty(id);
@@ -90,8 +122,10 @@ impl Engine {
             lineage.copies.add(&relied.unwrap_or_default());
         }
         self.sent.forget(lineage_id, id, births);
+        if !births.is_disjoint(lineage.unasked()) {
+            self.ready.insert(id);
+        }
         if !new.is_disjoint(lineage.wanted()) {
-            peer.exhausted_at = None;
             // A fault that nobody could answer may have been waiting for this.
             self.supply += u64::from(!self.wants.faulted_among(lineage_id, &new).is_empty());
         }

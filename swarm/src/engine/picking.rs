@@ -7,26 +7,22 @@ use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Patience, RequestId, Urgency};
-use crate::limits::{FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, RUN_BYTES_MAX, RUN_BYTES_SPLIT};
+use crate::limits::{
+    FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, REQUESTS_MIN, RUN_BYTES_MAX, RUN_BYTES_SPLIT,
+};
 use crate::output::Event;
 use crate::peers::Peer;
 use crate::picker::{self, Pick, RunSize, Source};
 use crate::time::Time;
 use crate::wants::Fault;
 
-/// How long an overdue request that nobody can take over is left alone.
-const STEAL_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// Faults asked of the same peer at the same moment travel in one request.
 type Grouped = BTreeMap<(NodeId, LineageId), BirthSet>;
 
-/// What a look at one peer found.
-enum Look {
-    Pick(Pick),
-    /// It has room, and offers nothing that may be asked of it.
-    Nothing,
-    /// Enough is outstanding there.
-    NoRoom,
+/// All bytes of an id in one word.
+fn fold(id: &NodeId) -> u64 {
+    let (words, _) = id.0.as_chunks::<8>();
+    words.iter().fold(0, |folded, word| folded.rotate_left(21) ^ u64::from_le_bytes(*word))
 }
 
 impl Engine {
@@ -81,42 +77,65 @@ impl Engine {
 
     /// Asks every peer with room for something, in rounds so that little is spread over many.
     pub(super) fn issue_runs(&mut self) {
-        if self.lineages.values().all(|lineage| lineage.unasked().is_empty()) {
+        if self.ready.is_empty() {
             return;
         }
-        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
-        let mut issued = !ids.is_empty();
-        while issued {
-            issued = false;
-            let first = usize::try_from(self.rng.below(ids.len() as u64)).unwrap_or(0);
-            for id in ids[first..].iter().chain(&ids[..first]) {
-                if !self.budget.has_room(&self.config) {
-                    return;
-                }
-                match self.look(*id) {
-                    Look::Pick(pick) => {
-                        self.issue(*id, pick);
-                        issued = true;
-                    }
-                    Look::Nothing => {
-                        let supply = self.supply;
-                        self.peers.entry(*id).and_modify(|peer| peer.exhausted_at = Some(supply));
-                    }
-                    Look::NoRoom => {}
+        if self.lineages.values().all(|lineage| lineage.unasked().is_empty()) {
+            // Whatever makes something unasked makes its holders ready.
+            self.ready.clear();
+            return;
+        }
+        if !self.budget.has_room(&self.config) {
+            return;
+        }
+        while let Some(id) = self.soonest_ready() {
+            match self.look(id) {
+                Some(pick) if self.budget.has_room(&self.config) => self.issue(id, pick),
+                Some(_) => return,
+                None => {
+                    self.ready.remove(&id);
                 }
             }
         }
     }
 
-    /// The best run to ask of a peer now.
-    fn look(&mut self, id: NodeId) -> Look {
-        let Some(peer) = self.peers.get(&id) else {
-            return Look::NoRoom;
-        };
-        if peer.is_resting(self.now) || peer.exhausted_at == Some(self.supply) {
-            return Look::NoRoom;
+    /// Of the peers that may be worth asking, one of those that owe us least. A writer goes before all others, because it
+    /// is asked only for what nobody else has.
+    ///
+    /// One small run is asked of everyone who offers anything: an uplink then has work as long as any neighbour lacks
+    /// what it has. More is asked of a peer only if what is outstanding does not cover what comes in meanwhile: it would
+    /// wait there while others could send it. Whoever owes enough is worth a look again when it has sent something.
+    fn soonest_ready(&mut self) -> Option<NodeId> {
+        let span = self.intake.span_of(self.budget.near());
+        let are_few = self.requests.len() < REQUESTS_MIN;
+        let turn = self.rng.next_u64() | 1;
+        let mut soonest = None;
+        let (peers, lineages) = (&self.peers, &self.lineages);
+        self.ready.retain(|id| {
+            let Some(peer) = peers.get(id) else {
+                return false;
+            };
+            let covers = span >= peer.pace.latency_floor() + self.config.intake_time;
+            if peer.outstanding > 0 && covers && !are_few {
+                return false;
+            }
+            let writes = lineages.values().any(|open| open.writer == Some(*id));
+            let by_chance = fold(id).wrapping_mul(turn).rotate_right(32);
+            let rank = (!writes, peer.requests, by_chance, *id);
+            if soonest.is_none_or(|best| rank < best) {
+                soonest = Some(rank);
+            }
+            true
+        });
+        soonest.map(|(.., id)| id)
+    }
+
+    /// The best run to ask of a peer now, if it has room and offers anything.
+    fn look(&mut self, id: NodeId) -> Option<Pick> {
+        let peer = self.peers.get(&id)?;
+        if peer.is_resting(self.now) {
+            return None;
         }
-        let mut found = Look::Nothing;
         let mut offers: BTreeMap<LineageId, (RunSize, BirthSet)> = BTreeMap::new();
         for (lineage_id, part) in &peer.lineages {
             let Some(lineage) = self.lineages.get(lineage_id) else {
@@ -127,7 +146,6 @@ impl Engine {
                 continue;
             }
             let Some(size) = picker::run_size(peer, source, &self.config) else {
-                found = Look::NoRoom;
                 continue;
             };
             let offer = picker::candidates(lineage, part, source);
@@ -136,7 +154,7 @@ impl Engine {
                 offers.insert(*lineage_id, (size, offer));
             }
         }
-        self.choose(id, offers).map_or(found, Look::Pick)
+        self.choose(id, offers)
     }
 
     /// Of what a peer offers: the nearest deadline's, else that of a random lineage.
@@ -172,11 +190,24 @@ impl Engine {
         let bulk = |urgency: Urgency| urgency != Urgency::Fault;
         let late = self.requests.select(|request| request.expected <= now && bulk(request.urgency));
         for id in late {
+            let Some(request) = self.requests.get_mut(id) else {
+                continue;
+            };
+            let (peer, late) = (request.peer, request.late);
+            let is_last = self.lineages.get(&request.lineage).is_none_or(|open| open.unasked().is_empty());
+            if !is_last && now < late {
+                request.expected = late.min(now.after(self.config.steal_after));
+                continue;
+            }
             let stolen = self.steal_from(id);
-            let retry = if stolen { self.config.timeout_max } else { STEAL_RETRY };
+            let retry = if stolen { self.config.timeout_max } else { self.config.steal_after };
             if let Some(request) = self.requests.get_mut(id) {
                 request.expected = now.after(retry);
             }
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                peer.is_late = true;
+            }
+            self.recount_near(peer);
         }
     }
 

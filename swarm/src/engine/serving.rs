@@ -6,7 +6,7 @@ use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Patience, RequestId, Urgency};
 use crate::limits::{ASKED_BYTES_MAX, RUN_BIRTHS_MAX};
-use crate::output::{Output, Refusal};
+use crate::output::{Output, Refusal, Wake};
 use crate::uploads::Upload;
 
 impl Engine {
@@ -51,10 +51,13 @@ impl Engine {
             return Err(Refusal::Unreasonable);
         }
         if !served.is_empty() {
-            let upload = Upload { request, lineage: id, births: served.clone(), bytes, urgency };
+            let (copies, since) = (self.lineages[&id].copies.fewest(&served), self.now);
+            let births = served.clone();
+            let upload = Upload { request, lineage: id, births, bytes, urgency, copies, since };
             self.uploads.queue(peer, upload)?;
             if self.lineages[&id].writer == Some(self.me) {
                 self.sent.note(id, peer, &served, (self.now, self.config.sent_memory));
+                self.due.offer(self.sent.ages_at(), Wake::SentAges);
             }
         }
         if !lacking.is_empty() {
@@ -123,9 +126,6 @@ impl Engine {
 
     /// Starts answers while there are slots and rate.
     pub(super) fn start_uploads(&mut self) {
-        for (peer, request) in self.uploads.overdue(self.now, &self.config) {
-            self.emit_abandon(peer, request);
-        }
         while let Some((peer, upload)) = self.uploads.next(self.now, &self.config) {
             let Upload { request, lineage, urgency, ref births, .. } = *upload;
             let held = self.lineages.get(&lineage).map(|lineage| births.and(&lineage.held));
@@ -135,6 +135,7 @@ impl Engine {
                 self.uploads.done(peer, request);
             } else {
                 self.outputs.push_back(Output::Serve { peer, request, lineage, births: held, urgency });
+                self.due.offer(Some(self.now.after(self.config.serve_timeout)), Wake::ServeTimeout);
             }
             if !gone.is_empty() {
                 self.emit(Output::NotHeld { peer, request, lineage, births: gone });

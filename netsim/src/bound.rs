@@ -18,7 +18,7 @@ pub struct Bound {
     /// All uplinks together must send everything.
     pub all_uplinks: Duration,
     /// The publisher's term with whole pieces that every hop stores before it forwards them: (M + floor(log2 N)) / M of
-    /// it, M pieces of [`PIECE_BYTES`], N receivers with equal links (Mundinger, Weber and Weiss, 2006).
+    /// it, M pieces of 16 KiB, N receivers with equal links (Mundinger, Weber and Weiss, 2006).
     pub in_pieces: Duration,
     /// Bytes that at least one node lacks.
     pub union_bytes: u64,

@@ -12,7 +12,7 @@ use crate::peers::{Peer, PeerLineage};
 use crate::rng::Rng;
 
 /// Births in a run below which little-left splitting stops.
-const SPLIT_BIRTHS_MIN: u64 = 4;
+const SPLIT_BIRTHS_MIN: u64 = 8;
 
 /// What to ask.
 #[derive(Debug)]
@@ -139,6 +139,6 @@ pub(crate) fn take(births: &BirthSet, start: Birth, size: RunSize, lengths: &Len
 
 /// Smaller runs when little is left, so that all peers help with the rest.
 pub(crate) fn split_for(size: RunSize, unasked: u64, peers: usize) -> RunSize {
-    let parts = 32 * u64::try_from(peers).unwrap_or(u64::MAX).max(1);
+    let parts = 8 * u64::try_from(peers).unwrap_or(u64::MAX).max(1);
     RunSize { births: size.births.min((unasked / parts).max(SPLIT_BIRTHS_MIN)), ..size }
 }

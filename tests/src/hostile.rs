@@ -267,7 +267,7 @@ impl Greedy {
     /// Asks whenever the node lets it open another stream. Never returns, even if the node closes the connection.
     pub async fn ask_without_end(&mut self) {
         while self.ask_once().await.is_ok() {}
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn ask_once(&mut self) -> anyhow::Result<()> {
@@ -275,7 +275,7 @@ impl Greedy {
         let end = self.prey.births.min(self.next + RUN_CHUNKS);
         let chunks = (self.next..end).map(|birth| (Birth(birth), None)).collect();
         self.next = if end < self.prey.births { end } else { 0 };
-        let urgency = if self.unread.len() % 2 == 0 { Urgency::Normal } else { Urgency::Fault };
+        let urgency = if self.unread.len().is_multiple_of(2) { Urgency::Normal } else { Urgency::Fault };
         let request = RunRequest { lineage: self.prey.lineage, urgency, patience: Patience::Insist, chunks };
         frames::write(&mut send, &Opening::Run(request).encode()).await?;
         // Its own side of the stream is done: only the node's answer keeps it open.

@@ -70,9 +70,7 @@ pub fn open(address: SocketAddr, key: &SigningKey) -> Result<DataEndpoint, Endpo
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     let mut acknowledgements = quinn::AckFrequencyConfig::default();
-    acknowledgements
-        .ack_eliciting_threshold(VarInt::from_u32(32))
-        .max_ack_delay(Some(Duration::from_millis(50)));
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(10));
     let mut discovery = quinn::MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU_BYTES_MAX);
     transport

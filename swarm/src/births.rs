@@ -14,8 +14,9 @@ use block::{BLOCK_BIRTHS, Block};
 /// One block covers 1,024 consecutive births; a full one takes 16 bytes, any other at most 160. A holder of
 /// 260,000 births costs at most 40 KiB whatever their pattern; see [`BirthSet::memory_bytes`].
 ///
-/// Roaring bitmaps were measured first: the sets of one checkpoint are a few thousand births close together, for
-/// which a bitmap of 64-bit words is several times smaller and faster.
+/// Roaring bitmaps are the usual choice, and what the tests compare with. The sets here are a few thousand births
+/// close together, changed a few at a time; `swarm/examples/birth_sets.rs` measures both on such sets
+/// (docs/decisions/2026-11-26-sets-of-births.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BirthSet {
     /// Ascending by key; none is empty.

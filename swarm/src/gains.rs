@@ -40,8 +40,8 @@ impl Gains {
         }
     }
 
-    /// The number of the next entry: whoever was told up to it was told everything.
-    pub(crate) fn end(&mut self) -> u64 {
+    /// The number of the next entry, for someone who was told everything: what is gained from now on is a new entry.
+    pub(crate) fn seal(&mut self) -> u64 {
         self.is_sealed = true;
         self.first + self.entries.len() as u64
     }
@@ -86,12 +86,12 @@ mod tests {
     fn everyone_is_told_everything_once() {
         let births = |first, last| BirthSet::range(Birth(first), Birth(last));
         let mut gains = Gains::default();
-        let early = gains.end();
+        let early = gains.seal();
         gains.note(&births(0, 3), Time::from_millis(10));
         gains.note(&births(4, 5), Time::from_millis(11));
         assert_eq!(gains.untold(early), births(0, 5));
         assert_eq!(gains.untold_since(early), Some(Time::from_millis(10)));
-        let later = gains.end();
+        let later = gains.seal();
         gains.note(&births(6, 6), Time::from_millis(12));
         assert_eq!(gains.untold(later), births(6, 6), "what was told does not grow");
         assert_eq!(gains.untold_since(later), Some(Time::from_millis(12)));
@@ -99,7 +99,7 @@ mod tests {
         assert!(!gains.untold(early).contains(Birth(2)));
         gains.drop_before(later);
         assert_eq!(gains.untold(later), births(6, 6));
-        let end = gains.end();
+        let end = gains.seal();
         assert!(gains.untold(end).is_empty() && gains.untold_since(end).is_none());
     }
 }

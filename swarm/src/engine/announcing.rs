@@ -77,7 +77,7 @@ impl Engine {
         };
         let lazily = self.config.announce_lazily;
         let first = lineage.told_last;
-        let end = lineage.gains.end();
+        let end = lineage.gains.seal();
         let (mut told_to, mut told_up_to, mut left_since) = (Vec::new(), end, None);
         // Followers who were told up to the same gain are told the same.
         let mut news = BTreeMap::new();

@@ -26,12 +26,11 @@ impl Engine {
         peer.pace.asked(self.now);
         let silent_at = peer.silent_at(&self.config);
         peer.outstanding += bytes;
-        let near = peer.near_bytes(self.config.intake_time);
-        self.budget.change_near(std::mem::replace(&mut peer.near, near), near);
         match urgency {
             Urgency::Fault => peer.fault_requests += 1,
             Urgency::Deadline | Urgency::Normal => peer.requests += 1,
         }
+        self.recount_near(peer_id);
         self.budget.ask(bytes);
         self.lineages.get_mut(&lineage).expect("only open lineages are picked").ask(&births);
         self.stats.requests += 1;
@@ -106,14 +105,13 @@ impl Engine {
         let lineage = self.lineages.get(&request.lineage);
         let bytes = lineage.map_or(0, |lineage| lineage.lengths.sum(&part)).min(request.bytes);
         request.bytes -= bytes;
-        let is_answered = request.births.is_empty();
+        let (peer_id, is_answered) = (request.peer, request.births.is_empty());
         self.budget.settle(bytes);
-        if let Some(peer) = self.peers.get_mut(&request.peer) {
+        if let Some(peer) = self.peers.get_mut(&peer_id) {
             peer.outstanding -= bytes;
-            self.ready.insert(request.peer);
-            let near = peer.near_bytes(self.config.intake_time);
-            self.budget.change_near(std::mem::replace(&mut peer.near, near), near);
+            self.ready.insert(peer_id);
         }
+        self.recount_near(peer_id);
         if is_answered {
             self.end_request(id);
         }

@@ -84,7 +84,7 @@ impl Engine {
         };
         let part = peer.lineages.entry(lineage_id).or_default();
         part.follows = true;
-        part.told = lineage.gains.end();
+        part.told = lineage.gains.seal();
         if !lineage.held.is_empty() {
             let births = lineage.held.clone();
             self.stats.announcements += 1;

@@ -1,4 +1,6 @@
-//! Virtual machines of this node: each a child process, its events turned into checkpoints and figures.
+//! Virtual machines of this node: each a child process, started, resumed, asked and stopped from here.
+
+mod publishing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -24,9 +26,10 @@ use crate::limits::FAULT_TIMEOUT;
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 use crate::page_source::CheckpointPages;
-use crate::publish::{CheckpointFigures, PUBLISHER_PRECEDENCE, Publisher};
+use crate::publish::{CheckpointFigures, Publisher};
 use crate::rebuild::{self, RebuildError};
 use crate::{follow, report};
+use publishing::{End, Publishing};
 
 /// Figures of checkpoints kept for one VM.
 const FIGURES_KEPT: usize = 10_000;
@@ -535,96 +538,6 @@ fn watch(machine: &Machine, events: &Receiver<VmEvent>) {
             VmEvent::Console(_) | VmEvent::Pages(_) | VmEvent::Captured(_) => {}
         }
     }
-}
-
-/// Why a publishing VM ends, where its process does not say it.
-#[derive(Clone, Debug)]
-enum End {
-    AllTaken,
-    Failed(String),
-}
-
-struct Publishing {
-    node: Arc<Node>,
-    machine: Arc<Machine>,
-    publisher: Publisher,
-    checkpoints: Option<u64>,
-}
-
-impl Publishing {
-    fn run(mut self, events: &Receiver<VmEvent>) {
-        // A pipeline that falls behind makes intervals longer; what is fetched from here can wait.
-        pageswarm_vmm::precede(PUBLISHER_PRECEDENCE);
-        let mut failure = None;
-        for event in events {
-            match event {
-                VmEvent::Report(report) => {
-                    if let Some(page) = report.wrong_page {
-                        let why = format!("guest found a wrong byte in page {page}");
-                        failure.get_or_insert(End::Failed(why));
-                    }
-                    let passed = report.passes > self.machine.report().passes;
-                    self.machine.note_report(report);
-                    if passed {
-                        let (vm, passes, counter) =
-                            (self.machine.id, u64::from(report.passes), report.operations);
-                        self.node.events.add(What::VmReport { vm, passes, counter });
-                    }
-                }
-                VmEvent::Console(bytes) => {
-                    tracing::info!(vm = self.machine.id, text = %String::from_utf8_lossy(&bytes).trim_end(), "console");
-                }
-                VmEvent::Died { reason } => {
-                    self.machine.note_end(&reason, failure.clone());
-                    let why = self.machine.ended().map_or_else(String::new, |(why, _)| why);
-                    tracing::info!(vm = self.machine.id, why, "vm ended");
-                    self.node.events.add(What::VmEnded { vm: self.machine.id, why });
-                }
-                event if failure.is_none() => failure = self.checkpoint(event),
-                VmEvent::Pages(_) | VmEvent::Captured(_) => {}
-            }
-        }
-    }
-
-    /// Publishes; returns why nothing can be published any more.
-    fn checkpoint(&mut self, event: VmEvent) -> Option<End> {
-        let process = &self.machine.process;
-        let staging = process.staging();
-        match event {
-            VmEvent::Pages(batch) => {
-                self.publisher.take_early(&batch.pages, &staging);
-                release(process, batch.batch);
-            }
-            VmEvent::Captured(captured) => {
-                let published = self.publisher.publish(&captured, &staging);
-                release(process, captured.last.batch);
-                match published {
-                    Ok(figures) => {
-                        self.publisher.note(&figures);
-                        let last = self.checkpoints.is_some_and(|count| figures.index + 1 >= count);
-                        self.machine.note_figures(figures);
-                        if last {
-                            process.stop();
-                            return Some(End::AllTaken);
-                        }
-                    }
-                    Err(error) => {
-                        self.node.note_store_trouble(&error);
-                        process.stop();
-                        let why = report::chain(&error);
-                        return Some(End::Failed(format!("checkpoint cannot be published: {why}")));
-                    }
-                }
-            }
-            VmEvent::Report(_) | VmEvent::Console(_) | VmEvent::Died { .. } => {}
-        }
-        None
-    }
-}
-
-fn release(process: &VmProcess, batch: u64) {
-    // A VM that has ended needs no slots.
-    let _ended = process.release(batch);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

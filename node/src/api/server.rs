@@ -434,7 +434,9 @@ async fn import_checkpoint(State(node): Shared, Json(request): Json<ImportReques
         state: request.state.map(PathBuf::from),
         lineage: request.lineage.as_deref().map(lineage_id).transpose()?,
     };
-    let (lineage, figures) = import::import(&node, options).await.map_err(failed)?;
+    // It goes on to its end even if whoever asked has gone: a lineage half way in an image could not be continued.
+    let importing = tokio::spawn(async move { import::import(&node, options).await });
+    let (lineage, figures) = importing.await.map_err(|_| ending())?.map_err(failed)?;
     Ok(Json(ImportView {
         lineage: lineage.to_string(),
         index: figures.index,

@@ -44,8 +44,8 @@ pub struct Hostile {
 /// How a node put an end to it.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// Why it closed the connection, if the word came.
-    pub closed: Option<Closed>,
+    /// Why it closed the connection.
+    pub closed: Closed,
     /// When.
     pub at: Instant,
 }
@@ -224,11 +224,7 @@ impl Hostile {
     }
 
     async fn ended(&self) -> anyhow::Result<Ended> {
-        // The word why is one packet, which can be lost; what is sent afterwards is then answered by a reset.
-        let closed = match self.session.connection().closed().await {
-            quinn::ConnectionError::Reset => None,
-            _ => Some(self.session.closed().await?),
-        };
+        let closed = self.session.closed().await?;
         Ok(Ended { closed, at: Instant::now() })
     }
 }

@@ -8,4 +8,5 @@ pub mod halted;
 pub mod hostile;
 pub mod lan;
 pub mod member;
+pub mod noise;
 pub mod skip;

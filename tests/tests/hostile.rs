@@ -15,7 +15,8 @@ use pageswarm_swarm::Config;
 use pageswarm_swarm::limits::{CORRUPT_STRIKES_MAX, RUN_BYTES_SPLIT, UPLOAD_QUEUE_MAX};
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::events;
-use pageswarm_tests::hostile::{Ended, Lie, Prey, Rogue};
+use pageswarm_tests::hostile::{Ended, Greedy, Lie, Prey, Rogue};
+use pageswarm_tests::noise::noise;
 use tokio::time::timeout;
 
 const PAGE_BYTES: u64 = 4096;
@@ -56,6 +57,19 @@ impl Pair {
         let yardstick = pair.publish(1).await?;
         pair.honest = pair.fetch(&yardstick).await?;
         Ok(pair)
+    }
+
+    /// Fetches an image while a member asks the publisher without end; how long that took, and by how much the
+    /// publisher's memory grew.
+    async fn fetch_beside(&self, image: &Image, greedy: &mut Greedy) -> anyhow::Result<(Duration, u64)> {
+        let working = async {
+            greedy.ask(2 * UPLOAD_QUEUE_MAX).await?;
+            tokio::select! {
+                took = self.fetch(image) => took,
+                () = greedy.ask_without_end() => bail!("it has an end"),
+            }
+        };
+        growth_while(&self.publisher, working).await
     }
 
     /// Imports noise as the first checkpoint of a lineage; on return the follower knows of it.
@@ -103,24 +117,10 @@ impl Pair {
     }
 }
 
-/// The same bytes for the same seed, not compressible.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2).wrapping_add(1);
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.take(length.div_ceil(8)).flatten().take(length).collect()
-}
-
 /// Checks that `node` banned the rogue for that reason: it closed the connection, says so, and does not take it back.
 async fn assert_banned(node: &NodeProcess, rogue: &Rogue, ended: &Ended, why: &str) -> anyhow::Result<()> {
-    if let Some(closed) = &ended.closed {
-        assert_eq!(closed.code, u64::from(close::BANNED), "{ended:?}");
-        assert!(closed.why.contains(why), "{ended:?}");
-    }
+    assert_eq!(ended.closed.code, u64::from(close::BANNED), "{ended:?}");
+    assert!(ended.closed.why.contains(why), "{ended:?}");
     let event = events::wait_for_text(node.directory(), PATIENCE, "peer_banned", &rogue.id()).await?;
     assert_eq!(event["why"], why);
     let refusal = rogue.refusal(node).await?;
@@ -229,14 +229,7 @@ async fn a_member_that_asks_without_end_is_limited() -> anyhow::Result<()> {
     let image = pair.publish(2).await?;
     let rogue = Rogue::join(&pair.publisher).await?;
     let mut greedy = rogue.follow(&pair.publisher, image.prey).await?.greedy();
-    let working = async {
-        greedy.ask(2 * UPLOAD_QUEUE_MAX).await?;
-        tokio::select! {
-            took = pair.fetch(&image) => took,
-            () = greedy.ask_without_end() => bail!("it has an end"),
-        }
-    };
-    let (took, grown) = growth_while(&pair.publisher, working).await?;
+    let (took, grown) = pair.fetch_beside(&image, &mut greedy).await?;
     pair.assert_in_time(took, Config::default().defer_wait);
     assert!(grown < ANSWERS_BYTES_MAX, "the publisher grew by {grown} bytes");
     let (asked, refusals) = (greedy.asked(), greedy.refusals().await);
@@ -301,14 +294,7 @@ async fn three_hostile_members_together_cost_time_only() -> anyhow::Result<()> {
     let mut greedy = glutton.follow(&pair.publisher, image.prey).await?.greedy();
     let (_silent, asked) = mute.offer(&pair.follower, &[image.prey]).await?.stay_silent();
     let wrong = liar.offer(&pair.follower, &[image.prey]).await?.answer_wrong();
-    let working = async {
-        greedy.ask(2 * UPLOAD_QUEUE_MAX).await?;
-        tokio::select! {
-            took = pair.fetch(&image) => took,
-            () = greedy.ask_without_end() => bail!("it has an end"),
-        }
-    };
-    let (took, grown) = growth_while(&pair.publisher, working).await?;
+    let (took, grown) = pair.fetch_beside(&image, &mut greedy).await?;
     pair.assert_in_time(took, FIRST_SILENCE + Config::default().defer_wait);
     assert!(grown < ANSWERS_BYTES_MAX, "the publisher grew by {grown} bytes");
     assert_banned(&pair.follower, &liar, &wrong.ended().await?, "CorruptChunks").await?;

@@ -5,23 +5,10 @@ use anyhow::{Context as _, ensure};
 use pageswarm_node::api::views::ImportView;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::command::{Outcome, pageswarm};
+use pageswarm_tests::noise::noise;
 
 const PAGE: usize = 4096;
 const PAGES: usize = 500;
-
-/// The same bytes for the same seed, not compressible.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2).wrapping_add(1);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 /// An image whose second page is zero and whose third is as the first.
 fn first_image() -> Vec<u8> {

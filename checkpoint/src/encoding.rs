@@ -139,6 +139,11 @@ impl<Base, Bytes> EncodedChunk<Base, Bytes> {
         let encoding = self.encoding.rename_base(rename)?;
         Some(EncodedChunk { encoding, decoded_len: self.decoded_len, bytes: self.bytes })
     }
+
+    /// The same chunk with its bytes held in another way.
+    pub fn map_bytes<Other>(self, map: impl FnOnce(Bytes) -> Other) -> EncodedChunk<Base, Other> {
+        EncodedChunk { encoding: self.encoding, decoded_len: self.decoded_len, bytes: map(self.bytes) }
+    }
 }
 
 impl<'base> Encoder<'base> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pageswarm_checkpoint::{
     ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkMap, ChunkRef,
     ChunkSource, Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES,
@@ -254,7 +255,7 @@ impl Publisher {
                 draft.figures.unchanged_pages += 1;
             } else {
                 numbers.push(*page);
-                copies.push(Arc::<[u8]>::from(*bytes));
+                copies.push(Bytes::copy_from_slice(bytes));
             }
         }
         let hashed = SharedBytes::hashed_together(copies);
@@ -334,7 +335,11 @@ impl Publisher {
         for (kind, bytes) in &blobs {
             let mut chunks = Vec::new();
             for piece in blob::cut(bytes) {
-                let chunk = VerifiedChunk::encode(&mut encoder, SharedBytes::hashed(piece.into()), None);
+                let chunk = VerifiedChunk::encode(
+                    &mut encoder,
+                    SharedBytes::hashed(Bytes::copy_from_slice(piece)),
+                    None,
+                );
                 let (hash, length) = (chunk.hash(), u32::try_from(piece.len()).expect("at most 64 KiB"));
                 let known = self.recent.find(&hash);
                 let again = fresh.iter().position(|other| *other == hash).map(|at| Birth(next + at as u64));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pageswarm_checkpoint::wire::{self, Opening, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, Decoder, LineageId, NodeId};
 use pageswarm_store::{Arrived, ReadError, SharedBytes, Step, VerifiedChunk, WriteError};
@@ -57,20 +58,20 @@ struct Absorbed {
 }
 
 /// A chunk as it came.
-struct Come<'frame> {
+struct Come {
     birth: Birth,
     base: Option<ChunkRef>,
-    steps: Vec<Step<&'frame [u8]>>,
+    steps: Vec<Step<Bytes>>,
 }
 
 /// A chunk as it came, with hashes for births.
-struct Named<'frame> {
+struct Named {
     birth: Birth,
     expected: ChunkHash,
     base: Option<ChunkHash>,
     /// What this node asked to have it based on.
     own: Option<ChunkHash>,
-    steps: Vec<Step<&'frame [u8]>>,
+    steps: Vec<Step<Bytes>>,
 }
 
 /// Asks `peer` for the run and tells the engine what came of it.
@@ -89,7 +90,7 @@ pub async fn ask(node: Arc<Node>, peer: Arc<Peer>, run: Run) {
 }
 
 /// Sends the request; the frames that come back, not yet read.
-async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Vec<Vec<u8>>, FrameError> {
+async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Vec<Bytes>, FrameError> {
     let stream = peer.connection.open_bi().await;
     let (mut send, mut receive) = stream.map_err(|error| FrameError::Write(error.into()))?;
     let chunks = node.lineages.with_bases(&run.lineage, &run.births);
@@ -114,12 +115,12 @@ async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Vec<Vec<u8>>, F
         if bytes > RUN_ANSWER_BYTES_MAX {
             return Err(FrameError::TooLong { length: bytes });
         }
-        frames.push(frame);
+        frames.push(frame.into());
     }
     Ok(frames)
 }
 
-async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Vec<u8>>) -> Ended {
+async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Bytes>) -> Ended {
     let (peer_id, request, lineage) = (peer.id, run.request, run.lineage);
     let Ok(place) = Arc::clone(&node.coding).acquire_owned().await else {
         return Ended::Failed;
@@ -158,7 +159,7 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Vec<u
 }
 
 /// Reads what came; decodes, hashes and stores the chunks. Nothing that is not its hash enters the store.
-fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> Result<Absorbed, AbsorbError> {
+fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Bytes]) -> Result<Absorbed, AbsorbError> {
     let mut absorbed = Absorbed::default();
     let chunks = absorbed.note_all(asked, frames);
     if chunks.is_empty() {
@@ -172,7 +173,7 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> R
     let bases = node.recent.read(&node.store, names.collect())?;
     let bytes_of =
         |name: Option<ChunkHash>| name.and_then(|name| bases.get(&name)).map(SharedBytes::verified);
-    let mut arrived: Vec<(Birth, Arrived<'_, '_>)> = Vec::with_capacity(named.len());
+    let mut arrived: Vec<(Birth, Arrived<'_>)> = Vec::with_capacity(named.len());
     for Named { birth, expected, base, own, steps } in named {
         let (stored_on, base_bytes) = (bytes_of(own), bytes_of(base));
         if base.is_some() && base == own && base_bytes.is_none() {
@@ -187,7 +188,7 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> R
     // A part at a time: what turns out wrong must not fill the memory before it is known to be.
     while !arrived.is_empty() {
         let part = arrived.split_off(arrived.len().saturating_sub(DECODED_TOGETHER));
-        let (births, part): (Vec<Birth>, Vec<Arrived<'_, '_>>) = part.into_iter().unzip();
+        let (births, part): (Vec<Birth>, Vec<Arrived<'_>>) = part.into_iter().unzip();
         let outcomes = VerifiedChunk::decode_together(&mut decoder, &part);
         for ((birth, chunk), outcome) in births.into_iter().zip(&part).zip(outcomes) {
             match outcome {
@@ -209,17 +210,17 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Vec<u8>]) -> R
     verified.reverse();
     node.store.put_chunks(&verified)?;
     node.lineages.note_received(id, &received);
-    node.recent.add(verified.iter().map(|chunk| chunk.shared().clone()));
+    node.recent.add(verified.iter().filter_map(VerifiedChunk::shared).cloned());
     Ok(absorbed)
 }
 
 /// Finds the hashes of what came and of its bases. What names no base that is known is corrupt.
-fn identify<'frame>(
+fn identify(
     node: &Node,
     lineage: &Lineage,
-    chunks: Vec<Come<'frame>>,
+    chunks: Vec<Come>,
     absorbed: &mut Absorbed,
-) -> Result<Vec<Named<'frame>>, MapError> {
+) -> Result<Vec<Named>, MapError> {
     let births: BirthSet = chunks.iter().map(|chunk| chunk.birth).collect();
     let own: BTreeMap<Birth, ChunkRef> = node
         .lineages
@@ -252,7 +253,7 @@ fn identify<'frame>(
 impl Absorbed {
     /// Notes what the frames say; returns the chunks among it. Each birth asked for is answered once: what was not
     /// asked for, or comes again, ends the reading, so a peer cannot make this node hold more than it asked for.
-    fn note_all<'frame>(&mut self, asked: &BirthSet, frames: &'frame [Vec<u8>]) -> Vec<Come<'frame>> {
+    fn note_all(&mut self, asked: &BirthSet, frames: &[Bytes]) -> Vec<Come> {
         let mut left = asked.clone();
         let mut chunks = Vec::new();
         for frame in frames {
@@ -271,21 +272,29 @@ impl Absorbed {
                     self.ended = Some(Ended::Failed);
                     return chunks;
                 }
-                self.note(answer, &mut chunks);
+                self.note(answer, frame, &mut chunks);
             }
         }
         chunks
     }
 
-    /// Notes an answer; chunks are for later.
-    fn note<'frame>(&mut self, answer: RunAnswer<&'frame [u8]>, chunks: &mut Vec<Come<'frame>>) {
+    /// Notes an answer, which is in `frame`; chunks are for later.
+    fn note<'frame>(
+        &mut self,
+        answer: RunAnswer<&'frame [u8]>,
+        frame: &'frame Bytes,
+        chunks: &mut Vec<Come>,
+    ) {
+        let part = |step: Step<&'frame [u8]>| step.map_bytes(|bytes| frame.slice_ref(bytes));
         match answer {
             RunAnswer::Chunk { birth, chunk } => {
                 let base = chunk.encoding.base().copied();
                 let step = chunk.rename_base(|_| Some(()));
-                chunks.push(Come { birth, base, steps: step.into_iter().collect() });
+                chunks.push(Come { birth, base, steps: step.into_iter().map(part).collect() });
             }
-            RunAnswer::Steps { birth, base, steps } => chunks.push(Come { birth, base, steps }),
+            RunAnswer::Steps { birth, base, steps } => {
+                chunks.push(Come { birth, base, steps: steps.into_iter().map(part).collect() });
+            }
             RunAnswer::NotHeld { birth } => {
                 self.not_held.insert(birth);
             }
@@ -321,7 +330,7 @@ mod tests {
         for (answered, refused) in [(vec![1, 2, 3], None), (vec![1, 1, 2], Some(1)), (vec![2, 9, 3], Some(9))]
         {
             let mut absorbed = Absorbed::default();
-            absorbed.note_all(&asked, &[frame(&answered)]);
+            absorbed.note_all(&asked, &[frame(&answered).into()]);
             assert_eq!(absorbed.corrupt, refused.into_iter().map(Birth).collect::<Vec<_>>());
             assert_eq!(absorbed.ended, refused.map(|_| Ended::Failed));
             // What came before it counts, what came after does not.

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{self, RunAnswer, RunRequest};
-use pageswarm_checkpoint::{Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, LineageId, NodeId};
+use pageswarm_checkpoint::{
+    Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, LineageId, NodeId, PAGE_BYTES,
+};
 use pageswarm_store::{ReadError, SharedBytes, Step, StepsRead, StepsWanted};
 use pageswarm_swarm::{BirthSet, Input, Patience, Refusal, RequestId, Urgency};
 use quinn::SendStream;
@@ -183,12 +185,14 @@ impl Upload<'_> {
     }
 }
 
-type Answer = RunAnswer<Vec<u8>>;
+type Answer<'read> = RunAnswer<&'read [u8]>;
 
 /// Answers on their way into frames, each with its length before it.
 #[derive(Debug, Default)]
 struct AnswerFrames {
     frames: Vec<Vec<u8>>,
+    /// Bytes that a new frame has room for at once; it grows where they are too few.
+    room: usize,
     /// Encoded bytes of the chunks among them.
     chunk_bytes: u64,
 }
@@ -200,9 +204,17 @@ const _: () = assert!(FRAME_BYTES_FULL + pageswarm_checkpoint::CHUNK_BYTES_MAX +
 const PREFIX: usize = 4;
 
 impl AnswerFrames {
+    /// Frames with room for that many pages.
+    fn for_chunks(chunks: u64) -> Self {
+        let room = usize::try_from(chunks).unwrap_or(usize::MAX).saturating_mul(PAGE_BYTES + 32);
+        Self { room: room.min(FRAME_BYTES_FULL + PAGE_BYTES + 32), ..Self::default() }
+    }
+
     fn push<Bytes: AsRef<[u8]>>(&mut self, answer: &RunAnswer<Bytes>) {
         if self.frames.last().is_none_or(|frame| frame.len() >= FRAME_BYTES_FULL) {
-            self.frames.push(vec![0; PREFIX]);
+            let mut frame = Vec::with_capacity(self.room);
+            frame.resize(PREFIX, 0);
+            self.frames.push(frame);
         }
         let length = |bytes: &Bytes| bytes.as_ref().len() as u64;
         self.chunk_bytes += match answer {
@@ -240,7 +252,7 @@ fn collect(
     births: &BirthSet,
     asked: &[(Birth, Option<ChunkRef>)],
 ) -> Result<AnswerFrames, CollectError> {
-    let mut answers = AnswerFrames::default();
+    let mut answers = AnswerFrames::for_chunks(births.len());
     let Some(lineage) = node.lineages.get(&id) else {
         return Ok(answers);
     };
@@ -280,14 +292,12 @@ fn collect(
 }
 
 /// A chunk as it is stored; what is stored whole is no step.
-fn in_steps(birth: Birth, base: Option<ChunkRef>, mut steps: Vec<Step>) -> Answer {
-    if steps.len() == 1
-        && let Some(step) = steps.pop()
-    {
-        let chunk = step.rename_base(|()| base);
+fn in_steps<'read>(birth: Birth, base: Option<ChunkRef>, steps: &[Step<&'read [u8]>]) -> Answer<'read> {
+    if let [step] = steps {
+        let chunk = step.clone().rename_base(|()| base);
         return chunk.map_or(Answer::NotHeld { birth }, |chunk| Answer::Chunk { birth, chunk });
     }
-    Answer::Steps { birth, base, steps }
+    Answer::Steps { birth, base, steps: steps.to_vec() }
 }
 
 #[derive(Clone, Copy)]

@@ -1,7 +1,6 @@
 //! Chunks whose hash was checked: the only kind that a store takes in or gives out.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use pageswarm_checkpoint::{
     CHUNK_BYTES_MAX, ChunkHash, DecodeError, Decoder, Effort, EncodedChunk, Encoder, Encoding, chunk_hash,
     chunk_hashes,
@@ -20,7 +19,7 @@ pub struct VerifiedBytes<'bytes> {
 #[derive(Clone, Debug)]
 pub struct SharedBytes {
     hash: ChunkHash,
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
 }
 
 /// A chunk whose encoded form was seen to decode to the bytes of its hash.
@@ -28,19 +27,19 @@ pub struct SharedBytes {
 pub struct VerifiedChunk {
     encoding: Encoding<ChunkHash>,
     /// None where they are the decoded bytes.
-    encoded: Option<Vec<u8>>,
+    encoded: Option<Bytes>,
     decoded: SharedBytes,
 }
 
 /// A chunk that came from elsewhere and is not believed yet.
 #[derive(Clone, Debug)]
-pub struct Arrived<'base, 'encoded> {
+pub struct Arrived<'base> {
     /// The chunk asked for.
     pub expected: ChunkHash,
     /// What the first step is based on, if it is based on anything.
     pub base: Option<VerifiedBytes<'base>>,
     /// What came: each step makes the base of the next, the last one the chunk.
-    pub steps: Vec<Step<&'encoded [u8]>>,
+    pub steps: Vec<Step<Bytes>>,
     /// What the chunk will be stored on, if it came in more than one step: the reader's own version of it.
     pub stored_on: Option<VerifiedBytes<'base>>,
 }
@@ -76,7 +75,7 @@ impl<'bytes> VerifiedBytes<'bytes> {
     /// A copy to be kept.
     #[must_use]
     pub fn to_shared(&self) -> SharedBytes {
-        SharedBytes { hash: self.hash, bytes: self.bytes.into() }
+        SharedBytes { hash: self.hash, bytes: Bytes::copy_from_slice(self.bytes) }
     }
 
     /// Hashes many, which is faster together.
@@ -102,13 +101,13 @@ impl<'bytes> VerifiedBytes<'bytes> {
 impl SharedBytes {
     /// Hashes `bytes`.
     #[must_use]
-    pub fn hashed(bytes: Arc<[u8]>) -> Self {
+    pub fn hashed(bytes: Bytes) -> Self {
         Self { hash: chunk_hash(&bytes), bytes }
     }
 
     /// Hashes many, which is faster together.
     #[must_use]
-    pub fn hashed_together(chunks: Vec<Arc<[u8]>>) -> Vec<Self> {
+    pub fn hashed_together(chunks: Vec<Bytes>) -> Vec<Self> {
         let hashes = chunk_hashes(&chunks.iter().map(|bytes| &**bytes).collect::<Vec<_>>());
         chunks.into_iter().zip(hashes).map(|(bytes, hash)| Self { hash, bytes }).collect()
     }
@@ -126,20 +125,20 @@ impl SharedBytes {
     }
 }
 
-impl<'base> Arrived<'base, '_> {
+impl<'base> Arrived<'base> {
     /// Takes all steps, with two buffers for what they make; the decoded bytes.
     fn decode(
         &self,
         decoder: &mut Decoder<'base>,
         [made, next]: &mut [Vec<u8>; 2],
-    ) -> Result<Arc<[u8]>, VerifyError> {
+    ) -> Result<Bytes, VerifyError> {
         let undecodable = |source| VerifyError::Undecodable { expected: self.expected, source };
         if let [step] = self.steps.as_slice()
             && step.encoding == Encoding::Raw
             && u32::try_from(step.bytes.len()) == Ok(step.decoded_len)
             && step.bytes.len() <= CHUNK_BYTES_MAX
         {
-            return Ok(step.bytes.into());
+            return Ok(step.bytes.clone());
         }
         made.clear();
         for (number, step) in self.steps.iter().enumerate() {
@@ -152,18 +151,18 @@ impl<'base> Arrived<'base, '_> {
             }
             std::mem::swap(made, next);
         }
-        Ok(made.as_slice().into())
+        Ok(Bytes::copy_from_slice(made))
     }
 
     /// The form in which the chunk is kept: as it came, or if it came in several steps, as one.
     fn kept(&self, decoded: SharedBytes) -> VerifiedChunk {
         let as_it_came = match self.steps.as_slice() {
-            [step] => step.encoding.rename_base(|()| self.base.map(|base| base.hash)).zip(Some(step.bytes)),
+            [step] => step.encoding.rename_base(|()| self.base.map(|base| base.hash)).zip(Some(&step.bytes)),
             _ => None,
         };
         match as_it_came {
             Some((Encoding::Raw, _)) => VerifiedChunk { encoding: Encoding::Raw, encoded: None, decoded },
-            Some((encoding, bytes)) => VerifiedChunk { encoding, encoded: Some(bytes.to_vec()), decoded },
+            Some((encoding, bytes)) => VerifiedChunk { encoding, encoded: Some(bytes.clone()), decoded },
             None => VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), decoded, self.stored_on),
         }
     }
@@ -184,7 +183,7 @@ impl VerifiedChunk {
         // A patch on itself would be the shortest, and could never be read.
         let base = base.filter(|base| base.hash != decoded.hash).map(|base| (base.hash, base.bytes));
         let EncodedChunk { encoding, bytes, .. } = encoder.encode(&decoded.bytes, base);
-        let encoded = (encoding != Encoding::Raw).then_some(bytes);
+        let encoded = (encoding != Encoding::Raw).then(|| bytes.into());
         Self { encoding, encoded, decoded }
     }
 
@@ -192,12 +191,12 @@ impl VerifiedChunk {
     /// together is faster. The outcomes are in the order given.
     pub fn decode_together<'base>(
         decoder: &mut Decoder<'base>,
-        arrived: &[Arrived<'base, '_>],
+        arrived: &[Arrived<'base>],
     ) -> Vec<Result<Self, VerifyError>> {
         let mut buffers = [vec![], vec![]];
-        let outcomes: Vec<Result<Arc<[u8]>, VerifyError>> =
+        let outcomes: Vec<Result<Bytes, VerifyError>> =
             arrived.iter().map(|chunk| chunk.decode(decoder, &mut buffers)).collect();
-        let decoded: Vec<Arc<[u8]>> = outcomes.iter().flatten().cloned().collect();
+        let decoded: Vec<Bytes> = outcomes.iter().flatten().cloned().collect();
         let mut hashed = SharedBytes::hashed_together(decoded).into_iter();
         arrived
             .iter()
@@ -240,10 +239,11 @@ impl VerifiedChunk {
         self.decoded
     }
 
-    /// The decoded bytes, to be kept.
+    /// The decoded bytes, to be kept, if they are its own: those of a chunk that arrived raw are a part of what it
+    /// arrived in, all of which they would keep.
     #[must_use]
-    pub const fn shared(&self) -> &SharedBytes {
-        &self.decoded
+    pub fn shared(&self) -> Option<&SharedBytes> {
+        (self.encoding != Encoding::Raw).then_some(&self.decoded)
     }
 }
 
@@ -254,12 +254,16 @@ mod tests {
     use super::*;
     use crate::noise::noise;
 
-    fn step(chunk: &VerifiedChunk) -> Step<&[u8]> {
-        chunk.encoded().rename_base(|_| Some(())).unwrap()
+    fn step(chunk: &VerifiedChunk) -> Step<Bytes> {
+        chunk.encoded().rename_base(|_| Some(())).unwrap().map_bytes(Bytes::copy_from_slice)
     }
 
     fn encoded(bytes: &[u8], base: Option<VerifiedBytes<'_>>) -> VerifiedChunk {
-        VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), SharedBytes::hashed(bytes.into()), base)
+        VerifiedChunk::encode(
+            &mut Encoder::new(Effort::Fast),
+            SharedBytes::hashed(Bytes::copy_from_slice(bytes)),
+            base,
+        )
     }
 
     #[test]
@@ -305,7 +309,7 @@ mod tests {
             .collect();
         let own = VerifiedBytes::hashed(&versions[0]);
         for (from, base) in [(1, Some(own)), (0, None)] {
-            let steps = chunks[from..].iter().map(|chunk| step(chunk)).collect();
+            let steps = chunks[from..].iter().map(step).collect();
             let arrived = Arrived { expected: chunks[3].hash(), base, steps, stored_on: Some(own) };
             let outcome = VerifiedChunk::decode_together(&mut Decoder::new(), &[arrived]).remove(0).unwrap();
             assert_eq!(outcome.decoded().bytes(), versions[3]);

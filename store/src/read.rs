@@ -1,6 +1,7 @@
 //! Giving chunks out: in batches sorted by place, chains level by level. Every chunk that is given out is hashed every
 //! time; a base that is only a step on the way to one is hashed if what is made with it is not what it should be.
 
+mod buffers;
 mod plan;
 mod records;
 mod steps;
@@ -19,6 +20,7 @@ use crate::limits::READ_WINDOW_CHUNKS;
 use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
 
+pub(crate) use buffers::ReadBuffers;
 use plan::Plan;
 pub use steps::{Step, StepsRead, StepsWanted};
 

@@ -11,6 +11,7 @@ use crate::fault::{OpenError, ReadError, WriteError};
 use crate::index::{Durability, Entry, Index, Key, Location, Pending};
 use crate::limits::{PENDING_ENTRIES_MAX, UNSYNCED_BYTES_MAX};
 use crate::pack::{Appender, PackFiles, RecordHeader, RecordKind};
+use crate::read::ReadBuffers;
 use crate::recover::{self, OpenReport};
 use crate::stats::{Stats, Totals};
 
@@ -27,6 +28,7 @@ pub struct Store {
     // Fields are dropped in this order: the lock goes last.
     pub(crate) index: Index,
     pub(crate) packs: PackFiles,
+    pub(crate) buffers: ReadBuffers,
     intake: Mutex<Intake>,
     bad: Mutex<BadChunks>,
     options: StoreOptions,
@@ -88,6 +90,7 @@ impl Store {
         Ok(Self {
             index,
             packs,
+            buffers: ReadBuffers::default(),
             intake: Mutex::new(intake),
             bad: Mutex::default(),
             options,

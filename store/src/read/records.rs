@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use super::buffers::ReadBuffer;
 use crate::bad::BadCause;
 use crate::fault::{PackError, ReadError};
 use crate::index::{Form, Location};
@@ -24,13 +25,14 @@ impl Store {
         items: &[Item],
         mut visit: impl FnMut(usize, RecordRead<'_>),
     ) -> Result<(), ReadError> {
-        let mut buffer = vec![];
+        let mut buffer = self.buffers.take();
         let mut start = 0;
         while start < items.len() {
             let run = start..start + run_length(&items[start..]);
             start = run.end;
             self.read_run(kind, items, run, &mut buffer, &mut visit)?;
         }
+        self.buffers.give_back(buffer);
         Ok(())
     }
 
@@ -39,7 +41,7 @@ impl Store {
         kind: RecordKind,
         items: &[Item],
         run: Range<usize>,
-        buffer: &mut Vec<u8>,
+        buffer: &mut ReadBuffer,
         visit: &mut impl FnMut(usize, RecordRead<'_>),
     ) -> Result<(), ReadError> {
         let number = items[run.start].1.place.pack;
@@ -57,20 +59,23 @@ impl Store {
             run.for_each(|item| visit(item, Err(BadCause::PackHeader)));
             return Ok(());
         };
-        if let Err(error) = fill(&pack, &items[run.clone()], buffer) {
-            if run.len() > 1 {
-                // One unreadable sector must not condemn its neighbours.
-                for item in run {
-                    self.read_run(kind, items, item..item + 1, buffer, visit)?;
+        let bytes = match fill(&pack, &items[run.clone()], buffer) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if run.len() > 1 {
+                    // One unreadable sector must not condemn its neighbours.
+                    for item in run {
+                        self.read_run(kind, items, item..item + 1, buffer, visit)?;
+                    }
+                } else {
+                    visit(run.start, Err(BadCause::Unreadable { kind: error.kind() }));
                 }
-            } else {
-                visit(run.start, Err(BadCause::Unreadable { kind: error.kind() }));
+                return Ok(());
             }
-            return Ok(());
-        }
+        };
         let origin = items[run.start].1.place.offset;
         for item in run {
-            visit(item, check(kind, &items[item], buffer, origin, salt));
+            visit(item, check(kind, &items[item], bytes, origin, salt));
         }
         Ok(())
     }
@@ -92,7 +97,7 @@ fn run_length(items: &[Item]) -> usize {
 }
 
 /// Reads from the first item to the end of the last, or to the end of the pack.
-fn fill(pack: &OpenPack, items: &[Item], buffer: &mut Vec<u8>) -> io::Result<()> {
+fn fill<'read>(pack: &OpenPack, items: &[Item], buffer: &'read mut ReadBuffer) -> io::Result<&'read [u8]> {
     let origin = items[0].1.place.offset;
     let end = items.iter().map(|(_, location)| record_end(location)).max().unwrap_or(origin);
     let mut wanted = end.saturating_sub(origin);
@@ -100,10 +105,9 @@ fn fill(pack: &OpenPack, items: &[Item], buffer: &mut Vec<u8>) -> io::Result<()>
     if wanted > RUN_BYTES_MAX as u64 {
         wanted = wanted.min(pack.file.metadata()?.len().saturating_sub(origin));
     }
-    buffer.resize(usize::try_from(wanted).unwrap_or(0), 0);
-    let length = read_up_to(&pack.file, buffer, origin)?;
-    buffer.truncate(length);
-    Ok(())
+    let room = buffer.room(usize::try_from(wanted).unwrap_or(0));
+    let length = read_up_to(&pack.file, room, origin)?;
+    Ok(&room[..length])
 }
 
 /// The record of `item` in `buffer`, which starts at `origin`.

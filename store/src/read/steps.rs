@@ -3,13 +3,14 @@
 
 use pageswarm_checkpoint::{ChunkHash, ChunkMap, EncodedChunk};
 
+use super::records::Item;
 use super::{Finding, encoded_chunk};
-use crate::bad::BadChunk;
+use crate::bad::{BadCause, BadChunk};
 use crate::chain::Chains;
 use crate::fault::ReadError;
 use crate::index::Location;
 use crate::limits::{CHAIN_WALK_MAX, READ_WINDOW_CHUNKS};
-use crate::pack::RecordKind;
+use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
 
 /// A chunk to be read in steps.
@@ -25,14 +26,14 @@ pub struct StepsWanted {
 pub type Step<Bytes = Vec<u8>> = EncodedChunk<(), Bytes>;
 
 /// What became of one chunk asked for in steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StepsRead {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepsRead<'read> {
     /// As stored; checksums are right. Whoever decodes them compares the hash.
     Held {
         /// Whether they start from the chunk that the reader has; else the first one has no base.
         from: bool,
         /// At least one.
-        steps: Vec<Step>,
+        steps: &'read [Step<&'read [u8]>],
     },
     /// All steps together are longer than the chunk, or something about them is wrong: to be read decoded, which finds
     /// out and takes what is bad out of the index.
@@ -56,7 +57,7 @@ impl Store {
     pub fn read_steps(
         &self,
         wanted: &[StepsWanted],
-        mut visit: impl FnMut(usize, StepsRead),
+        mut visit: impl FnMut(usize, StepsRead<'_>),
     ) -> Result<(), ReadError> {
         for (window, first) in wanted.chunks(READ_WINDOW_CHUNKS).zip((0..).step_by(READ_WINDOW_CHUNKS)) {
             self.read_window_in_steps(window, |position, read| visit(first + position, read))?;
@@ -67,24 +68,56 @@ impl Store {
     fn read_window_in_steps(
         &self,
         wanted: &[StepsWanted],
-        mut visit: impl FnMut(usize, StepsRead),
+        mut visit: impl FnMut(usize, StepsRead<'_>),
     ) -> Result<(), ReadError> {
         let mut chains = Chains::default();
         chains.resolve(&self.index, wanted.iter().map(|wanted| wanted.hash).collect())?;
-        let mut paths: Vec<(usize, Path)> = Vec::with_capacity(wanted.len());
+        // Most chunks are one record, which is given out from where it was read to.
+        let mut single: Vec<(usize, bool, Item)> = Vec::with_capacity(wanted.len());
+        let mut paths: Vec<(usize, Path)> = vec![];
         for (position, wanted) in wanted.iter().enumerate() {
             match path(&chains, *wanted) {
+                Ok(Path { from, records }) if records.len() == 1 => {
+                    let location = chains.location(wanted.hash).expect("the path has passed it");
+                    single.push((position, from, (wanted.hash.0, *location)));
+                }
                 Ok(path) => paths.push((position, path)),
                 Err(read) => visit(position, read),
             }
         }
+        self.visit_single(single, &mut visit)?;
         let records = self.read_payloads(&chains, paths.iter().flat_map(|(_, path)| &path.records))?;
         for (position, Path { from, records: names }) in paths {
-            let steps: Option<Vec<Step>> =
-                names.iter().rev().map(|name| records.get(name).cloned()).collect();
-            visit(position, steps.map_or(StepsRead::NotHeld, |steps| StepsRead::Held { from, steps }));
+            let steps: Option<Vec<Step<&[u8]>>> =
+                names.iter().rev().map(|name| records.get(name).map(borrowed)).collect();
+            visit(
+                position,
+                steps.as_ref().map_or(StepsRead::NotHeld, |steps| StepsRead::Held { from, steps }),
+            );
         }
         Ok(())
+    }
+
+    /// Gives out chunks that are one record each.
+    fn visit_single(
+        &self,
+        mut single: Vec<(usize, bool, Item)>,
+        visit: &mut impl FnMut(usize, StepsRead<'_>),
+    ) -> Result<(), ReadError> {
+        single.sort_unstable_by_key(|(position, _, (_, location))| (location.place, *position));
+        let items: Vec<Item> = single.iter().map(|(.., item)| *item).collect();
+        let mut findings = vec![];
+        self.read_records(RecordKind::Chunk, &items, |item, record| {
+            let (position, from, (name, location)) = single[item];
+            match record.and_then(step) {
+                Ok(step) => visit(position, StepsRead::Held { from, steps: &[step] }),
+                Err(cause) => {
+                    findings.push(finding(ChunkHash(name), location, cause));
+                    visit(position, StepsRead::NotHeld);
+                }
+            }
+        })?;
+        self.condemn(findings)
     }
 
     /// Reads each record once, in stored order; those that are bad are missing from what is returned.
@@ -102,15 +135,11 @@ impl Store {
         let mut findings = vec![];
         self.read_records(RecordKind::Chunk, &items, |item, record| {
             let (hash, location) = order[item];
-            match record.and_then(|(header, payload)| encoded_chunk(&header, payload)) {
-                Ok(EncodedChunk { encoding, decoded_len, bytes }) => {
-                    let encoding = encoding.rename_base(|_| Some(())).expect("the new name is always there");
-                    payloads.insert(hash, Step { encoding, decoded_len, bytes: bytes.to_vec() });
+            match record.and_then(step) {
+                Ok(step) => {
+                    payloads.insert(hash, step.map_bytes(<[u8]>::to_vec));
                 }
-                Err(cause) => {
-                    let bad = BadChunk { hash, place: Some(location.place), cause };
-                    findings.push(Finding { bad, location: Some(location) });
-                }
+                Err(cause) => findings.push(finding(hash, location, cause)),
             }
         })?;
         self.condemn(findings)?;
@@ -118,8 +147,22 @@ impl Store {
     }
 }
 
+/// A record as a step.
+fn step((header, payload): (RecordHeader, &[u8])) -> Result<Step<&[u8]>, BadCause> {
+    let chunk = encoded_chunk(&header, payload)?;
+    Ok(chunk.rename_base(|_| Some(())).expect("the new name is always there"))
+}
+
+fn borrowed(step: &Step) -> Step<&[u8]> {
+    Step { encoding: step.encoding, decoded_len: step.decoded_len, bytes: &step.bytes }
+}
+
+const fn finding(hash: ChunkHash, location: Location, cause: BadCause) -> Finding {
+    Finding { bad: BadChunk { hash, place: Some(location.place), cause }, location: Some(location) }
+}
+
 /// The way down from a chunk to what its reader has, or to one without a base.
-fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead> {
+fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead<'static>> {
     let mut records = vec![];
     let (mut at, mut bytes, mut bytes_max) = (wanted.hash, 0, 0);
     loop {

@@ -1,5 +1,6 @@
 //! What is judged of runs, and what is only stated.
 
+use super::loopback::LoopbackRun;
 use super::measure::{Metered, Run};
 use super::profile::Profile;
 use super::stream::StreamRun;
@@ -7,6 +8,8 @@ use super::systems::{Chunks, Kind};
 use crate::bench::report::Figure;
 
 const DUPLICATES_PERCENT_MAX: f64 = 1.0;
+/// The rest of a GiB's cost, hashing and storing it, should be little beside that of moving it.
+const LOOPBACK_OVER_BARE_MAX: f64 = 1.6;
 const WHOLE: &str = "receivers with the whole content, verified";
 const PROVEN: &str = "checkpoints fetched, rebuilt and proven";
 
@@ -54,6 +57,20 @@ pub(super) fn of_stream(run: &StreamRun) -> Vec<Figure> {
         ),
         idle(&run.metered),
         Figure::stated("packets dropped by full queues", run.metered.drops.to_string()),
+    ]
+}
+
+/// Without a link.
+pub(super) fn of_loopback(run: &LoopbackRun) -> Vec<Figure> {
+    let ([product, bare], [speed, bare_speed]) = (run.cpu_s_per_gib(), run.mib_per_s());
+    vec![
+        Figure::judged(
+            "CPU s per GiB received, verified and stored, over those of bare QUIC",
+            format!("{:.2}: {product:.2} of {bare:.2}", product / bare),
+            format!("at most {LOOPBACK_OVER_BARE_MAX:.2}"),
+            product <= LOOPBACK_OVER_BARE_MAX * bare,
+        ),
+        Figure::stated("throughput", format!("{speed:.0} MiB/s, bare QUIC {bare_speed:.0} MiB/s")),
     ]
 }
 

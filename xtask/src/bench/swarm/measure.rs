@@ -59,7 +59,7 @@ pub(super) struct Meter<'n> {
 
 /// Processor time up to now.
 #[derive(Clone, Copy, Debug)]
-struct Usage {
+pub(super) struct Usage {
     /// Of processes that live, and of children that have ended.
     ticks: u64,
     machine: Machine,
@@ -94,7 +94,7 @@ impl<'n> Meter<'n> {
             publisher_up_bytes: carried.first().map_or(0, |(up, _)| *up),
             received_bytes: carried.iter().skip(1).map(|(_, down)| down).sum(),
             drops: drops(&counters) - drops(&self.counters),
-            cpu_s: usage.ticks.saturating_sub(self.usage.ticks) as f64 / TICKS_PER_S,
+            cpu_s: usage.cpu_s_since(&self.usage),
             idle_percent: usage.machine.idle_percent_since(self.usage.machine),
         })
     }
@@ -172,7 +172,7 @@ fn wait(system: &mut dyn System, clock: Instant, limit: Duration) -> Result<Vec<
 
 impl Usage {
     /// Processes that ended before are counted once they were waited for, as children of this one.
-    fn now(processes: &[u32]) -> Result<Self> {
+    pub(super) fn now(processes: &[u32]) -> Result<Self> {
         let own = read("/proc/self/stat")?;
         let mut ticks = ticks_of(&own).context("/proc/self/stat")?.ended_children;
         for id in processes {
@@ -182,6 +182,13 @@ impl Usage {
         }
         let machine = machine(&read("/proc/stat")?).context("/proc/stat")?;
         Ok(Self { ticks, machine })
+    }
+}
+
+impl Usage {
+    /// Seconds of processor time between both.
+    pub(super) fn cpu_s_since(&self, before: &Self) -> f64 {
+        self.ticks.saturating_sub(before.ticks) as f64 / TICKS_PER_S
     }
 }
 

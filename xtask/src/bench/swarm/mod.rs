@@ -5,6 +5,7 @@ mod api;
 mod content;
 mod figures;
 mod ground;
+mod loopback;
 mod measure;
 mod network;
 mod process;
@@ -56,6 +57,8 @@ enum ProfileName {
     Delta,
     /// 40 deltas, one every 250 ms, to 8 nodes that each want another checkpoint; the product alone.
     Stream,
+    /// 1 GiB to one node without a link, beside bare QUIC: processor time.
+    Loopback,
 }
 
 impl SwarmArgs {
@@ -65,6 +68,7 @@ impl SwarmArgs {
             (false, ProfileName::Big) => " --profile big",
             (false, ProfileName::Delta) => " --profile delta",
             (false, ProfileName::Stream) => " --profile stream",
+            (false, ProfileName::Loopback) => " --profile loopback",
         };
         let only: String =
             self.only.iter().map(|kind| format!(" --only {}", kind.name().replace(' ', "-"))).collect();
@@ -89,6 +93,7 @@ pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
         (false, ProfileName::Big) => compare(&profile::BIG, &args.kinds(), &ground)?,
         (false, ProfileName::Delta) => compare(&profile::DELTA, &args.kinds(), &ground)?,
         (false, ProfileName::Stream) => stream(&ground)?,
+        (false, ProfileName::Loopback) => loopback(&ground)?,
     };
     let figures = if args.quick { figures::of_function(figures) } else { figures };
     Ok(Report {
@@ -150,6 +155,13 @@ fn stream(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
     let run = stream::run(profile, ground)?;
     let outcome = serde_json::to_value(&run).context("run as JSON")?;
     Ok((figures::of_stream(&run), outcome))
+}
+
+fn loopback(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
+    let run = loopback::run(ground)?;
+    run.ensure_whole()?;
+    let outcome = serde_json::to_value(&run).context("run as JSON")?;
+    Ok((figures::of_loopback(&run), outcome))
 }
 
 fn say_links(link: Link) {

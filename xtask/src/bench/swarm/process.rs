@@ -32,6 +32,14 @@ pub(super) fn within(namespace: &str, program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// The same without a namespace.
+pub(super) fn beside(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program.as_ref());
+    command.stdin(Stdio::null());
+    command
+}
+
 impl Process {
     /// Starts it; what it says goes to the file `log`.
     pub(super) fn spawn(name: impl Into<String>, command: &mut Command, log: &Path) -> Result<Self> {

@@ -17,7 +17,7 @@ use super::measure::{Meter, Metered};
 use super::network::Network;
 use super::profile::{Demand, Link, PAGE_BYTES, StreamProfile, limit};
 use super::systems::Chunks;
-use super::systems::nodes::{self, Exchange, Imported, Nodes};
+use super::systems::nodes::{self, Exchange, Hosts, Imported, Nodes};
 
 const SEED: u64 = 11;
 
@@ -59,7 +59,7 @@ struct Arrival {
 pub(super) fn run(profile: &StreamProfile, ground: &Ground) -> Result<StreamRun> {
     let directory = ground.fresh("stream")?;
     let network = Network::new(ground.name(), profile.receivers + 1, profile.link)?;
-    let mut nodes = Nodes::start(&network, profile.receivers, &directory, Exchange::Swarm)?;
+    let mut nodes = Nodes::start(Hosts::Shaped(&network), profile.receivers, &directory, Exchange::Swarm)?;
     let mut image = Image::new(directory.join("image"), profile.pages)?;
     let changes = changes(profile);
     let patience = limit(profile.interval.as_secs_f64() * profile.deltas as f64);

@@ -1,6 +1,8 @@
 //! Nodes of the product, one on each host: the publisher made the swarm, receivers joined it, all are connected.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -27,6 +29,15 @@ pub(in crate::bench::swarm) enum Exchange {
     Swarm,
     /// From the publisher alone.
     Central,
+}
+
+/// Where nodes run.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bench::swarm) enum Hosts<'network> {
+    /// Each on a host with a link.
+    Shaped(&'network Network),
+    /// All on this machine, without a link.
+    Loopback,
 }
 
 /// Running nodes; the first is the publisher.
@@ -92,18 +103,18 @@ struct Transfer {
 impl Nodes {
     /// Starts the publisher on host 0 and as many receivers, and waits until each is connected with every other.
     pub(in crate::bench::swarm) fn start(
-        network: &Network,
+        hosts: Hosts<'_>,
         receivers: u32,
         directory: &Path,
         exchange: Exchange,
     ) -> Result<Self> {
         let mut nodes =
-            Self { nodes: vec![Node::start(network, 0, directory, exchange, &["--create-swarm"])?] };
+            Self { nodes: vec![Node::start(hosts, 0, directory, exchange, &["--create-swarm"])?] };
         nodes.nodes[0].wait_answer()?;
         let invitation = json!({ "role": "reader", "open_for_s": 3600, "member_for_s": 86_400 });
         for host in 1..=receivers {
             let Ticket { ticket } = nodes.nodes[0].api.post("/api/v1/tickets", &invitation, PATIENCE)?;
-            nodes.nodes.push(Node::start(network, host, directory, exchange, &["--join", &ticket])?);
+            nodes.nodes.push(Node::start(hosts, host, directory, exchange, &["--join", &ticket])?);
         }
         for node in &mut nodes.nodes {
             node.wait_answer()?;
@@ -192,17 +203,34 @@ fn request(lineage: &str, index: u64, patience: Duration) -> serde_json::Value {
     json!({ "lineage": lineage, "index": index, "patience_ms": patience_ms })
 }
 
+impl Hosts<'_> {
+    fn address(self, host: u32) -> Ipv4Addr {
+        match self {
+            Self::Shaped(_) => Network::address(host),
+            // All of 127.0.0.0/8 is this machine.
+            Self::Loopback => Ipv4Addr::from_bits(Ipv4Addr::new(127, 98, 0, 1).to_bits() + host),
+        }
+    }
+
+    fn command(self, host: u32, program: &Path) -> Command {
+        match self {
+            Self::Shaped(network) => process::within(&network.namespace(host), program),
+            Self::Loopback => process::beside(program),
+        }
+    }
+}
+
 impl Node {
     fn start(
-        network: &Network,
+        hosts: Hosts<'_>,
         host: u32,
         directory: &Path,
         exchange: Exchange,
         membership: &[&str],
     ) -> Result<Self> {
-        let (address, own) = (Network::address(host), directory.join(format!("node-{host}")));
+        let (address, own) = (hosts.address(host), directory.join(format!("node-{host}")));
         let [data, gossip] = PORTS.map(|port| format!("{address}:{port}"));
-        let mut command = process::within(&network.namespace(host), host::program("pageswarm")?);
+        let mut command = hosts.command(host, &host::program("pageswarm")?);
         command.args(["node", "run", "--listen", &data, "--gossip-listen", &gossip, "--dir"]).arg(&own);
         command.args(membership);
         if exchange == Exchange::Central {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::nodes::{self, Exchange, Fetched, Imported, Nodes};
+use super::nodes::{self, Exchange, Fetched, Hosts, Imported, Nodes};
 use super::{Chunks, Site, System};
 
 /// Running nodes that know of a checkpoint.
@@ -22,7 +22,7 @@ pub(super) struct Pageswarm {
 impl Pageswarm {
     pub(super) fn prepare(site: &Site<'_>, exchange: Exchange) -> Result<Self> {
         let receivers = site.profile.receivers;
-        let mut nodes = Nodes::start(site.network, receivers, &site.directory, exchange)?;
+        let mut nodes = Nodes::start(Hosts::Shaped(site.network), receivers, &site.directory, exchange)?;
         let checkpoint = nodes.import(site.content, None)?;
         nodes.wait_announced(&checkpoint)?;
         Ok(Self { nodes, receivers, checkpoint, limit: site.profile.limit(), fetches: Vec::new() })

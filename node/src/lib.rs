@@ -34,5 +34,6 @@ pub mod recent;
 pub mod report;
 pub mod runs;
 pub mod session;
+pub mod spread;
 pub mod transport;
 pub mod uploads;

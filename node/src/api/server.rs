@@ -22,12 +22,13 @@ use pageswarm_vmm::Strategy;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
-use super::metrics;
 use super::views::{
     BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
-    RunRequest, SelfCheckView, StatusView, StoreView, TicketRequest, TicketView, TransferView, VmView,
+    RunRequest, SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
+    VmView,
 };
+use super::{metrics, spreads};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -35,7 +36,7 @@ use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, Machine, RunOptions};
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::{addresses, births, rebuild};
+use crate::{addresses, births, rebuild, spread};
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Shared = State<Arc<Node>>;
@@ -115,6 +116,7 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/checkpoints/{index}", get(checkpoint))
         .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
         .route("/api/v1/lineages/{lineage}/bytes", get(lineage_bytes))
+        .route("/api/v1/lineages/{lineage}/spread", get(lineage_spread))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/vms/{vm}", get(vm))
 }
@@ -167,7 +169,7 @@ async fn status(State(node): Shared) -> Answer<StatusView> {
     blocking(node, |node| Ok(status_view(node))).await
 }
 
-/// The node at a glance.
+/// The node at a glance. From a thread that may block.
 #[must_use]
 pub fn status_view(node: &Node) -> StatusView {
     let certificate = node.members.certificate();
@@ -201,6 +203,7 @@ pub fn status_view(node: &Node) -> StatusView {
         refused_records: node.counters.records_refused.load(Ordering::Relaxed),
         checkpoints_fetched: node.counters.checkpoints_fetched.load(Ordering::Relaxed),
     };
+    let (up, down) = spread::own_rates(node);
     StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: node.id.to_string(),
@@ -215,6 +218,8 @@ pub fn status_view(node: &Node) -> StatusView {
         store: store_view(node),
         transfer,
         lineages: node.lineages.all().iter().map(|lineage| lineage_view(node, lineage)).collect(),
+        link: spreads::link_view(up, down),
+        spreads: spreads::views(node),
     }
 }
 
@@ -343,6 +348,17 @@ async fn lineage_bytes(State(node): Shared, Path(lineage): Path<String>) -> Answ
             born_bytes: sum(node.lineages.lengths(&lineage).map_err(failed)?),
             lacked_bytes: sum(node.lineages.lacked_ever(&id).1),
         })
+    })
+    .await
+}
+
+async fn lineage_spread(State(node): Shared, Path(lineage): Path<String>) -> Answer<SpreadView> {
+    let id = lineage_id(&lineage)?;
+    blocking(node, move |node| {
+        node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
+        let mut views = spreads::views(node).into_iter();
+        let nothing = || ApiError::not_found("no connected node lacked anything of this lineage yet");
+        views.find(|view| view.lineage == lineage).ok_or_else(nothing)
     })
     .await
 }

@@ -44,6 +44,77 @@ pub struct StatusView {
     pub transfer: TransferView,
     /// Lineages it follows.
     pub lineages: Vec<LineageView>,
+    /// The highest rates of chunks that its own links had lately.
+    pub link: LinkView,
+    /// The latest spread of each lineage of which any connected node lacked something.
+    #[serde(default)]
+    pub spreads: Vec<SpreadView>,
+}
+
+/// What a node's links can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Bytes of chunks a second that it can send; none if nothing was sent.
+    pub up_bytes_per_s: Option<u64>,
+    /// Whether that is the limit it was given; else it is the most that was seen.
+    pub up_is_configured: bool,
+    /// Bytes of chunks a second that it can receive, as seen; none if nothing was received.
+    pub down_bytes_per_s: Option<u64>,
+}
+
+/// The spread of a lineage against the bound of the links.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpreadView {
+    /// The lineage.
+    pub lineage: String,
+    /// Whether some node still lacks something.
+    pub goes_on: bool,
+    /// Encoded bytes of what at least one node lacked.
+    pub union_bytes: u64,
+    /// Encoded bytes that nodes lacked, a chunk counted for each of them.
+    pub lacked_bytes: u64,
+    /// Of these, bytes still missing.
+    pub missing_bytes: u64,
+    /// How many times less the writer could send than one server that serves each node, in thousandths.
+    pub gain_permille: u64,
+    /// Milliseconds in which at least one node lacked something.
+    pub busy_ms: u64,
+    /// The least that the links need for all of it, in milliseconds; none if too few rates are known.
+    pub bound_ms: Option<u64>,
+    /// The least that the links need for what is missing, in milliseconds.
+    pub left_ms: u64,
+    /// The time of the spread over its bound, in thousandths; while it goes on, the best that it can come to.
+    pub over_bound_permille: Option<u64>,
+    /// The link that binds.
+    pub binds: Option<BindingView>,
+    /// The nodes heard of.
+    pub nodes: Vec<SpreadNodeView>,
+}
+
+/// A link that binds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingView {
+    /// `writer-up`, `node-down` or `swarm-up`.
+    pub link: String,
+    /// Whose it is, unless it is all uplinks together.
+    pub node: Option<String>,
+    /// Its rate.
+    pub bytes_per_s: u64,
+    /// Whether the rate is a limit that was given; else it is the most that was seen.
+    pub is_configured: bool,
+}
+
+/// One node in a spread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpreadNodeView {
+    /// Its name.
+    pub node: String,
+    /// Encoded bytes that it lacked.
+    pub lacked_bytes: u64,
+    /// Of these, bytes still missing.
+    pub missing_bytes: u64,
+    /// Its links.
+    pub link: LinkView,
 }
 
 /// A connected member.

@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod api;
 pub mod authority;
+pub mod backlog;
 pub mod births;
 pub mod cli;
 pub mod clock;

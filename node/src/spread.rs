@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::wire::{LinkRate, Need};
 use pageswarm_checkpoint::{LineageId, NodeId};
 
+use crate::backlog::Following;
 use crate::lineages::Lineage;
 use crate::node::Node;
 use heard::Heard;
@@ -43,6 +44,12 @@ impl Spreads {
     /// Takes in what a connected member told.
     pub fn hear(&self, peer: NodeId, need: Need) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).take(peer, need, Instant::now());
+    }
+
+    /// What each connected member that told of a need of the lineage wants of it.
+    #[must_use]
+    pub fn following(&self, lineage: &Lineage, now: Instant) -> Vec<Following> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).following(lineage, now)
     }
 
     /// Forgets members that are not connected any more.

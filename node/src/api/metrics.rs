@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::server;
-use super::views::{CheckpointFigures, SpreadView, StatusView};
+use super::views::{CheckpointFigures, DriveView, SpreadView, StatusView};
 use crate::node::Node;
 
 /// All metrics as text.
@@ -54,6 +54,7 @@ impl Collector for Snapshot {
             gauge(&mut encoder, name, help, unit, level)?;
         }
         spread_gauges(&mut encoder, &self.status.spreads)?;
+        drive_gauges(&mut encoder, &self.status.vms)?;
         match &self.latest {
             Some(latest) => checkpoint_gauges(&mut encoder, latest),
             None => Ok(()),
@@ -163,6 +164,33 @@ fn spread_gauges(encoder: &mut DescriptorEncoder<'_>, spreads: &[SpreadView]) ->
         let node = binds.node.as_deref().unwrap_or_default();
         let labels = [("lineage", spread.lineage.as_str()), ("link", binds.link.as_str()), ("node", node)];
         ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What of the checkpoints of running VMs waits.
+fn drive_gauges(encoder: &mut DescriptorEncoder<'_>, vms: &[DriveView]) -> fmt::Result {
+    type Figure = fn(&DriveView) -> u64;
+    let figures: [(&str, &str, Option<Unit>, u64, Figure); 6] = [
+        ("backlog_to_store", "Captured and not stored yet", Some(Unit::Bytes), 1, |vm| vm.to_store_bytes),
+        ("backlog_to_send", "Lacked by followers, held only here", Some(Unit::Bytes), 1, |vm| {
+            vm.to_send_bytes
+        }),
+        ("backlog_store_wait", "Age of what is not stored", Some(Unit::Seconds), 1000, |vm| vm.to_store_ms),
+        ("backlog_send_wait", "What the uplink needs", Some(Unit::Seconds), 1000, |vm| vm.to_send_ms),
+        ("vm_interval", "From checkpoint to checkpoint", Some(Unit::Seconds), 1000, |vm| vm.interval_ms),
+        ("vm_behind", "1 if more waits than may", None, 1, |vm| u64::from(vm.is_behind)),
+    ];
+    if vms.is_empty() {
+        return Ok(());
+    }
+    for (name, help, unit, parts, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for vm in vms {
+            #[expect(clippy::cast_precision_loss, reason = "a scrape needs no more than 15 digits")]
+            let value = figure(vm) as f64 / parts as f64;
+            ConstGauge::new(value).encode(family.encode_family(&[("vm", vm.vm)])?)?;
+        }
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, DriveView, FetchView, ImportRequest,
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     RunRequest, SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
     VmView,
@@ -204,6 +204,7 @@ pub fn status_view(node: &Node) -> StatusView {
         checkpoints_fetched: node.counters.checkpoints_fetched.load(Ordering::Relaxed),
     };
     let (up, down) = spread::own_rates(node);
+    let running = node.machines.all();
     StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: node.id.to_string(),
@@ -220,6 +221,7 @@ pub fn status_view(node: &Node) -> StatusView {
         lineages: node.lineages.all().iter().map(|lineage| lineage_view(node, lineage)).collect(),
         link: spreads::link_view(up, down),
         spreads: spreads::views(node),
+        vms: running.iter().filter(|machine| machine.ended().is_none()).map(|vm| drive_view(vm)).collect(),
     }
 }
 
@@ -384,7 +386,26 @@ fn vm_view(machine: &Machine, from: u64) -> VmView {
         wrong_page: report.wrong_page.map(|page| page.0),
         ended,
         failed,
+        drive: drive_view(machine),
         checkpoints: machine.figures(from),
+    }
+}
+
+fn drive_view(machine: &Machine) -> DriveView {
+    let drive = machine.driven();
+    DriveView {
+        vm: machine.id,
+        when_behind: drive.way.name().to_owned(),
+        interval_set_ms: millis(drive.interval_set),
+        interval_ms: millis(drive.interval),
+        is_behind: drive.is_behind,
+        is_paused: drive.is_paused(),
+        is_withholding: drive.is_withholding(),
+        to_store_bytes: drive.backlog.to_store_bytes,
+        to_store_ms: millis(drive.backlog.to_store),
+        to_send_bytes: drive.backlog.to_send_bytes,
+        to_send_ms: millis(drive.backlog.to_send),
+        behind_from_ms: millis(drive.behind_from()),
     }
 }
 
@@ -407,6 +428,13 @@ async fn run_vm(State(node): Shared, Json(request): Json<RunRequest>) -> Answer<
         seed: request.seed,
         witness: request.witness.into_iter().collect(),
         witness_directory: request.witness_directory.map(PathBuf::from).unwrap_or_default(),
+        when_behind: request
+            .when_behind
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| ApiError::usage(format!("when_behind: {error}")))?
+            .unwrap_or_default(),
     };
     let started = match request.resume {
         None => machines::run(&node, options).await,

@@ -49,6 +49,9 @@ pub struct StatusView {
     /// The latest spread of each lineage of which any connected node lacked something.
     #[serde(default)]
     pub spreads: Vec<SpreadView>,
+    /// Its running VMs: how each is driven, and what of its checkpoints waits.
+    #[serde(default)]
+    pub vms: Vec<DriveView>,
 }
 
 /// What a node's links can do.
@@ -377,6 +380,10 @@ pub struct RunRequest {
     /// Where to.
     #[serde(default)]
     pub witness_directory: Option<String>,
+    /// `lengthen`, `pause` or `drop-distribution`: what is done when checkpoints are not taken as fast as they are made;
+    /// `lengthen` if not given.
+    #[serde(default)]
+    pub when_behind: Option<String>,
     /// The checkpoint to continue, as a branch; none boots the workload.
     #[serde(default)]
     pub resume: Option<CheckpointRequest>,
@@ -401,8 +408,39 @@ pub struct VmView {
     pub ended: Option<String>,
     /// Whether that was a failure.
     pub failed: bool,
+    /// How it is driven, and what of its checkpoints waits.
+    pub drive: DriveView,
     /// Figures of its checkpoints, from the index asked for on.
     pub checkpoints: Vec<CheckpointFigures>,
+}
+
+/// How a VM is driven, and what of its checkpoints waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveView {
+    /// The VM's number on this node.
+    pub vm: u64,
+    /// What is done when it is behind: `lengthen`, `pause` or `drop-distribution`.
+    pub when_behind: String,
+    /// The interval that was set, in milliseconds.
+    pub interval_set_ms: u64,
+    /// The interval now.
+    pub interval_ms: u64,
+    /// Whether more waits than may.
+    pub is_behind: bool,
+    /// Whether the guest is made to stand still for it.
+    pub is_paused: bool,
+    /// Whether checkpoints are recorded without being announced or offered.
+    pub is_withholding: bool,
+    /// Bytes of captured pages that were not stored yet.
+    pub to_store_bytes: u64,
+    /// Milliseconds since the oldest of them was captured.
+    pub to_store_ms: u64,
+    /// Encoded bytes that followers lack, or will once they ask for the latest checkpoint, and only this node holds.
+    pub to_send_bytes: u64,
+    /// Milliseconds that this node's uplink needs for that.
+    pub to_send_ms: u64,
+    /// From which wait on, in milliseconds, the VM counts as behind.
+    pub behind_from_ms: u64,
 }
 
 /// What ticket to make.

@@ -49,6 +49,7 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
     print::line("")?;
     print::line(&print::table(&peer_rows(&status.peers)))?;
     print::line(&print::table(&lineage_rows(&status.lineages)))?;
+    super::vm::print_drives(&status.vms)?;
     status.spreads.iter().try_for_each(|spread| print::line(&spread_text(spread)))
 }
 

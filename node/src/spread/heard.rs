@@ -1,13 +1,14 @@
 //! What connected members said of their needs: the last word of each, kept as it came.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::wire::{BirthRange, LinkRate, Need};
-use pageswarm_checkpoint::{LineageId, NodeId};
+use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use pageswarm_swarm::BirthSet;
 
 use super::{NodeNeed, Span};
+use crate::backlog::Following;
 use crate::births;
 use crate::limits::{NEEDS_PER_PEER_MAX, PEERS_MAX};
 use crate::lineages::Lineage;
@@ -22,7 +23,17 @@ pub(super) struct Heard {
 struct Member {
     up: LinkRate,
     down: LinkRate,
-    needs: BTreeMap<LineageId, (Instant, Need)>,
+    needs: BTreeMap<LineageId, Word>,
+}
+
+/// The last word on one lineage.
+#[derive(Debug)]
+struct Word {
+    at: Instant,
+    need: Need,
+    /// The newest chunk that was ever lacked, and how many times it was a newer one.
+    newest: Option<Birth>,
+    advances: u32,
 }
 
 impl Heard {
@@ -33,14 +44,33 @@ impl Heard {
         let member = self.members.entry(peer).or_default();
         (member.up, member.down) = (need.up, need.down);
         let before = member.needs.remove(&need.lineage);
+        let (mut newest, mut advances) =
+            before.as_ref().map_or((None, 0), |word| (word.newest, word.advances));
         if need.births.is_none() {
-            need.births = before.and_then(|(_, before)| before.births);
+            need.births = before.and_then(|word| word.need.births);
+        }
+        let last = need.births.as_deref().and_then(<[BirthRange]>::last);
+        let last = last.map(|range| Birth(range.first.0.saturating_add(range.length - 1)));
+        if last > newest {
+            newest = last;
+            advances += 1;
         }
         if member.needs.len() >= NEEDS_PER_PEER_MAX {
-            let oldest = member.needs.iter().min_by_key(|(_, (at, _))| *at).map(|(lineage, _)| *lineage);
+            let oldest = member.needs.iter().min_by_key(|(_, word)| word.at).map(|(lineage, _)| *lineage);
             oldest.and_then(|lineage| member.needs.remove(&lineage));
         }
-        member.needs.insert(need.lineage, (now, need));
+        member.needs.insert(need.lineage, Word { at: now, need, newest, advances });
+    }
+
+    pub(super) fn following(&self, lineage: &Lineage, now: Instant) -> Vec<Following> {
+        let words =
+            self.members.iter().filter_map(|(peer, member)| Some((peer, member.needs.get(&lineage.id)?)));
+        let following = words.map(|(peer, word)| {
+            let NodeNeed { births, spans, .. } = self.need(*peer, lineage, now);
+            let idle = spans.last().map_or(Duration::MAX, |span| span.ended);
+            Following { births, advances: word.advances, idle }
+        });
+        following.collect()
     }
 
     pub(super) fn keep_only(&mut self, connected: impl Fn(&NodeId) -> bool) {
@@ -53,7 +83,7 @@ impl Heard {
             return NodeNeed::nothing(peer, LinkRate::Unknown, LinkRate::Unknown);
         };
         let nothing = NodeNeed::nothing(peer, member.up, member.down);
-        let Some((at, need)) = member.needs.get(&lineage.id) else {
+        let Some(Word { at, need, .. }) = member.needs.get(&lineage.id) else {
             return nothing;
         };
         let since = now.saturating_duration_since(*at);
@@ -79,8 +109,6 @@ fn known(ranges: &[BirthRange], births: u64) -> BirthSet {
 
 #[cfg(test)]
 mod tests {
-    use pageswarm_checkpoint::Birth;
-
     use super::*;
 
     fn need(lineage: u8, births: Option<Vec<BirthRange>>) -> Need {
@@ -110,7 +138,13 @@ mod tests {
         let ranges = vec![BirthRange { first: Birth(3), length: 4 }];
         heard.take(peer, need(0, Some(ranges.clone())), now);
         heard.take(peer, need(0, None), now);
-        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].1.births, Some(ranges));
+        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].need.births, Some(ranges));
+        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].advances, 1);
+        let newer = vec![BirthRange { first: Birth(3), length: 5 }];
+        for _ in 0..2 {
+            heard.take(peer, need(0, Some(newer.clone())), now);
+        }
+        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].advances, 2, "asked for newer ones twice");
         for lineage in 1..=u8::MAX {
             heard.take(peer, need(lineage, None), now);
         }

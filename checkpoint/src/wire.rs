@@ -8,6 +8,10 @@ use crate::encoding::{CHUNK_BYTES_MAX, EncodedChunk, Encoding};
 use crate::ids::{Birth, CheckpointIndex, ChunkRef, LineageId, NodeId};
 use crate::record::{GENESIS_BYTES_MAX, HEAD_BYTES_MAX};
 
+mod need;
+
+pub use need::{LinkRate, NEED_RANGES_MAX, NEED_TIMES_MAX, Need, NeedTime};
+
 /// The ALPN protocol name; a breaking change of this module changes it.
 pub const ALPN: &[u8] = b"pageswarm/1";
 /// The most bytes a frame on a stream may take, its length excluded.
@@ -70,6 +74,8 @@ pub enum Control {
     },
     /// The swarm's signed revocation list.
     Revocations(Vec<u8>),
+    /// What the sender lacks of a lineage and wants, and what its links can do.
+    Need(Need),
 }
 
 /// Who the sender is and where it can be reached.
@@ -299,6 +305,10 @@ impl Control {
                 out.push(6);
                 out.put_bytes(record);
             }
+            Self::Need(need) => {
+                out.push(8);
+                need.put(&mut out);
+            }
         }
         out
     }
@@ -341,6 +351,7 @@ impl Control {
             }
             6 => Self::Revocations(take.bytes(MEMBERSHIP_BYTES_MAX)?.to_vec()),
             7 => Self::Follow(LineageId(take.array()?)),
+            8 => Self::Need(Need::take(&mut take)?),
             _ => {
                 return Err(FormatError::Unexpected { at: 0, what: "kind of control message" });
             }
@@ -690,6 +701,14 @@ impl ObjectAnswer {
 fn put_births(out: &mut Vec<u8>, tag: u8, lineage: LineageId, births: &[BirthRange]) {
     out.push(tag);
     out.extend_from_slice(lineage.as_bytes());
+    put_ranges(out, births);
+}
+
+fn take_births(take: &mut Take<'_>) -> Result<(LineageId, Vec<BirthRange>), FormatError> {
+    Ok((LineageId(take.array()?), take_ranges(take, RANGES_MAX)?))
+}
+
+fn put_ranges(out: &mut Vec<u8>, births: &[BirthRange]) {
     out.put_varint(length_u64(births.len()));
     let mut next = 0;
     for range in births {
@@ -699,9 +718,8 @@ fn put_births(out: &mut Vec<u8>, tag: u8, lineage: LineageId, births: &[BirthRan
     }
 }
 
-fn take_births(take: &mut Take<'_>) -> Result<(LineageId, Vec<BirthRange>), FormatError> {
-    let lineage = LineageId(take.array()?);
-    let count = take.count(RANGES_MAX)?;
+fn take_ranges(take: &mut Take<'_>, limit: usize) -> Result<Vec<BirthRange>, FormatError> {
+    let count = take.count(limit)?;
     let mut births = Vec::with_capacity(count);
     let mut next = 0_u64;
     for _ in 0..count {
@@ -712,7 +730,7 @@ fn take_births(take: &mut Take<'_>) -> Result<(LineageId, Vec<BirthRange>), Form
         next = first.checked_add(length).ok_or(FormatError::Number { at })?;
         births.push(BirthRange { first: Birth(first), length });
     }
-    Ok((lineage, births))
+    Ok(births)
 }
 
 fn take_port(take: &mut Take<'_>) -> Result<u16, FormatError> {

@@ -1,9 +1,11 @@
 //! Goal: every message round-trips, and no bytes from the network panic or decode to two messages.
 //! Method: generated messages, and arbitrary or damaged bytes that must be refused or re-encode to themselves.
 
+use std::num::NonZeroU64;
+
 use pageswarm_checkpoint::wire::{
-    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal,
-    RunAnswer, RunRequest, Urgency,
+    BirthRange, Control, Hello, LinkRate, Need, NeedTime, ObjectAnswer, ObjectRequest, Opening, Patience,
+    PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
     Birth, CheckpointIndex, ChunkRef, EncodedChunk, Encoding, Generation, LineageId, NodeId,
@@ -59,6 +61,38 @@ fn opening() -> impl Strategy<Value = Opening> {
     ]
 }
 
+fn link_rate() -> impl Strategy<Value = LinkRate> {
+    prop_oneof![
+        Just(LinkRate::Unknown),
+        any::<NonZeroU64>().prop_map(LinkRate::Measured),
+        any::<NonZeroU64>().prop_map(LinkRate::Configured),
+    ]
+}
+
+fn need() -> impl Strategy<Value = Need> {
+    let times = proptest::collection::vec((0_u64..5000, 0_u64..5000), 0..16).prop_map(|spans| {
+        let mut ago = 0;
+        let mut times: Vec<NeedTime> = spans
+            .into_iter()
+            .map(|(gap, length)| {
+                let ended_ms_ago = ago + gap;
+                ago = ended_ms_ago + length;
+                NeedTime { started_ms_ago: ago, ended_ms_ago }
+            })
+            .collect();
+        times.reverse();
+        times
+    });
+    let bytes = (any::<u64>(), any::<u64>(), any::<u64>());
+    let births = proptest::option::of(ranges());
+    (any::<[u8; 32]>(), link_rate(), link_rate(), bytes, times, births).prop_map(
+        |(lineage, up, down, (lacked_bytes, born_bytes, missing_bytes), times, births)| {
+            let lineage = LineageId(lineage);
+            Need { lineage, up, down, lacked_bytes, born_bytes, missing_bytes, times, births }
+        },
+    )
+}
+
 fn control() -> impl Strategy<Value = Control> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..200);
     let lineage = || any::<[u8; 32]>().prop_map(LineageId);
@@ -76,6 +110,7 @@ fn control() -> impl Strategy<Value = Control> {
         (lineage(), ranges()).prop_map(|(lineage, births)| Control::Lack { lineage, births }),
         bytes().prop_map(Control::Revocations),
         lineage().prop_map(Control::Follow),
+        need().prop_map(Control::Need),
     ]
 }
 

@@ -1,11 +1,12 @@
 //! The first inputs of every fuzz target, made by the real encoders.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Role, Ticket};
 use pageswarm_checkpoint::wire::{
-    BirthRange, Control, Hello, ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal,
-    RunAnswer, RunRequest, Urgency,
+    BirthRange, Control, Hello, LinkRate, Need, NeedTime, ObjectAnswer, ObjectRequest, Opening, Patience,
+    PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
     Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef,
@@ -51,6 +52,23 @@ fn streams() -> Vec<Seed> {
     ]
 }
 
+fn need(births: Option<Vec<BirthRange>>) -> Need {
+    let rate = NonZeroU64::MIN.saturating_add(999_999);
+    Need {
+        lineage: LINEAGE,
+        up: LinkRate::Configured(rate),
+        down: LinkRate::Measured(rate),
+        lacked_bytes: 32_768,
+        born_bytes: 30_000,
+        missing_bytes: 4096,
+        times: vec![
+            NeedTime { started_ms_ago: 900, ended_ms_ago: 500 },
+            NeedTime { started_ms_ago: 300, ended_ms_ago: 0 },
+        ],
+        births,
+    }
+}
+
 fn control() -> Vec<Seed> {
     let births = vec![BirthRange { first: Birth(0), length: 7 }, BirthRange { first: Birth(100), length: 1 }];
     let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421, session: [2; 8] };
@@ -61,7 +79,9 @@ fn control() -> Vec<Seed> {
         ("control", "heads", Control::Heads(vec![vec![5; 200], vec![6; 240]]).encode()),
         ("control", "follow", Control::Follow(LINEAGE).encode()),
         ("control", "have", Control::Have { lineage: LINEAGE, births: births.clone() }.encode()),
-        ("control", "lack", Control::Lack { lineage: LINEAGE, births }.encode()),
+        ("control", "lack", Control::Lack { lineage: LINEAGE, births: births.clone() }.encode()),
+        ("control", "need", Control::Need(need(Some(births))).encode()),
+        ("control", "need_as_before", Control::Need(need(None)).encode()),
         ("control", "revocations", Control::Revocations(vec![8; 70]).encode()),
     ]
 }

@@ -243,6 +243,7 @@ function showStatus(status) {
   put("store-note", `${bytes(status.store.decoded_bytes)} in ${bytes(status.store.stored_bytes)}`);
   table("peers", status.peers, "node");
   table("lineages", status.lineages, "lineage");
+  showSpread(status.spreads);
   $("peers-empty").hidden = status.peers.length > 0;
   $("lineages-empty").hidden = status.lineages.length > 0;
 }
@@ -261,7 +262,22 @@ async function pollBound() {
   }
   showRatio("received", transfer.from_writer_bytes + transfer.from_peers_bytes, "lacked", lacked);
   showRatio("sent", transfer.served_bytes, "born", born);
-  $("bound-empty").hidden = lacked + born > 0;
+  $("bound-empty").hidden = lacked + born > 0 || state.status.spreads.length > 0;
+}
+/** The spread that goes on, else the first that was. */
+function showSpread(spreads) {
+  const spread = spreads.find((s) => s.goes_on) ?? spreads[0];
+  $("bound-spread").hidden = !spread;
+  if (!spread) return;
+  const { binds, goes_on, over_bound_permille: over } = spread, whose = binds?.node ? ` of ${short(binds.node)}` : "";
+  const link = { "writer-up": "the writer's uplink", "node-down": "the downlink", "swarm-up": "all uplinks together" }[binds?.link];
+  put("spread-ratio", ratio(over ?? 0, over == null ? 0 : 1000), over == null ? null : over / 1000);
+  put("spread-words", goes_on ? "of the bound of the links at best" : "of the bound of the links");
+  for (const part of ["lacked", "union", "missing"]) put(`spread-${part}`, bytes(spread[`${part}_bytes`]), spread[`${part}_bytes`]);
+  put("spread-busy", SAY.millis(spread.busy_ms), spread.busy_ms);
+  put("spread-bound", spread.bound_ms == null ? "–" : SAY.millis(spread.bound_ms), spread.bound_ms);
+  put("spread-binds", binds ? `${link}${whose} binds, ${rate(binds.bytes_per_s)} ${binds.is_configured ? "configured" : "measured"}` : "not known");
+  put("spread-gain", ratio(spread.gain_permille, 1000), spread.gain_permille / 1000);
 }
 function showRatio(field, moved, against, least) {
   put(`${field}-ratio`, ratio(moved, least), least > 0 ? moved / least : null);

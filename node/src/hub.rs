@@ -1,6 +1,7 @@
 //! The one task that owns the swarm engine: takes an input, lets the engine think, carries out what it asks for.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::task::AbortHandle;
 use crate::config::Sources;
 use crate::limits::ENGINE_QUEUE;
 use crate::node::Node;
+use crate::spread::{OwnNeed, OwnNeeds, Peak, Weight};
 use crate::uploads::ServeCommand;
 use crate::{births, runs};
 
@@ -36,6 +38,8 @@ enum Message {
     Engine(Input),
     Want { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Result<(), WantError>> },
     Fault { lineage: LineageId, birth: Birth, done: FaultReply },
+    Needs { done: oneshot::Sender<Vec<OwnNeed>> },
+    Weigh { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Weight> },
 }
 
 /// A handle on the engine's task.
@@ -54,6 +58,10 @@ pub struct View {
     pub peers: BTreeMap<NodeId, PeerStats>,
     /// Wants that are open.
     pub wants: usize,
+    /// The highest rate at which chunks were sent lately.
+    pub up_peak: Option<NonZeroU64>,
+    /// The highest rate at which chunks were received lately.
+    pub down_peak: Option<NonZeroU64>,
 }
 
 /// The receiving side of [`Hub`], until the task starts.
@@ -115,6 +123,30 @@ impl Hub {
         outcome
     }
 
+    /// What this node needs of each lineage; nothing if the node ends.
+    pub async fn needs(&self) -> Vec<OwnNeed> {
+        let (done, needs) = oneshot::channel();
+        let sent = self.messages.send(Message::Needs { done }).await;
+        if sent.is_err() { Vec::new() } else { needs.await.unwrap_or_default() }
+    }
+
+    /// The same, from a thread that may block.
+    #[must_use]
+    pub fn needs_blocking(&self) -> Vec<OwnNeed> {
+        let (done, needs) = oneshot::channel();
+        let sent = self.messages.blocking_send(Message::Needs { done });
+        if sent.is_err() { Vec::new() } else { needs.blocking_recv().unwrap_or_default() }
+    }
+
+    /// How many bytes births are, and how many of them only the writer holds; `None` if the node ends. From a thread
+    /// that may block.
+    #[must_use]
+    pub fn weigh_blocking(&self, lineage: LineageId, births: BirthSet) -> Option<Weight> {
+        let (done, weight) = oneshot::channel();
+        self.messages.blocking_send(Message::Weigh { lineage, births, done }).ok()?;
+        weight.blocking_recv().ok()
+    }
+
     /// What the engine counted.
     #[must_use]
     pub fn view(&self) -> View {
@@ -136,6 +168,9 @@ struct Task {
     next_want: u64,
     faults: BTreeMap<(LineageId, Birth), Vec<FaultReply>>,
     requests: BTreeMap<RequestId, AbortHandle>,
+    needs: OwnNeeds,
+    up: Peak,
+    down: Peak,
     view: Arc<Mutex<View>>,
     viewed: Instant,
     /// Whether something happened since.
@@ -155,6 +190,9 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
         next_want: 0,
         faults: BTreeMap::new(),
         requests: BTreeMap::new(),
+        needs: OwnNeeds::default(),
+        up: Peak::start(Instant::now()),
+        down: Peak::start(Instant::now()),
         view,
         viewed: Instant::now(),
         view_is_old: false,
@@ -209,6 +247,13 @@ impl Task {
                 self.faults.entry((lineage, birth)).or_default().push(done);
                 self.own.push_back(Input::Fault { lineage, birth });
             }
+            // Whoever asked may have given up.
+            Message::Needs { done } => {
+                let _gone = done.send(self.needs.seen(&self.engine, self.node.clock.now()));
+            }
+            Message::Weigh { lineage, births, done } => {
+                let _gone = done.send(self.weigh(lineage, &births));
+            }
         }
     }
 
@@ -217,7 +262,10 @@ impl Task {
         loop {
             let input = self.own.pop_front().unwrap_or(Input::Tick);
             let input = if self.is_from_a_source(&input) { input } else { Input::Tick };
-            self.engine.handle(self.node.clock.now(), input);
+            let now = self.node.clock.now();
+            self.needs.before(&self.engine, now, &input);
+            self.engine.handle(now, input);
+            self.needs.after(&self.engine, now);
             let until = loop {
                 match self.engine.poll() {
                     Output::Wait { until, .. } => break until,
@@ -333,6 +381,18 @@ impl Task {
         }
     }
 
+    fn weigh(&self, lineage: LineageId, births: &BirthSet) -> Weight {
+        let is_writer = self.node.lineages.writer(&lineage) == Some(self.node.id);
+        let elsewhere = self.engine.copied(lineage).into_iter();
+        let elsewhere = elsewhere.chain(self.engine.held(lineage).filter(|_| !is_writer));
+        let mut only_at_writer = births.clone();
+        elsewhere.for_each(|held| only_at_writer.subtract(held));
+        Weight {
+            born_bytes: self.engine.born_bytes(lineage, births),
+            only_at_writer_bytes: self.engine.born_bytes(lineage, &only_at_writer),
+        }
+    }
+
     /// Publishes counters, a few times a second.
     fn show(&mut self, age_min: Duration) {
         self.view_is_old = self.viewed.elapsed() < age_min;
@@ -340,10 +400,15 @@ impl Task {
             return;
         }
         self.viewed = Instant::now();
+        let stats = self.engine.stats();
+        self.up.note(self.viewed, stats.bytes_served);
+        self.down.note(self.viewed, stats.bytes_from_writer.saturating_add(stats.bytes_from_peers));
         let view = View {
-            stats: self.engine.stats(),
+            stats,
             peers: self.engine.peer_stats().collect(),
             wants: self.wants.len(),
+            up_peak: self.up.bytes_per_s(),
+            down_peak: self.down.bytes_per_s(),
         };
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }

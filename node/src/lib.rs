@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod api;
 pub mod authority;
+pub mod backlog;
 pub mod births;
 pub mod cli;
 pub mod clock;
@@ -34,5 +35,6 @@ pub mod recent;
 pub mod report;
 pub mod runs;
 pub mod session;
+pub mod spread;
 pub mod transport;
 pub mod uploads;

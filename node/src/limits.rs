@@ -34,6 +34,8 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CODING_THREADS: usize = 2;
 /// Checkpoint maps kept for one lineage besides the latest.
 pub const MAPS_CACHED: usize = 12;
+/// Lineages of which a member's need is remembered, the latest it told of: with 16 bytes a range, 8 KiB each.
+pub const NEEDS_PER_PEER_MAX: usize = 16;
 /// Lineages a node follows.
 pub const LINEAGES_MAX: usize = 1024;
 /// How long a page fault of a guest may take before its VM is stopped.

@@ -135,6 +135,8 @@ struct State {
     births: births::Births,
     bases: BTreeMap<LineageId, BTreeMap<Birth, Birth>>,
     lacked: BTreeMap<LineageId, BirthSet>,
+    /// Of own lineages whose latest checkpoints nobody is told of: the head that was announced last, if one was.
+    withheld: BTreeMap<LineageId, Option<ObjectHash>>,
     /// Encoded bytes in which each birth came here, by birth.
     received: BTreeMap<LineageId, Vec<u32>>,
 }
@@ -248,11 +250,29 @@ impl Lineages {
         self.lock().lineages.values().cloned().collect()
     }
 
-    /// The record of each lineage's latest applied head.
+    /// Keeps the lineage's heads after the one applied now from those who connect.
+    pub fn withhold(&self, id: &LineageId) {
+        let mut state = self.lock();
+        let announced = state.lineages.get(id).and_then(|lineage| Some(lineage.applied.as_ref()?.1));
+        state.withheld.entry(*id).or_insert(announced);
+    }
+
+    /// Ends [`Self::withhold`].
+    pub fn end_withholding(&self, id: &LineageId) {
+        self.lock().withheld.remove(id);
+    }
+
+    /// The record of each lineage's latest applied head that others are told of.
     #[must_use]
     pub fn latest_heads(&self) -> Vec<Vec<u8>> {
-        let hashes: Vec<ObjectHash> =
-            self.lock().lineages.values().filter_map(|lineage| Some(lineage.applied.as_ref()?.1)).collect();
+        let hashes: Vec<ObjectHash> = {
+            let state = self.lock();
+            let latest = |lineage: &Lineage| match state.withheld.get(&lineage.id) {
+                Some(announced) => *announced,
+                None => Some(lineage.applied.as_ref()?.1),
+            };
+            state.lineages.values().filter_map(latest).collect()
+        };
         let object = |hash| self.store.object(hash).ok().flatten();
         hashes.into_iter().filter_map(object).map(|(_, record)| record).collect()
     }

@@ -1,5 +1,6 @@
 //! Virtual machines of this node: each a child process, started, resumed, asked and stopped from here.
 
+mod back_pressure;
 mod publishing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +30,7 @@ use crate::page_source::CheckpointPages;
 use crate::publish::{CheckpointFigures, Publisher};
 use crate::rebuild::{self, RebuildError};
 use crate::{follow, report};
+pub use back_pressure::{Drive, UnknownWay, WhenBehind};
 use publishing::{End, Publishing};
 
 /// Figures of checkpoints kept for one VM.
@@ -119,6 +121,8 @@ pub struct RunOptions {
     pub witness: BTreeSet<u64>,
     /// Where to.
     pub witness_directory: PathBuf,
+    /// What is done when checkpoints are not taken as fast as they are made.
+    pub when_behind: WhenBehind,
 }
 
 /// One VM.
@@ -133,6 +137,7 @@ pub struct Machine {
     /// When it was started.
     pub started: Instant,
     process: VmProcess,
+    drive: Mutex<Drive>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -230,6 +235,16 @@ impl Machine {
         lock(&self.state).figures.iter().filter(|figures| figures.index >= from).cloned().collect()
     }
 
+    /// How it is driven, and what waits.
+    #[must_use]
+    pub fn driven(&self) -> Drive {
+        *lock(&self.drive)
+    }
+
+    fn drive<T>(&self, change: impl FnOnce(&mut Drive) -> T) -> T {
+        change(&mut lock(&self.drive))
+    }
+
     /// Ends it.
     pub fn stop(&self) {
         self.process.stop();
@@ -291,9 +306,8 @@ pub async fn run(node: &Arc<Node>, options: RunOptions) -> Result<Arc<Machine>, 
         ram_bytes: options.ram_bytes,
         parameters: BootParameters { seed: options.seed, workload: options.workload },
     };
-    let (vm_options, checkpoints) = (vm_options(&options), options.checkpoints);
-    let process = spawn(origin, vm_options).await?;
-    start_lineage(node, process, None, pages, options.interval, checkpoints).await
+    let process = spawn(origin, vm_options(&options)).await?;
+    start_lineage(node, process, None, pages, &options).await
 }
 
 /// Resumes a checkpoint as a branch of its lineage, its memory filled as the guest touches it.
@@ -318,7 +332,7 @@ pub async fn resume_as_branch(
     });
     let process = spawn(origin, vm_options(&options)).await?;
     let parent = BranchPoint { lineage: id, index, state_root };
-    start_lineage(node, process, Some(parent), pages, options.interval, options.checkpoints).await
+    start_lineage(node, process, Some(parent), pages, &options).await
 }
 
 /// Resumes a checkpoint lazily and lets its guest work on, then check all of its memory. The VM ends with it.
@@ -338,14 +352,16 @@ pub async fn self_check(
         return Err(MachineError::Ending);
     };
     let before = Devices::decode(&state.devices).unwrap_or_default();
+    let interval = Duration::from_secs(86_400);
     let options = VmOptions {
         pace: PaceMode::Verify { dirty_first: VERIFY_DIRTY_PAGES },
-        interval: Duration::from_secs(86_400),
+        interval,
         staging_bytes: STAGING_BYTES_IDLE,
         ..VmOptions::default()
     };
     let (process, events) = spawn(origin, options).await?;
-    let machine = enter(node, process, None, Some((id, index)), started);
+    let drive = Drive::new(WhenBehind::default(), interval);
+    let machine = enter(node, (process, drive), None, Some((id, index)), started);
     let watching = Arc::clone(&machine);
     std::thread::spawn(move || watch(&watching, &events));
     // The pass under way when the checkpoint was taken is not a whole one.
@@ -466,15 +482,16 @@ async fn start_lineage(
     (process, events): Started,
     parent: Option<BranchPoint>,
     pages: u32,
-    interval: Duration,
-    checkpoints: Option<u64>,
+    options: &RunOptions,
 ) -> Result<Arc<Machine>, MachineError> {
-    let (id, publisher) = new_lineage(node, pages, interval, parent).await?;
+    let (id, publisher) = new_lineage(node, pages, options.interval, parent).await?;
     let resumed = parent.map(|point| (point.lineage, point.index));
-    let machine = enter(node, process, Some(id), resumed, Instant::now());
+    let drive = Drive::new(options.when_behind, options.interval);
+    let machine = enter(node, (process, drive), Some(id), resumed, Instant::now());
     node.events.add(What::VmStarted { vm: machine.id, lineage: Some(id.to_string()) });
-    let publishing =
-        Publishing { node: Arc::clone(node), machine: Arc::clone(&machine), publisher, checkpoints };
+    tokio::spawn(back_pressure::keep(Arc::clone(node), Arc::clone(&machine)));
+    let (node, checkpoints) = (Arc::clone(node), options.checkpoints);
+    let publishing = Publishing { node, machine: Arc::clone(&machine), publisher, checkpoints };
     std::thread::Builder::new()
         .name("publisher".to_owned())
         .spawn(move || publishing.run(&events))
@@ -510,7 +527,7 @@ pub async fn new_lineage(
 
 fn enter(
     node: &Node,
-    process: VmProcess,
+    (process, drive): (VmProcess, Drive),
     lineage: Option<LineageId>,
     resumed: Option<(LineageId, CheckpointIndex)>,
     started: Instant,
@@ -522,6 +539,7 @@ fn enter(
         resumed,
         started,
         process,
+        drive: Mutex::new(drive),
         state: Mutex::default(),
         changed: Notify::new(),
     });

@@ -32,6 +32,7 @@ use crate::multicast::{Multicast, MulticastError};
 use crate::peers::{Peers, close};
 use crate::recent::RecentChunks;
 use crate::session::{self, SessionError};
+use crate::spread::{self, Spreads};
 use crate::transport::endpoint::{self, EndpointError};
 use crate::uploads::Uploads;
 use crate::{follow, recent, report};
@@ -119,6 +120,8 @@ pub struct Node {
     pub machines: Machines,
     /// The lineage that was imported to last.
     pub imports: Imports,
+    /// What others need, and how lineages spread.
+    pub spreads: Spreads,
     /// What happened.
     pub events: Events,
     /// Counts that nothing else keeps.
@@ -194,6 +197,7 @@ impl Node {
             uploads: Uploads::default(),
             machines: Machines::default(),
             imports: Imports::default(),
+            spreads: Spreads::default(),
             events: Events::default(),
             counters: Counters::default(),
             effort: EffortGauge::default(),
@@ -218,6 +222,7 @@ impl Node {
         }
         tokio::spawn(keep_connected(Arc::clone(&node)));
         tokio::spawn(keep_house(Arc::clone(&node)));
+        tokio::spawn(spread::tell(Arc::clone(&node)));
         Ok(node)
     }
 

@@ -95,6 +95,19 @@ pub struct CheckpointFigures {
     pub state_root: String,
     /// Milliseconds since 1970.
     pub taken_unix_ms: u64,
+    /// Whether it was recorded without being announced or offered, because the VM was behind.
+    #[serde(default)]
+    pub withheld: bool,
+}
+
+/// Whom a checkpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It is announced and offered.
+    Everyone,
+    /// It is recorded here, and nobody is told. What of it later checkpoints need is offered with the next that is
+    /// announced; the rest of it is offered by nobody as long as this process runs.
+    Kept,
 }
 
 /// Publishes one lineage.
@@ -111,6 +124,10 @@ pub struct Publisher {
     recent: RecentBirths,
     /// Pages of the coming checkpoint that had to leave the staging area early.
     early: BTreeMap<PageNumber, Vec<u8>>,
+    /// The record of the latest checkpoint, if nobody was told of it.
+    kept: Option<Vec<u8>>,
+    /// Births of checkpoints that nobody was told of, as far as none that was announced needs them.
+    unoffered: BirthSet,
 }
 
 /// The births of chunks of this lineage, the latest of them: what a page can turn out to be a duplicate of. A
@@ -166,6 +183,8 @@ impl Publisher {
             next: CheckpointIndex(0),
             recent: RecentBirths::default(),
             early: BTreeMap::new(),
+            kept: None,
+            unoffered: BirthSet::new(),
         }
     }
 
@@ -176,7 +195,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a checkpoint: on return it is durable and its head on the way.
+    /// Publishes a checkpoint: on return it is durable and, if it is for everyone, its head on the way.
     ///
     /// # Errors
     ///
@@ -185,11 +204,12 @@ impl Publisher {
         &mut self,
         captured: &Captured,
         staging: &SharedMemory,
+        reach: Reach,
     ) -> Result<CheckpointFigures, PublishError> {
         let early = std::mem::take(&mut self.early);
         let pages = in_order(&early, captured, staging);
         let figures = figures_of(captured);
-        self.publish_taken(&Taken { pages, state: &captured.state, events: &captured.events, figures })
+        self.publish_taken(&Taken { pages, state: &captured.state, events: &captured.events, figures }, reach)
     }
 
     /// The same for an image of all of RAM, one page after the other, that was made elsewhere.
@@ -210,10 +230,10 @@ impl Publisher {
         let pages = numbered.filter(|(page, bytes)| is_new(*page, bytes));
         let pages = pages.map(|(page, bytes)| (page, bytes.as_slice())).collect();
         let figures = CheckpointFigures { index: self.next.0, ..CheckpointFigures::default() };
-        self.publish_taken(&Taken { pages, state, events: &[], figures })
+        self.publish_taken(&Taken { pages, state, events: &[], figures }, Reach::Everyone)
     }
 
-    fn publish_taken(&mut self, taken: &Taken<'_>) -> Result<CheckpointFigures, PublishError> {
+    fn publish_taken(&mut self, taken: &Taken<'_>, reach: Reach) -> Result<CheckpointFigures, PublishError> {
         let start = Instant::now();
         let Draft { changes, new, mut figures, .. } = self.take_pages(taken)?;
         let stored = start.elapsed();
@@ -221,6 +241,7 @@ impl Publisher {
         let (blobs, blob_chunks) = self.store_blobs(taken, births_before + new.len() as u64)?;
         let delta = Delta { births_before, pages: changes, blobs };
         let chunks: Vec<ChunkHash> = new.into_iter().chain(blob_chunks).collect();
+        figures.withheld = reach == Reach::Kept;
         self.commit(&delta, chunks, taken.state, &mut figures)?;
         figures.publish_us = micros(start.elapsed());
         tracing::debug!(index = figures.index, ?stored, done = ?start.elapsed(), "published");
@@ -398,8 +419,13 @@ impl Publisher {
         let objects = objects.into_iter().flatten().collect();
         let fresh: Arc<[ChunkHash]> = chunks.as_slice().into();
         node.store.commit_checkpoint(&NewCheckpoint { lineage: id, index, head: hash, objects, chunks })?;
+        if figures.withheld {
+            // Before it is known here: who connects now is told of the checkpoint before.
+            node.lineages.withhold(&id);
+        }
         node.lineages.note_applied(&head, hash, map.clone(), Arc::clone(&fresh));
-        self.announce(&head, &record, delta);
+        let reach = if figures.withheld { Reach::Kept } else { Reach::Everyone };
+        self.announce(&head, record, delta, &map, reach);
         self.recent.add(delta.births_before, &fresh);
         self.map = map;
         self.parent = hash;
@@ -407,16 +433,51 @@ impl Publisher {
         Ok(())
     }
 
-    fn announce(&self, head: &Head, record: &[u8], delta: &Delta) {
-        let (node, lineage) = (&self.node, self.lineage.id);
+    fn announce(&mut self, head: &Head, record: Vec<u8>, delta: &Delta, map: &CheckpointMap, reach: Reach) {
+        let (node, lineage) = (Arc::clone(&self.node), self.lineage.id);
         node.lineages.note_held(&lineage, head.index);
         let lengths: Vec<u32> = delta.new_chunks().map(|(_, length)| length).collect();
+        let mut births = BirthSet::new();
         if let Some(last) = (lengths.len() as u64).checked_sub(1) {
-            let births = BirthSet::range(Birth(delta.births_before), Birth(delta.births_before + last));
+            births = BirthSet::range(Birth(delta.births_before), Birth(delta.births_before + last));
             node.hub.input_blocking(Input::Lengths { lineage, first: Birth(delta.births_before), lengths });
+        }
+        match reach {
+            Reach::Kept => {
+                self.unoffered.add(&births);
+                self.kept = Some(record);
+            }
+            Reach::Everyone => {
+                let again = if self.kept.take().is_some() {
+                    own_births(map.chunks().map(|(chunk, _)| chunk))
+                } else if self.unoffered.is_empty() {
+                    BirthSet::new()
+                } else {
+                    // Content of a checkpoint that was kept can come back in any later one.
+                    own_births(named_again(delta))
+                };
+                births.add(&again.and(&self.unoffered));
+                self.offer(births, record);
+            }
+        }
+    }
+
+    /// Announces the latest checkpoint if nobody was told of it: none that follows will be.
+    pub fn announce_kept(&mut self) {
+        if let Some(record) = self.kept.take() {
+            let births = own_births(self.map.chunks().map(|(chunk, _)| chunk)).and(&self.unoffered);
+            self.offer(births, record);
+        }
+    }
+
+    fn offer(&mut self, births: BirthSet, record: Vec<u8>) {
+        let (node, lineage) = (&self.node, self.lineage.id);
+        self.unoffered.subtract(&births);
+        node.lineages.end_withholding(&lineage);
+        if !births.is_empty() {
             node.hub.input_blocking(Input::LocalHas { lineage, births });
         }
-        node.gossip_try(GossipCommand::Head(record.to_vec()));
+        node.gossip_try(GossipCommand::Head(record));
     }
 
     /// Notes in the node's events that a checkpoint was taken.
@@ -494,6 +555,28 @@ impl RecentBirths {
         }
         self.younger.extend(hashes.iter().copied().zip((first..).map(Birth)));
     }
+}
+
+/// Of chunks named in a lineage, the births in that lineage itself.
+fn own_births(chunks: impl Iterator<Item = ChunkRef>) -> BirthSet {
+    let mut births: Vec<u64> =
+        chunks.filter(|chunk| chunk.generation.0 == 0).map(|chunk| chunk.birth.0).collect();
+    births.sort_unstable();
+    births.into_iter().map(Birth).collect()
+}
+
+/// Chunks that a delta names and that were born before it.
+fn named_again(delta: &Delta) -> impl Iterator<Item = ChunkRef> {
+    let pages = delta.pages.iter().filter_map(|(_, change)| match change {
+        PageChange::Chunk(ChunkSource::Same(chunk)) => Some(*chunk),
+        _ => None,
+    });
+    let blobs = delta.blobs.iter().flat_map(|blob| &blob.chunks);
+    let pieces = blobs.filter_map(|(source, _)| match source {
+        ChunkSource::Same(chunk) => Some(*chunk),
+        ChunkSource::New { .. } => None,
+    });
+    pages.chain(pieces)
 }
 
 fn slot_index(number: u32) -> usize {

@@ -285,6 +285,7 @@ async fn read_control(
                 sets.rest().await;
             }
             Control::Revocations(record) => node.offer_revocations(record),
+            Control::Need(need) => node.spreads.hear(peer.id, need),
         }
     }
     Ok(())

@@ -138,6 +138,18 @@ impl Engine {
         self.lineages.get(&lineage).map(Lineage::wanted)
     }
 
+    /// What healthy peers other than the writer hold of a lineage; `None` if it is not open.
+    #[must_use]
+    pub fn copied(&self, lineage: LineageId) -> Option<&BirthSet> {
+        self.lineages.get(&lineage).map(|lineage| lineage.copies.any())
+    }
+
+    /// Encoded bytes of births in the form in which they were born; a typical length for those not known.
+    #[must_use]
+    pub fn born_bytes(&self, lineage: LineageId, births: &BirthSet) -> u64 {
+        self.lineages.get(&lineage).map_or(0, |lineage| lineage.lengths.sum(births))
+    }
+
     /// An estimate of the memory that its state takes, in bytes: sets, requests, answers and peers.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

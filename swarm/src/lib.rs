@@ -11,6 +11,7 @@
 //! | `uploads`, `sent` | answers to peers; whom the writer sent each chunk |
 //! | `gains` | what followers have not been told |
 //! | `timers` | when something is due next |
+//! | `bound` | the least time that links allow, to measure against |
 //! | [`births`](BirthSet), `run` | sets of births and their gap coding |
 //!
 //! It knows lineages, births and encoded lengths, never bytes or hashes. It has no clock, no threads and no
@@ -34,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 mod births;
+mod bound;
 mod budget;
 mod config;
 mod engine;
@@ -58,6 +60,7 @@ mod uploads;
 mod wants;
 
 pub use births::BirthSet;
+pub use bound::{Bound, Distribution, Link, Part, Rate};
 pub use config::Config;
 pub use engine::Engine;
 pub use input::{Ended, Input, Patience, RequestId, Urgency, WantId};

@@ -98,6 +98,7 @@ impl NodeProcess {
             seed: 7,
             witness: Vec::new(),
             witness_directory: None,
+            when_behind: None,
             resume,
         };
         let view: VmView = self.client().post("/api/v1/vms", &request).await?;

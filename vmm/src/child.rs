@@ -97,6 +97,7 @@ pub fn serve(control: UnixStream) -> Result<(), ServeError> {
                 running.interval_ns.store(interval_ns, Ordering::Relaxed);
             }
             Ok(ToChild::Hold) => running.gate.hold(Hold::Stand),
+            Ok(ToChild::Pause) => running.gate.hold(Hold::Pause),
             Ok(ToChild::Resume) => running.gate.hold(Hold::Run),
             Ok(ToChild::Start(_)) | Err(_) => return Err(ServeError::Protocol),
         }

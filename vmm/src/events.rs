@@ -7,6 +7,7 @@ use crate::limits::EXIT_TIMEOUT;
 use crate::protocol::ToParent;
 use crate::report::Report;
 use crate::socket;
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -106,11 +107,22 @@ impl EndOfChild {
     }
 }
 
+/// Captured batches that the parent was told of and has not released, by number.
+pub(crate) type StagedBatches = BTreeMap<u64, StagedBatch>;
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StagedBatch {
+    pub(crate) pages: u64,
+    pub(crate) since: Instant,
+}
+
 /// The thread that turns messages into events.
 pub(crate) struct Reader {
     pub(crate) reading: UnixStream,
     pub(crate) sender: SyncSender<VmEvent>,
     pub(crate) end: Arc<EndOfChild>,
+    pub(crate) staged: Arc<Mutex<StagedBatches>>,
     pub(crate) pages: usize,
     pub(crate) slots: usize,
 }
@@ -134,6 +146,7 @@ impl Reader {
                     break;
                 }
             };
+            self.note_staged(&event);
             if self.sender.send(event).is_err() {
                 // Nobody listens; the VM's owner has gone or will say so itself.
                 return;
@@ -142,6 +155,17 @@ impl Reader {
         let reason = self.end.wait();
         // Nobody listens any more otherwise.
         let _heard = self.sender.send(VmEvent::Died { reason });
+    }
+
+    /// Before the event is passed on: whoever takes it may release its batch at once.
+    fn note_staged(&self, event: &VmEvent) {
+        let batch = match event {
+            VmEvent::Pages(batch) => batch,
+            VmEvent::Captured(captured) => &captured.last,
+            VmEvent::Console(_) | VmEvent::Report(_) | VmEvent::Died { .. } => return,
+        };
+        let staged = StagedBatch { pages: batch.pages.len() as u64, since: Instant::now() };
+        lock(&self.staged).insert(batch.batch, staged);
     }
 
     fn possible(&self, batch: &PageBatch) -> bool {

@@ -53,6 +53,8 @@ pub(crate) struct Gate {
 struct Place {
     slot: Slot,
     boundary_wanted: bool,
+    /// No interval ends.
+    paused: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ enum Slot {
 
 impl Gate {
     pub(crate) const fn new() -> Self {
-        let place = Place { slot: Slot::Idle, boundary_wanted: false };
+        let place = Place { slot: Slot::Idle, boundary_wanted: false, paused: false };
         Self {
             requested: AtomicBool::new(false),
             held: AtomicBool::new(false),
@@ -159,8 +161,9 @@ impl Gate {
 
     /// Stops the guest before its next instruction after the present batch, or lets it go on.
     pub(crate) fn hold(&self, hold: Hold) {
-        let _place = self.lock();
-        self.held.store(hold == Hold::Stand, Ordering::SeqCst);
+        let mut place = self.lock();
+        place.paused = hold == Hold::Pause;
+        self.held.store(hold != Hold::Run, Ordering::SeqCst);
         self.changed.notify_all();
     }
 
@@ -170,6 +173,10 @@ impl Gate {
         loop {
             if matches!(place.slot, Slot::Gone) {
                 return false;
+            }
+            if place.paused {
+                place = self.wait(place, None);
+                continue;
             }
             if place.boundary_wanted || until.is_some_and(|until| Instant::now() >= until) {
                 place.boundary_wanted = false;
@@ -209,6 +216,8 @@ impl Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
     Stand,
+    /// It stands, and no checkpoint is taken of it meanwhile.
+    Pause,
     Run,
 }
 

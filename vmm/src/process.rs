@@ -1,6 +1,6 @@
 //! The parent's end: starts a VM's process, owns its memory, and turns its messages into events.
 
-use crate::events::{DeathReason, EndOfChild, Reader, VmEvent, lock};
+use crate::events::{DeathReason, EndOfChild, Reader, StagedBatches, VmEvent, lock};
 use crate::lazy::{FaultHandler, LazyMemory, LazyStats};
 use crate::limits::{EVENTS_WAITING_MAX, READY_TIMEOUT, WITNESSES_MAX};
 use crate::memory::{PageBytes, SharedMemory};
@@ -24,6 +24,7 @@ pub struct VmProcess {
     staging: Arc<SharedMemory>,
     control: Mutex<UnixStream>,
     end: Arc<EndOfChild>,
+    staged: Arc<Mutex<StagedBatches>>,
     lazy: Option<FaultHandler>,
 }
 
@@ -54,7 +55,8 @@ impl VmProcess {
             .map_err(SpawnError::Launch)?;
         let end = Arc::new(EndOfChild { child: Mutex::new(child), reason: Mutex::new(None) });
         let start = start_message(options, &ram, &staging, state, first_kind, lazy.as_ref());
-        let vm = Self { ram, staging: Arc::new(staging), control: Mutex::new(control), end, lazy: None };
+        let (staging, control, staged) = (Arc::new(staging), Mutex::new(control), Arc::default());
+        let vm = Self { ram, staging, control, end, staged, lazy: None };
         // From here on, dropping `vm` ends the child.
         vm.finish_spawn(start, lazy)
     }
@@ -78,7 +80,8 @@ impl VmProcess {
         }
         let (sender, receiver) = mpsc::sync_channel(EVENTS_WAITING_MAX);
         let (end, pages, slots) = (Arc::clone(&self.end), self.ram.pages(), self.staging.pages());
-        let reader = Reader { reading, sender, end, pages, slots };
+        let staged = Arc::clone(&self.staged);
+        let reader = Reader { reading, sender, end, staged, pages, slots };
         thread::Builder::new()
             .name("vm-events".into())
             .spawn(move || reader.run())
@@ -113,7 +116,17 @@ impl VmProcess {
     /// # Errors
     /// When the VM has ended; its last event says why.
     pub fn release(&self, batch: u64) -> io::Result<()> {
+        lock(&self.staged).remove(&batch);
         self.send(&ToChild::Release { batch })
+    }
+
+    /// Bytes of captured pages that were not released yet, and since when the oldest of them have been here.
+    #[must_use]
+    pub fn unreleased(&self) -> (u64, Duration) {
+        let staged = lock(&self.staged);
+        let pages: u64 = staged.values().map(|batch| batch.pages).sum();
+        let oldest = staged.values().map(|batch| batch.since).min();
+        (pages * PAGE_BYTES as u64, oldest.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     /// Sets the interval from the next boundary on.
@@ -133,7 +146,15 @@ impl VmProcess {
         self.send(&ToChild::Hold)
     }
 
-    /// Ends [`Self::hold`].
+    /// Makes the guest stand still, and no checkpoint is taken meanwhile: the interval goes on with the guest.
+    ///
+    /// # Errors
+    /// When the VM has ended.
+    pub fn pause(&self) -> io::Result<()> {
+        self.send(&ToChild::Pause)
+    }
+
+    /// Ends [`Self::hold`] and [`Self::pause`].
     ///
     /// # Errors
     /// When the VM has ended.

@@ -42,6 +42,7 @@ pub(crate) enum ToChild {
     SetInterval { interval_ns: u64 },
     Hold,
     Resume,
+    Pause,
 }
 
 /// Messages to the parent.
@@ -149,6 +150,7 @@ impl ToChild {
             }
             Self::Hold => out.push(3),
             Self::Resume => out.push(4),
+            Self::Pause => out.push(5),
         }
         out
     }
@@ -161,6 +163,7 @@ impl ToChild {
             2 => Self::SetInterval { interval_ns: reader.u64()? },
             3 => Self::Hold,
             4 => Self::Resume,
+            5 => Self::Pause,
             _ => return Err(reader.impossible()),
         };
         reader.finish()?;
@@ -276,6 +279,7 @@ mod tests {
             ToChild::SetInterval { interval_ns: 1 },
             ToChild::Hold,
             ToChild::Resume,
+            ToChild::Pause,
         ] {
             let bytes = message.encode();
             assert_eq!(ToChild::decode(&bytes).as_ref(), Ok(&message));

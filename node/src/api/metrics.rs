@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::server;
-use super::views::{CheckpointFigures, StatusView};
+use super::views::{CheckpointFigures, DriveView, SpreadView, StatusView};
 use crate::node::Node;
 
 /// All metrics as text.
@@ -53,6 +53,8 @@ impl Collector for Snapshot {
         for (name, help, unit, level) in self.levels() {
             gauge(&mut encoder, name, help, unit, level)?;
         }
+        spread_gauges(&mut encoder, &self.status.spreads)?;
+        drive_gauges(&mut encoder, &self.status.vms)?;
         match &self.latest {
             Some(latest) => checkpoint_gauges(&mut encoder, latest),
             None => Ok(()),
@@ -129,6 +131,68 @@ fn checkpoint_gauges(encoder: &mut DescriptorEncoder<'_>, latest: &CheckpointFig
     publish.encode(metric)?;
     gauge(encoder, "checkpoint_dirty_pages", "Pages that the tracker named", None, latest.dirty_pages)?;
     gauge(encoder, "checkpoint_new", "Encoded bytes of new chunks", Some(&Unit::Bytes), latest.new_bytes)
+}
+
+/// The latest spread of each lineage against the bound of the links.
+fn spread_gauges(encoder: &mut DescriptorEncoder<'_>, spreads: &[SpreadView]) -> fmt::Result {
+    type Figure = fn(&SpreadView) -> Option<u64>;
+    let figures: [(&str, &str, Unit, u64, Figure); 7] = [
+        ("spread_lacked", "Encoded bytes that nodes lacked", Unit::Bytes, 1, |s| Some(s.lacked_bytes)),
+        ("spread_missing", "Of these, bytes still missing", Unit::Bytes, 1, |s| Some(s.missing_bytes)),
+        ("spread_union", "Encoded bytes that any node lacked", Unit::Bytes, 1, |s| Some(s.union_bytes)),
+        ("spread_busy", "Time in which a node lacked something", Unit::Seconds, 1000, |s| Some(s.busy_ms)),
+        ("spread_bound", "The least that the links need", Unit::Seconds, 1000, |s| s.bound_ms),
+        ("spread_over_bound", "Time over the links' bound", Unit::Ratios, 1000, |s| s.over_bound_permille),
+        ("spread_gain", "Lacked bytes over the union", Unit::Ratios, 1000, |s| Some(s.gain_permille)),
+    ];
+    if spreads.is_empty() {
+        return Ok(());
+    }
+    for (name, help, unit, parts, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+        for spread in spreads {
+            let Some(value) = figure(spread) else { continue };
+            let labels = [("lineage", spread.lineage.as_str())];
+            #[expect(clippy::cast_precision_loss, reason = "a scrape needs no more than 15 digits")]
+            let value = value as f64 / parts as f64;
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let mut family =
+        encoder.encode_descriptor("spread_binds", "The link that binds: 1", None, MetricType::Gauge)?;
+    for (spread, binds) in spreads.iter().filter_map(|spread| Some((spread, spread.binds.as_ref()?))) {
+        let node = binds.node.as_deref().unwrap_or_default();
+        let labels = [("lineage", spread.lineage.as_str()), ("link", binds.link.as_str()), ("node", node)];
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What of the checkpoints of running VMs waits.
+fn drive_gauges(encoder: &mut DescriptorEncoder<'_>, vms: &[DriveView]) -> fmt::Result {
+    type Figure = fn(&DriveView) -> u64;
+    let figures: [(&str, &str, Option<Unit>, u64, Figure); 6] = [
+        ("backlog_to_store", "Captured and not stored yet", Some(Unit::Bytes), 1, |vm| vm.to_store_bytes),
+        ("backlog_to_send", "Lacked by followers, held only here", Some(Unit::Bytes), 1, |vm| {
+            vm.to_send_bytes
+        }),
+        ("backlog_store_wait", "Age of what is not stored", Some(Unit::Seconds), 1000, |vm| vm.to_store_ms),
+        ("backlog_send_wait", "What the uplink needs", Some(Unit::Seconds), 1000, |vm| vm.to_send_ms),
+        ("vm_interval", "From checkpoint to checkpoint", Some(Unit::Seconds), 1000, |vm| vm.interval_ms),
+        ("vm_behind", "1 if more waits than may", None, 1, |vm| u64::from(vm.is_behind)),
+    ];
+    if vms.is_empty() {
+        return Ok(());
+    }
+    for (name, help, unit, parts, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for vm in vms {
+            #[expect(clippy::cast_precision_loss, reason = "a scrape needs no more than 15 digits")]
+            let value = figure(vm) as f64 / parts as f64;
+            ConstGauge::new(value).encode(family.encode_family(&[("vm", vm.vm)])?)?;
+        }
+    }
+    Ok(())
 }
 
 fn counter(

@@ -4,4 +4,5 @@ pub mod client;
 pub mod error;
 pub mod metrics;
 pub mod server;
+pub mod spreads;
 pub mod views;

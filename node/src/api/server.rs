@@ -22,12 +22,13 @@ use pageswarm_vmm::Strategy;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
-use super::metrics;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, DriveView, FetchView, ImportRequest,
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
-    RunRequest, SelfCheckView, StatusView, StoreView, TicketRequest, TicketView, TransferView, VmView,
+    RunRequest, SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
+    VmView,
 };
+use super::{metrics, spreads};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -35,7 +36,7 @@ use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, Machine, RunOptions};
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::{addresses, births, rebuild};
+use crate::{addresses, births, rebuild, spread};
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Shared = State<Arc<Node>>;
@@ -115,6 +116,7 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/checkpoints/{index}", get(checkpoint))
         .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
         .route("/api/v1/lineages/{lineage}/bytes", get(lineage_bytes))
+        .route("/api/v1/lineages/{lineage}/spread", get(lineage_spread))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/vms/{vm}", get(vm))
 }
@@ -167,7 +169,7 @@ async fn status(State(node): Shared) -> Answer<StatusView> {
     blocking(node, |node| Ok(status_view(node))).await
 }
 
-/// The node at a glance.
+/// The node at a glance. From a thread that may block.
 #[must_use]
 pub fn status_view(node: &Node) -> StatusView {
     let certificate = node.members.certificate();
@@ -201,6 +203,8 @@ pub fn status_view(node: &Node) -> StatusView {
         refused_records: node.counters.records_refused.load(Ordering::Relaxed),
         checkpoints_fetched: node.counters.checkpoints_fetched.load(Ordering::Relaxed),
     };
+    let (up, down) = spread::own_rates(node);
+    let running = node.machines.all();
     StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: node.id.to_string(),
@@ -215,6 +219,9 @@ pub fn status_view(node: &Node) -> StatusView {
         store: store_view(node),
         transfer,
         lineages: node.lineages.all().iter().map(|lineage| lineage_view(node, lineage)).collect(),
+        link: spreads::link_view(up, down),
+        spreads: spreads::views(node),
+        vms: running.iter().filter(|machine| machine.ended().is_none()).map(|vm| drive_view(vm)).collect(),
     }
 }
 
@@ -347,6 +354,17 @@ async fn lineage_bytes(State(node): Shared, Path(lineage): Path<String>) -> Answ
     .await
 }
 
+async fn lineage_spread(State(node): Shared, Path(lineage): Path<String>) -> Answer<SpreadView> {
+    let id = lineage_id(&lineage)?;
+    blocking(node, move |node| {
+        node.lineages.get(&id).ok_or_else(|| unknown_lineage(id))?;
+        let mut views = spreads::views(node).into_iter();
+        let nothing = || ApiError::not_found("no connected node lacked anything of this lineage yet");
+        views.find(|view| view.lineage == lineage).ok_or_else(nothing)
+    })
+    .await
+}
+
 async fn vms(State(node): Shared) -> Json<Vec<VmView>> {
     Json(node.machines.all().iter().map(|machine| vm_view(machine, u64::MAX)).collect())
 }
@@ -368,7 +386,26 @@ fn vm_view(machine: &Machine, from: u64) -> VmView {
         wrong_page: report.wrong_page.map(|page| page.0),
         ended,
         failed,
+        drive: drive_view(machine),
         checkpoints: machine.figures(from),
+    }
+}
+
+fn drive_view(machine: &Machine) -> DriveView {
+    let drive = machine.driven();
+    DriveView {
+        vm: machine.id,
+        when_behind: drive.way.name().to_owned(),
+        interval_set_ms: millis(drive.interval_set),
+        interval_ms: millis(drive.interval),
+        is_behind: drive.is_behind,
+        is_paused: drive.is_paused(),
+        is_withholding: drive.is_withholding(),
+        to_store_bytes: drive.backlog.to_store_bytes,
+        to_store_ms: millis(drive.backlog.to_store),
+        to_send_bytes: drive.backlog.to_send_bytes,
+        to_send_ms: millis(drive.backlog.to_send),
+        behind_from_ms: millis(drive.behind_from()),
     }
 }
 
@@ -391,6 +428,13 @@ async fn run_vm(State(node): Shared, Json(request): Json<RunRequest>) -> Answer<
         seed: request.seed,
         witness: request.witness.into_iter().collect(),
         witness_directory: request.witness_directory.map(PathBuf::from).unwrap_or_default(),
+        when_behind: request
+            .when_behind
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| ApiError::usage(format!("when_behind: {error}")))?
+            .unwrap_or_default(),
     };
     let started = match request.resume {
         None => machines::run(&node, options).await,

@@ -44,6 +44,80 @@ pub struct StatusView {
     pub transfer: TransferView,
     /// Lineages it follows.
     pub lineages: Vec<LineageView>,
+    /// The highest rates of chunks that its own links had lately.
+    pub link: LinkView,
+    /// The latest spread of each lineage of which any connected node lacked something.
+    #[serde(default)]
+    pub spreads: Vec<SpreadView>,
+    /// Its running VMs: how each is driven, and what of its checkpoints waits.
+    #[serde(default)]
+    pub vms: Vec<DriveView>,
+}
+
+/// What a node's links can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Bytes of chunks a second that it can send; none if nothing was sent.
+    pub up_bytes_per_s: Option<u64>,
+    /// Whether that is the limit it was given; else it is the most that was seen.
+    pub up_is_configured: bool,
+    /// Bytes of chunks a second that it can receive, as seen; none if nothing was received.
+    pub down_bytes_per_s: Option<u64>,
+}
+
+/// The spread of a lineage against the bound of the links.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpreadView {
+    /// The lineage.
+    pub lineage: String,
+    /// Whether some node still lacks something.
+    pub goes_on: bool,
+    /// Encoded bytes of what at least one node lacked.
+    pub union_bytes: u64,
+    /// Encoded bytes that nodes lacked, a chunk counted for each of them.
+    pub lacked_bytes: u64,
+    /// Of these, bytes still missing.
+    pub missing_bytes: u64,
+    /// How many times less the writer could send than one server that serves each node, in thousandths.
+    pub gain_permille: u64,
+    /// Milliseconds in which at least one node lacked something.
+    pub busy_ms: u64,
+    /// The least that the links need for all of it, in milliseconds; none if too few rates are known.
+    pub bound_ms: Option<u64>,
+    /// The least that the links need for what is missing, in milliseconds.
+    pub left_ms: u64,
+    /// The time of the spread over its bound, in thousandths; while it goes on, the best that it can come to.
+    pub over_bound_permille: Option<u64>,
+    /// The link that binds.
+    pub binds: Option<BindingView>,
+    /// The nodes heard of.
+    pub nodes: Vec<SpreadNodeView>,
+}
+
+/// A link that binds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingView {
+    /// `writer-up`, `node-down` or `swarm-up`.
+    pub link: String,
+    /// Whose it is, unless it is all uplinks together.
+    pub node: Option<String>,
+    /// Its rate.
+    pub bytes_per_s: u64,
+    /// Whether the rate is a limit that was given; else it is the most that was seen.
+    pub is_configured: bool,
+}
+
+/// One node in a spread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpreadNodeView {
+    /// Its name.
+    pub node: String,
+    /// Encoded bytes that it lacked.
+    pub lacked_bytes: u64,
+    /// Of these, bytes still missing.
+    pub missing_bytes: u64,
+    /// Its links.
+    pub link: LinkView,
 }
 
 /// A connected member.
@@ -306,6 +380,10 @@ pub struct RunRequest {
     /// Where to.
     #[serde(default)]
     pub witness_directory: Option<String>,
+    /// `lengthen`, `pause` or `drop-distribution`: what is done when checkpoints are not taken as fast as they are made;
+    /// `lengthen` if not given.
+    #[serde(default)]
+    pub when_behind: Option<String>,
     /// The checkpoint to continue, as a branch; none boots the workload.
     #[serde(default)]
     pub resume: Option<CheckpointRequest>,
@@ -330,8 +408,39 @@ pub struct VmView {
     pub ended: Option<String>,
     /// Whether that was a failure.
     pub failed: bool,
+    /// How it is driven, and what of its checkpoints waits.
+    pub drive: DriveView,
     /// Figures of its checkpoints, from the index asked for on.
     pub checkpoints: Vec<CheckpointFigures>,
+}
+
+/// How a VM is driven, and what of its checkpoints waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveView {
+    /// The VM's number on this node.
+    pub vm: u64,
+    /// What is done when it is behind: `lengthen`, `pause` or `drop-distribution`.
+    pub when_behind: String,
+    /// The interval that was set, in milliseconds.
+    pub interval_set_ms: u64,
+    /// The interval now.
+    pub interval_ms: u64,
+    /// Whether more waits than may.
+    pub is_behind: bool,
+    /// Whether the guest is made to stand still for it.
+    pub is_paused: bool,
+    /// Whether checkpoints are recorded without being announced or offered.
+    pub is_withholding: bool,
+    /// Bytes of captured pages that were not stored yet.
+    pub to_store_bytes: u64,
+    /// Milliseconds since the oldest of them was captured.
+    pub to_store_ms: u64,
+    /// Encoded bytes that followers lack, or will once they ask for the latest checkpoint, and only this node holds.
+    pub to_send_bytes: u64,
+    /// Milliseconds that this node's uplink needs for that.
+    pub to_send_ms: u64,
+    /// From which wait on, in milliseconds, the VM counts as behind.
+    pub behind_from_ms: u64,
 }
 
 /// What ticket to make.

@@ -77,6 +77,12 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// Thousandths as a number.
+#[must_use]
+pub fn permille(thousandths: u64) -> String {
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+}
+
 /// Milliseconds with as many digits as make sense.
 #[must_use]
 pub fn milliseconds(microseconds: u64) -> String {

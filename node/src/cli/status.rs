@@ -2,7 +2,7 @@
 
 use super::{NodeArgs, print};
 use crate::api::client::Client;
-use crate::api::views::{LineageView, PeerView, StatusView};
+use crate::api::views::{BindingView, LineageView, PeerView, SpreadView, StatusView};
 use crate::exit::Failure;
 
 /// Shows a running node.
@@ -48,7 +48,50 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
     ))?;
     print::line("")?;
     print::line(&print::table(&peer_rows(&status.peers)))?;
-    print::line(&print::table(&lineage_rows(&status.lineages)))
+    print::line(&print::table(&lineage_rows(&status.lineages)))?;
+    super::vm::print_drives(&status.vms)?;
+    status.spreads.iter().try_for_each(|spread| print::line(&spread_text(spread)))
+}
+
+/// A spread and its distance from what the links allow, on two lines.
+fn spread_text(spread: &SpreadView) -> String {
+    let name = short(&spread.lineage);
+    let what = format!(
+        "{} lacked by nodes, {} of them different, {} missing; gain at most {}",
+        print::bytes(spread.lacked_bytes),
+        print::bytes(spread.union_bytes),
+        print::bytes(spread.missing_bytes),
+        print::permille(spread.gain_permille)
+    );
+    let verb = if spread.goes_on { "spreads" } else { "was spread" };
+    let Some((bound_ms, binds)) = spread.bound_ms.zip(spread.binds.as_ref()) else {
+        return format!("lineage {name} {verb}: {what}\n  no bound: too few rates of links are known yet");
+    };
+    let over = spread.over_bound_permille.map_or_else(|| "-".to_owned(), print::permille);
+    let distance = if spread.goes_on {
+        format!(
+            "{over} of the bound at best ({} ms so far, at least {} ms to go)",
+            spread.busy_ms, spread.left_ms
+        )
+    } else {
+        format!("{over} of the bound ({} ms)", spread.busy_ms)
+    };
+    format!(
+        "lineage {name} {verb}: {what}\n  {distance}; the links need {bound_ms} ms: {}",
+        binding_text(binds)
+    )
+}
+
+/// The link that binds, in words.
+#[must_use]
+pub fn binding_text(binds: &BindingView) -> String {
+    let whose = match (binds.link.as_str(), binds.node.as_deref()) {
+        ("writer-up", Some(node)) => format!("the uplink of its writer {}", short(node)),
+        ("node-down", Some(node)) => format!("the downlink of node {}", short(node)),
+        _ => "all uplinks together".to_owned(),
+    };
+    let known = if binds.is_configured { "configured" } else { "measured" };
+    format!("{whose} binds, {}/s {known}", print::bytes(binds.bytes_per_s))
 }
 
 /// The first ten digits of a name.

@@ -8,8 +8,9 @@ use pageswarm_machine::Workload;
 use super::checkpoint::{self, CheckpointName};
 use super::{NodeArgs, print, status::short, values};
 use crate::api::client::Client;
-use crate::api::views::{CheckpointRequest, RunRequest, VmView};
+use crate::api::views::{CheckpointRequest, DriveView, RunRequest, VmView};
 use crate::exit::Failure;
+use crate::machines::WhenBehind;
 
 /// `pageswarm vm`.
 #[derive(Debug, Subcommand)]
@@ -45,6 +46,11 @@ pub struct RunArgs {
     /// pre-copy, incremental-stop-and-copy or stop-and-copy.
     #[arg(long, default_value = "pre-copy")]
     pub strategy: String,
+    /// When checkpoints are not stored, or not sent to followers, as fast as they are made: lengthen the interval until
+    /// they are; pause the VM meanwhile; or drop-distribution: record on, but do not announce or offer checkpoints
+    /// until the next one has room.
+    #[arg(long, value_name = "WAY", default_value = "lengthen")]
+    pub when_behind: WhenBehind,
     /// Seeds all that the guest does.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -125,6 +131,7 @@ async fn start(args: &RunArgs, resume: Option<CheckpointRequest>) -> Result<(), 
         seed: args.seed,
         witness: Vec::new(),
         witness_directory: None,
+        when_behind: Some(args.when_behind.name().to_owned()),
         resume,
     };
     let view: VmView = Client::new(&args.node.dir).post("/api/v1/vms", &request).await?;
@@ -135,17 +142,54 @@ async fn start(args: &RunArgs, resume: Option<CheckpointRequest>) -> Result<(), 
 }
 
 fn rows(views: &[VmView]) -> Vec<Vec<String>> {
-    let heading = ["vm", "lineage", "pages dirtied", "self-checks", "state"].map(str::to_owned).to_vec();
+    let heading = ["vm", "lineage", "pages dirtied", "self-checks", "interval", "waiting", "state"]
+        .map(str::to_owned)
+        .to_vec();
     let rows = views.iter().map(|view| {
         vec![
             view.vm.to_string(),
             view.lineage.as_deref().map_or_else(String::new, short),
             view.counter.to_string(),
             view.passes.to_string(),
-            view.ended.clone().unwrap_or_else(|| "runs".to_owned()),
+            format!("{} ms", view.drive.interval_ms),
+            waiting(&view.drive),
+            view.ended.clone().unwrap_or_else(|| state(&view.drive).to_owned()),
         ]
     });
     std::iter::once(heading).chain(rows).collect()
+}
+
+/// What of a VM's checkpoints waits, in bytes and milliseconds.
+fn waiting(drive: &DriveView) -> String {
+    let bytes = drive.to_store_bytes.saturating_add(drive.to_send_bytes);
+    format!("{}, {} ms", print::bytes(bytes), drive.to_store_ms.max(drive.to_send_ms))
+}
+
+/// What a VM that has not ended does.
+fn state(drive: &DriveView) -> &'static str {
+    match drive {
+        DriveView { is_paused: true, .. } => "paused: behind",
+        DriveView { is_withholding: true, .. } => "runs, not announced: behind",
+        DriveView { is_behind: true, .. } => "runs, interval lengthened: behind",
+        _ => "runs",
+    }
+}
+
+/// One line for each running VM: what of its checkpoints waits, and what is done about it.
+///
+/// # Errors
+///
+/// [`Failure`] if standard output is closed.
+pub fn print_drives(drives: &[DriveView]) -> Result<(), Failure> {
+    drives.iter().try_for_each(|drive| {
+        print::line(&format!(
+            "vm {} {}, every {} ms; waiting: {}",
+            drive.vm,
+            state(drive),
+            drive.interval_ms,
+            waiting(drive)
+        ))
+    })
 }
 
 fn show(view: &VmView) -> Result<(), Failure> {

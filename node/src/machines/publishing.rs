@@ -8,7 +8,7 @@ use pageswarm_vmm::{VmEvent, VmProcess};
 use super::Machine;
 use crate::events::What;
 use crate::node::Node;
-use crate::publish::{PUBLISHER_PRECEDENCE, Publisher};
+use crate::publish::{PUBLISHER_PRECEDENCE, Publisher, Reach};
 use crate::report;
 
 /// Why a publishing VM ends, where its process does not say it.
@@ -52,6 +52,8 @@ impl Publishing {
                     tracing::info!(vm = self.machine.id, text = %String::from_utf8_lossy(&bytes).trim_end(), "console");
                 }
                 VmEvent::Died { reason } => {
+                    // Nobody is to be left without the last checkpoint.
+                    self.publisher.announce_kept();
                     self.machine.note_end(&reason, failure.clone());
                     let why = self.machine.ended().map_or_else(String::new, |(why, _)| why);
                     tracing::info!(vm = self.machine.id, why, "vm ended");
@@ -73,14 +75,16 @@ impl Publishing {
                 release(process, batch.batch);
             }
             VmEvent::Captured(captured) => {
-                let published = self.publisher.publish(&captured, &staging);
+                let is_last = self.checkpoints.is_some_and(|count| captured.last.index.0 + 1 >= count);
+                let withheld = self.machine.driven().is_withholding() && !is_last;
+                let reach = if withheld { Reach::Kept } else { Reach::Everyone };
+                let published = self.publisher.publish(&captured, &staging, reach);
                 release(process, captured.last.batch);
                 match published {
                     Ok(figures) => {
                         self.publisher.note(&figures);
-                        let last = self.checkpoints.is_some_and(|count| figures.index + 1 >= count);
                         self.machine.note_figures(figures);
-                        if last {
+                        if is_last {
                             process.stop();
                             return Some(End::AllTaken);
                         }

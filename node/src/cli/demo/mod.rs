@@ -112,6 +112,7 @@ async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
         seed: args.seed,
         witness: witness.iter().copied().collect(),
         witness_directory: Some(cluster.witness_directory().to_string_lossy().into_owned()),
+        when_behind: None,
         resume: None,
     };
     let start = Instant::now();

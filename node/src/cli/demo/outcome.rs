@@ -1,16 +1,22 @@
 //! The demo's result: gathered from the nodes, judged, and printed as tables.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
+use pageswarm_checkpoint::NodeId;
+use pageswarm_swarm::{Distribution, Link, Part};
 use serde::Serialize;
 
 use super::DemoArgs;
 use super::cluster::Cluster;
 use super::follower::Followed;
-use crate::api::views::{CheckpointFigures, CheckpointView, LackedView, StatusView, VmView};
+use crate::api::views::{
+    BindingView, CheckpointFigures, CheckpointView, LackedView, LinkView, StatusView, VmView,
+};
 use crate::cli::print;
-use crate::exit::Failure;
+use crate::cli::status::binding_text;
+use crate::exit::{ExitCode, Failure};
 
 /// A measurement is void below this share of the set dirty rate, in percent.
 const RATE_PERCENT_MIN: u64 = 90;
@@ -35,7 +41,10 @@ pub(super) struct Outcome {
     publisher_sent_bytes: u64,
     publisher_metadata_bytes: u64,
     union_bytes: u64,
+    /// Against the recording alone.
     bound: Bound,
+    /// Against the links, at the highest rates that they had.
+    links: LinksBound,
     vm_failure: Option<String>,
 }
 
@@ -58,15 +67,26 @@ struct NodeTraffic {
     sent_bytes: u64,
     lacked_bytes: u64,
     own_store_chunks: u64,
+    #[serde(skip)]
+    name: NodeId,
+    link: LinkView,
 }
 
-/// The least time in which all could have what they lack: the recording itself, or the links at the highest rates
-/// that were seen on them in this run.
+/// The recording, which all that is spread waits for.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Bound {
     recording_ms: u64,
     makespan_ms: u64,
     ratio_permille: u64,
+}
+
+/// The least time in which the links could have brought all that nodes lacked, each link at the highest rate that was
+/// seen on it.
+#[derive(Clone, Debug, Default, Serialize)]
+struct LinksBound {
+    bound_ms: Option<u64>,
+    ratio_permille: Option<u64>,
+    binds: Option<BindingView>,
 }
 
 impl Outcome {
@@ -85,6 +105,7 @@ impl Outcome {
         let (traffic, union_bytes) = gather_traffic(cluster, lineage, &followed).await?;
         let status: StatusView = publisher.get("/api/v1/status").await?;
         let measured: Vec<&CheckpointFigures> = view.checkpoints.iter().skip(1).collect();
+        let bound = Bound::of(&heads, took);
         let mean = |sum: u64| sum / (measured.len() as u64).max(1);
         Ok(Self {
             nodes: args.nodes,
@@ -97,7 +118,8 @@ impl Outcome {
             downtime_us: Percentiles::of(measured.iter().map(|figures| figures.downtime_us).collect()),
             rate_set: measured.first().map_or(0, |figures| figures.rate_set),
             rate_achieved: mean(measured.iter().map(|figures| figures.rate_achieved).sum()),
-            bound: Bound::of(&heads, took),
+            links: LinksBound::of(&status, &traffic, union_bytes, bound.makespan_ms),
+            bound,
             taken: view.checkpoints,
             heads,
             followed,
@@ -318,7 +340,7 @@ impl Outcome {
             ("union of what nodes lacked", print::bytes(self.union_bytes)),
             ("publisher egress over the union", ratio(self.publisher_sent_bytes, self.union_bytes)),
             (
-                "time over the bound",
+                "time over the recording",
                 format!(
                     "{}.{:03} ({} ms from the first checkpoint to the last check; the recording alone took {} ms)",
                     self.bound.ratio_permille / 1000,
@@ -327,6 +349,7 @@ impl Outcome {
                     self.bound.recording_ms
                 ),
             ),
+            ("time over the bound of the links", self.links.text()),
             ("wall time", format!("{} ms", self.took_ms)),
         ]
     }
@@ -351,6 +374,46 @@ impl Bound {
         let started_before = crate::clock::unix_ms().saturating_sub(first);
         let makespan_ms = started_before.min(millis(took));
         Self { recording_ms, makespan_ms, ratio_permille: makespan_ms * 1000 / recording_ms }
+    }
+}
+
+impl LinksBound {
+    fn of(writer: &StatusView, nodes: &[NodeTraffic], union_bytes: u64, makespan_ms: u64) -> Self {
+        let parts: Vec<Part> = nodes
+            .iter()
+            .map(|node| Part {
+                node: node.name,
+                lacked_bytes: node.lacked_bytes,
+                up: node.link.up_bytes_per_s.and_then(NonZeroU64::new),
+                down: node.link.down_bytes_per_s.and_then(NonZeroU64::new),
+            })
+            .collect();
+        let writer_up = writer.link.up_bytes_per_s.and_then(NonZeroU64::new);
+        let Some(bound) = (Distribution { writer_up, union_bytes, parts: &parts }).bound() else {
+            return Self::default();
+        };
+        let (link, node) = match bound.binds {
+            Link::WriterUp => ("writer-up", Some(writer.node.clone())),
+            Link::NodeDown(node) => ("node-down", Some(node.to_string())),
+            Link::SwarmUp => ("swarm-up", None),
+        };
+        let binds = BindingView {
+            link: link.to_owned(),
+            node,
+            bytes_per_s: bound.bytes_per_s.get(),
+            is_configured: false,
+        };
+        let bound_ms = millis(bound.time);
+        let ratio_permille = (makespan_ms * 1000).checked_div(bound_ms);
+        Self { bound_ms: Some(bound_ms), ratio_permille, binds: Some(binds) }
+    }
+
+    fn text(&self) -> String {
+        let (Some(bound_ms), Some(binds)) = (self.bound_ms, &self.binds) else {
+            return "not known: no rates of links".to_owned();
+        };
+        let ratio = self.ratio_permille.map_or_else(|| "-".to_owned(), print::permille);
+        format!("{ratio} (the same time; the links alone need {bound_ms} ms: {})", binding_text(binds))
     }
 }
 
@@ -381,6 +444,8 @@ async fn gather_traffic(
             sent_bytes: status.transfer.served_bytes,
             lacked_bytes: lacked.bytes.iter().copied().map(u64::from).sum(),
             own_store_chunks: status.store.chunks.saturating_sub(fetched),
+            name: status.node.parse().map_err(|_| Failure::new(ExitCode::Failed, "a node without a name"))?,
+            link: status.link,
         });
     }
     Ok((traffic, union.into_values().map(u64::from).sum()))

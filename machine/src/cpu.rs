@@ -10,8 +10,9 @@ use crate::layout;
 
 /// RFLAGS.RF: set or not depending on who executes an interrupted instruction, so never part of the state.
 pub const RFLAGS_RESUME: u64 = 1 << 16;
-/// RFLAGS with IOPL 3 and the bit that is always one.
-const RFLAGS_START: u64 = 0x3002;
+/// RFLAGS with the bit that is always one. IOPL is 0, as some executors show it to a ring-3 guest whatever it was
+/// given; the task state segment's bitmap is what allows ports.
+const RFLAGS_START: u64 = 0x2;
 const MXCSR_START: u32 = 0x1f80;
 const VERSION: u8 = 1;
 /// Attribute bits that exist: type, S, DPL, P, AVL, L, D/B, G as in a descriptor, and unusable (bit 8).
@@ -112,7 +113,7 @@ impl Table {
 }
 
 impl CpuState {
-    /// The state in which a guest of this ABI starts at `entry`: ring 3, long mode, IOPL 3.
+    /// The state in which a guest of this ABI starts at `entry`: ring 3, long mode, all ports allowed by the bitmap.
     #[must_use]
     pub fn start(entry: u64) -> Self {
         let mut general = [0; 16];

@@ -8,12 +8,15 @@
 //!   them with [`VmProcess::staged`]. A VM without free slots lengthens its interval, and never stops for them.
 //! - [`VmProcess::ram`] is the guest's memory itself; [`LazyMemory`] says where missing pages come from, see [`lazy`].
 //!
+//! [`BareMachine`] runs short programs in this very process, for comparisons with an interpreter.
+//!
 //! The child side is [`child::serve`], called by the program that [`Launcher`] names, with its standard input.
 //!
 //! In the child, the vCPU thread does the work of a pause inline and a copier thread does everything else. Pages are
 //! copied after the dirty log was fetched, always, so that a page written during its copy is in the next fetch.
 //! KVM's log misses what a VMM itself writes to RAM; this one writes nothing there: all devices are ports.
 
+mod bare;
 pub mod child;
 pub mod lazy;
 
@@ -39,6 +42,7 @@ mod staging;
 mod state;
 mod vcpu;
 
+pub use bare::BareMachine;
 pub use capture::{CaptureKind, Strategy};
 pub use captured::{CaptureFigures, Captured, PageBatch, SavedState};
 pub use events::{DeathReason, VmEvent};

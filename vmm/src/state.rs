@@ -178,8 +178,14 @@ impl KvmState {
         let mut state = StateSaver::new(vcpu)?.save(vcpu, Synced::Not).map_err(&failed)?;
         // The fresh vCPU's own registers are right on this host.
         state.msrs.clear();
-        state.regs = general_to_kvm(canonical);
-        let sregs = &mut state.sregs;
+        state.put(canonical);
+        Ok(state)
+    }
+
+    /// Puts the canonical part into the state.
+    pub(crate) fn put(&mut self, canonical: &CpuState) {
+        self.regs = general_to_kvm(canonical);
+        let sregs = &mut self.sregs;
         let places =
             [&mut sregs.es, &mut sregs.cs, &mut sregs.ss, &mut sregs.ds, &mut sregs.fs, &mut sregs.gs];
         for (place, segment) in places.into_iter().zip(&canonical.segments) {
@@ -191,8 +197,7 @@ impl KvmState {
         sregs.idt = kvm_dtable { base: canonical.idt.base, limit: canonical.idt.limit, padding: [0; 3] };
         [sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4] = canonical.control;
         sregs.efer = canonical.efer;
-        state.put_sse(canonical);
-        Ok(state)
+        self.put_sse(canonical);
     }
 
     /// Puts the SSE registers into the state, and x87 as it is after FNINIT.
@@ -203,6 +208,16 @@ impl KvmState {
             bytes.copy_from_slice(register);
         }
         self.xsave[XSAVE_BITMAP] |= 3;
+    }
+
+    /// Puts the registers that a program changes into a vCPU that was restored before.
+    pub(crate) fn restore_registers(&self, vcpu: &VcpuFd) -> Result<(), VmFailure> {
+        let failed = VmFailure::kvm(Call::Restore);
+        vcpu.set_regs(&self.regs).map_err(&failed)?;
+        vcpu.set_sregs(&self.sregs).map_err(&failed)?;
+        let xsave = xsave_from_bytes(&self.xsave);
+        // SAFETY: as in `restore`.
+        unsafe { vcpu.set_xsave(&xsave) }.map_err(&failed)
     }
 
     /// Puts the state into a vCPU whose features are set, in Firecracker's order (`LAPIC` does not exist here).

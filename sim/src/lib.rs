@@ -1,0 +1,39 @@
+//! The interval simulator: an x86-64 interpreter that replays what ran between two checkpoints, bit for bit.
+//!
+//! - [`simulator`]: the interpreter itself; [`memory`] and [`observe`] are what it is given.
+//! - [`interval`]: the replay of one interval, from a checkpoint and an event log to the next checkpoint.
+//! - [`lockstep`]: random programs, run here and by a processor, compared.
+//! - [`refusal`]: what it does not simulate, it refuses with bytes and address.
+//!
+//! Arithmetic is done by the host's own instructions, so that undefined flags match; a guest that depends on them
+//! must be simulated on the kind of processor that it ran on.
+
+#![deny(unsafe_code)]
+
+mod access;
+#[expect(unsafe_code, reason = "arithmetic by the host's instructions")]
+mod alu;
+mod cache;
+mod cpu;
+mod decode;
+mod exception;
+mod execute;
+pub mod interval;
+mod landmark;
+mod limits;
+pub mod lockstep;
+pub mod memory;
+pub mod observe;
+mod op;
+mod operands;
+mod paging;
+pub mod refusal;
+pub mod simulator;
+mod tlb;
+mod written;
+
+pub use interval::{Boundary, Interval, ReplayError, ReplayFailure, Replayed, replay};
+pub use memory::{CompleteRam, Memory, PageUnavailable};
+pub use observe::{Access, AccessKind, Observer, Unobserved};
+pub use refusal::{Reason, Refusal, UnsupportedState};
+pub use simulator::{Exit, Simulator};

@@ -1,0 +1,48 @@
+//! What a simulation lets others see while it runs: every access to memory.
+
+/// One access to guest memory.
+///
+/// Reported are the accesses that instructions and deliveries of exceptions make, in order; not those that fetch
+/// instructions or walk page tables. An access that crosses a page's end is reported as one for each page. An
+/// instruction with a REP prefix makes its accesses under one instruction number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Instructions completed before the one that makes the access.
+    pub instruction: u64,
+    /// The instruction's address.
+    pub rip: u64,
+    /// Where, virtual.
+    pub virtual_address: u64,
+    /// Where, guest-physical.
+    pub physical_address: u64,
+    /// Bytes, 1 to 16.
+    pub size: u8,
+    /// Which way.
+    pub kind: AccessKind,
+    /// The bytes read or written, little-endian.
+    pub value: u128,
+}
+
+/// Which way an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessKind {
+    /// From memory.
+    Read,
+    /// To memory.
+    Write,
+}
+
+/// Sees what a simulation does. The default sees nothing and costs nothing.
+pub trait Observer {
+    /// Called for every access, after it.
+    #[inline(always)]
+    fn access(&mut self, access: Access) {
+        let _unseen = access;
+    }
+}
+
+/// Nobody looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}

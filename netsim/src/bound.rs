@@ -79,3 +79,16 @@ impl fmt::Display for Bound {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_many_nodes_are_added_up_in_full() {
+        let (bytes, rate) = (20 << 20, 12_500_000);
+        let bound = Bound::new(bytes, rate, &vec![(bytes, rate, rate); 9_999]);
+        let share = bound.all_uplinks.as_secs_f64() / bound.publisher.as_secs_f64();
+        assert!((0.999..1.0).contains(&share), "all send as much as all but one receive: {bound}");
+    }
+}

@@ -7,6 +7,7 @@ use pageswarm_swarm::{BirthSet, Config, Engine, Time};
 
 use crate::link::Link;
 use crate::options::{Behaviour, Rates};
+use crate::progress::Progress;
 use crate::store::Store;
 
 /// The one lineage of a run.
@@ -34,6 +35,8 @@ pub(crate) struct Host {
     /// What it had at the start.
     pub(crate) began_with: BirthSet,
     pub(crate) joined_at: Time,
+    /// What it got when.
+    pub(crate) progress: Progress,
     /// It went for good: nothing is expected of it any more.
     pub(crate) has_left: bool,
     /// When its want was complete, in its latest life.
@@ -77,6 +80,7 @@ impl Host {
             wants: BirthSet::new(),
             began_with: BirthSet::new(),
             joined_at: Time::ZERO,
+            progress: Progress::default(),
             has_left: false,
             complete_at: None,
             wakes_at: None,

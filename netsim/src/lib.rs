@@ -6,11 +6,13 @@
 //! | `scheduler` | the only clock: events by time, then in the order of scheduling |
 //! | `message` | what travels, and its bytes |
 //! | `link` | one node's uplink and downlink |
+//! | `processor` | the cores that all nodes share, if they are a limit |
 //! | `host`, `store` | one node: the product's engine, a simulated store, behaviour |
 //! | `world` | connections, routing, and the loop |
 //! | `faults` | crashes, partitions, churn and slow links, drawn from the seed |
 //! | `checkers` | one file per property |
-//! | `bound`, `report` | how far from the best possible, and the verdict |
+//! | `bound`, `progress`, `report` | how far from the best possible, when who had what, and the verdict |
+//! | `picture` | propagation curves, drawn |
 //! | `script` | an optimal schedule on the same links, which validates them |
 //!
 //! # The model
@@ -28,7 +30,8 @@
 //!   they are the right ones.
 //!
 //! Left out: packets, congestion control, slow start, connection set-up, shared links between nodes (racks, backbones),
-//! CPU time, clocks that differ, and encryption. `script` carries out an optimal schedule on the same links, which
+//! clocks that differ, and encryption. Work takes no time unless a run is given a processor that all nodes share
+//! (`processor`), as in measurements on one machine. `script` carries out an optimal schedule on the same links, which
 //! takes exactly the (M + floor(log2 N)) / M of the closed form.
 //!
 //! # A run
@@ -47,6 +50,9 @@ mod lengths;
 mod link;
 mod message;
 mod options;
+mod picture;
+mod processor;
+mod progress;
 mod report;
 mod scheduler;
 mod script;
@@ -56,6 +62,9 @@ mod world;
 
 pub use bound::Bound;
 pub use options::{Behaviour, Links, Options, Pattern};
+pub use picture::{Curve, ReadCurveError, picture};
+pub use processor::Costs;
+pub use progress::Point;
 pub use report::{Excess, Finish, Report};
 pub use script::{ScriptReport, run_script};
 pub use world::{run, run_options};

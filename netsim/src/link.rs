@@ -49,6 +49,8 @@ pub(crate) struct Link {
     urgent: VecDeque<Answer>,
     normal: VecDeque<Answer>,
     pub(crate) is_sending: bool,
+    /// When what was given to the uplink has left it.
+    pub(crate) up_free_at: Time,
     down_free_at: Time,
 }
 
@@ -133,5 +135,6 @@ impl Link {
 
 /// How long bytes take at a rate in bytes per second.
 pub(crate) fn transfer_time(bytes: u64, rate: u64) -> Duration {
-    Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate.max(1))
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -2,17 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use pageswarm_netsim::{Links, Options, run_options, run_script};
+use pageswarm_netsim::{Costs, Curve, Links, Options, ReadCurveError, picture, run_options, run_script};
 
 const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
+       pageswarm-netsim --picture SVG LABEL=CURVE...   draws what --curve wrote
   --seed N              draws everything else
   --nodes N             at the start, the publisher included, 2 to 20000 (default 9)
   --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s
   --mixed               uplinks of 1, 2 and 4 times the rate (50, 30 and 20 % of the nodes), downlinks of 2 to 4 times
   --churn PERMILLE      this share of the nodes leaves, and as many join, during a time as long as the bound
+  --processor CORES REQUEST_US MESSAGE_US KB_NS
+                        all nodes share a machine; the work of both ends for a request, a small message, 1000 bytes
   --script              no engines: an optimal schedule on the same links, without latency, against the closed form
-  --curve FILE          writes how many nodes are complete at which time, as CSV";
+  --curve FILE          writes which share of the bytes and of the nodes is there after which time, as CSV";
 
 #[derive(Debug, thiserror::Error)]
 enum ArgsError {
@@ -38,6 +42,7 @@ struct Args {
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     let (mut seed, mut nodes, mut equal) = (None, 9, None);
     let (mut links, mut churn, mut curve, mut is_script) = (None, None, None, false);
+    let mut processor = None;
     while let Some(arg) = args.next() {
         let mut number = |name| {
             let text = args.next().ok_or(ArgsError::NoNumber(name))?;
@@ -48,6 +53,14 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
             "--nodes" => nodes = number("--nodes")?,
             "--equal" => equal = Some((number("--equal")?, number("--equal")?)),
             "--churn" => churn = Some(number("--churn")?.min(1000)),
+            "--processor" => {
+                processor = Some(Costs {
+                    cores: usize::try_from(number("--processor")?).unwrap_or(usize::MAX).clamp(1, 1 << 16),
+                    request: Duration::from_micros(number("--processor")?.min(1 << 32)),
+                    message: Duration::from_micros(number("--processor")?.min(1 << 32)),
+                    kilobyte: Duration::from_nanos(number("--processor")?.min(1 << 32)),
+                });
+            }
             "--script" => is_script = true,
             "--mixed" => links = Some(Links::Mixed),
             "--curve" => curve = Some(PathBuf::from(args.next().ok_or(ArgsError::NoFile)?)),
@@ -66,12 +79,45 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
         }
         None => Options::from_seed(seed, nodes),
     };
+    options.processor = processor;
     options.links = links.unwrap_or(options.links);
     options.churn_permille = churn.unwrap_or(options.churn_permille);
     Ok(Args { options, curve, is_script })
 }
 
+#[derive(Debug, thiserror::Error)]
+enum PictureError {
+    #[error("--picture needs a file name, then a label, = and a file name for each curve")]
+    Args,
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Curve { path: PathBuf, source: ReadCurveError },
+}
+
+fn draw(mut args: impl Iterator<Item = String>) -> Result<(), PictureError> {
+    let out = PathBuf::from(args.next().ok_or(PictureError::Args)?);
+    let mut curves = Vec::new();
+    for arg in args {
+        let (label, path) = arg.split_once('=').ok_or(PictureError::Args)?;
+        let path = PathBuf::from(path);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| PictureError::File { path: path.clone(), source })?;
+        curves.push(Curve::read(label, &text).map_err(|source| PictureError::Curve { path, source })?);
+    }
+    std::fs::write(&out, picture(&curves)).map_err(|source| PictureError::File { path: out, source })
+}
+
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--picture") {
+        return match draw(std::env::args().skip(2)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}\n{USAGE}");
+                ExitCode::from(2)
+            }
+        };
+    }
     let args = match parse(std::env::args().skip(1)) {
         Ok(args) => args,
         Err(error) => {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pageswarm_swarm::Rng;
 
+use crate::processor::Costs;
+
 /// Which chunks the nodes want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
@@ -103,6 +105,8 @@ pub struct Options {
     pub greedy: usize,
     /// Page faults, at random nodes and times.
     pub faults: u64,
+    /// The processor that all nodes share; without one, work takes no time.
+    pub processor: Option<Costs>,
 }
 
 impl Options {
@@ -135,6 +139,7 @@ impl Options {
             withholding: 0,
             greedy: 0,
             faults: 0,
+            processor: None,
         }
     }
 
@@ -193,6 +198,7 @@ impl Options {
             withholding,
             greedy,
             faults,
+            processor: None,
         }
     }
 
@@ -299,6 +305,13 @@ impl fmt::Display for Options {
             self.withholding,
             self.greedy,
             self.faults
-        )
+        )?;
+        match self.processor {
+            None => Ok(()),
+            Some(Costs { cores, request, message, kilobyte }) => write!(
+                f,
+                "\ncores {cores}: a request {request:?}, a message {message:?}, 1000 bytes {kilobyte:?}, both ends"
+            ),
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::bound::Bound;
 use crate::checkers::Violation;
+use crate::progress::Point;
 
 /// When one node was complete.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,8 @@ pub struct Report {
     pub excess: Excess,
     /// Of each honest node that stayed and was complete.
     pub finishes: Vec<Finish>,
+    /// How chunks spread over these nodes, as time passed.
+    pub points: Vec<Point>,
     /// Chunk bytes that the publisher sent.
     pub publisher_bytes: u64,
     /// Chunk bytes that honest nodes received.
@@ -77,6 +80,8 @@ pub struct Report {
     pub requests: u64,
     /// Announcements of nodes that are up at the end.
     pub announcements: u64,
+    /// Core time of the nodes' work, if the run has a processor.
+    pub worked: Duration,
     /// The most memory that any engine took when it was looked at, in bytes, by its own estimate.
     pub engine_bytes_max: usize,
     /// Wrong chunks that honest nodes refused.
@@ -90,9 +95,6 @@ pub struct Report {
     /// Properties that did not hold; empty means passed.
     pub violations: Vec<Violation>,
 }
-
-/// Steps of the propagation curve.
-const CURVE_STEPS: u32 = 20;
 
 impl Report {
     /// Makespan in thousandths of the bound.
@@ -113,18 +115,13 @@ impl Report {
         permille(u128::from(self.duplicate_bytes), u128::from(self.received_bytes)).unwrap_or(0)
     }
 
-    /// How many nodes were complete at 20 times from the bound, or the first completion, to the last one, as lines of
-    /// `milliseconds,complete,nodes`.
+    /// The propagation curve, as lines of three shares in thousandths: time since joining over the bound, bytes that
+    /// the nodes have got over those that they lacked, nodes that are complete over all.
     #[must_use]
     pub fn curve(&self) -> String {
-        let last = self.finishes.iter().map(|finish| finish.at).max().unwrap_or_default();
-        let first = self.finishes.iter().map(|finish| finish.at).min().unwrap_or_default();
-        let start = first.min(self.bound.time());
-        let mut lines = String::from("milliseconds,complete,nodes\n");
-        for step in 0..=CURVE_STEPS {
-            let at = start + (last - start) * step / CURVE_STEPS;
-            let complete = self.finishes.iter().filter(|finish| finish.at <= at).count();
-            lines.push_str(&format!("{},{complete},{}\n", at.as_millis(), self.finishes.len()));
+        let mut lines = String::from("time,got,complete\n");
+        for Point { at_permille, got_permille, complete_permille } in &self.points {
+            lines.push_str(&format!("{at_permille},{got_permille},{complete_permille}\n"));
         }
         lines
     }
@@ -164,6 +161,10 @@ impl fmt::Display for Report {
             self.insisting,
             self.engine_bytes_max / 1024
         )?;
+        if self.worked > Duration::ZERO {
+            let per_gb = self.worked.as_secs_f64() * 1e9 / self.received_bytes.max(1) as f64;
+            writeln!(f, "work {:?} of a core, {per_gb:.1} s for each GB received", self.worked)?;
+        }
         let p99 = self.fault_p99.map_or_else(|| "-".to_owned(), |time| format!("{time:?}"));
         writeln!(
             f,

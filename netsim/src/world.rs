@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::lengths::Lengths;
 use crate::message::Message;
 use crate::options::Options;
+use crate::processor::Processor;
 use crate::report::Report;
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
@@ -77,6 +78,20 @@ pub(crate) enum Event {
         node: usize,
         birth: Birth,
     },
+    /// A small message waits to be read.
+    Read {
+        from: usize,
+        to: usize,
+        epoch: u64,
+        message: Message,
+    },
+    /// Chunks are through the downlink.
+    Received {
+        node: usize,
+        life: u64,
+        from: usize,
+        slice: Slice,
+    },
     Served {
         node: usize,
         life: u64,
@@ -122,6 +137,7 @@ pub(crate) struct World {
     scheduler: Scheduler<Event>,
     hosts: Vec<Host>,
     lengths: Lengths,
+    processor: Processor,
     bound: Bound,
     trace: Trace,
     events: u64,
@@ -188,6 +204,7 @@ impl World {
             hosts: hosts.collect(),
             scheduler: Scheduler::new(),
             lengths: Lengths::new(lengths),
+            processor: Processor::new(options.processor),
             bound: Bound::default(),
             trace: Trace::new(),
             events: 0,
@@ -265,6 +282,8 @@ impl World {
             Event::Liveness => self.begin_liveness(),
             Event::Notice { node, peer, epoch } => self.notice(node, peer, epoch),
             Event::PageFault { node, birth } => self.page_fault(node, birth),
+            Event::Read { from, to, epoch, message } => self.read(from, to, epoch, message),
+            Event::Received { node, life, from, slice } => self.received(node, life, from, slice),
             Event::Served { node, life, peer, request, bytes } => {
                 if self.hosts[node].life == life {
                     self.feed(node, Input::Served { peer: node_id(peer), request, bytes });

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pageswarm_netsim::{Links, Options, Pattern, Report, run, run_options};
+use pageswarm_netsim::{Costs, Links, Options, Pattern, Report, run, run_options};
 
 /// 4 MiB at 100 Mbit/s, no faults.
 fn quiet(seed: u64, nodes: usize) -> Options {
@@ -138,9 +138,29 @@ fn links_of_mixed_rates_end_near_their_own_bounds() {
 #[test]
 fn the_curve_of_a_run_rises_to_all_nodes() {
     let report = run(3, 9);
-    let curve = report.curve();
-    let last = curve.lines().last().unwrap();
-    let nodes = report.finishes.len();
-    assert_eq!(curve.lines().count(), 22);
-    assert!(last.ends_with(&format!(",{nodes},{nodes}")), "{curve}");
+    let points = &report.points;
+    assert!(points.is_sorted_by_key(|point| (
+        point.at_permille,
+        point.got_permille,
+        point.complete_permille
+    )));
+    assert_eq!(points.last().map(|last| last.complete_permille), Some(1000));
+    assert_eq!(report.curve().lines().count(), points.len() + 1);
+}
+
+#[test]
+fn nodes_that_share_a_busy_processor_take_as_long_as_their_work() {
+    let costs = Costs {
+        cores: 2,
+        request: Duration::from_micros(325),
+        message: Duration::from_micros(20),
+        kilobyte: Duration::from_nanos(21_400),
+    };
+    for seed in 0..3 {
+        let free = pass(quiet(seed, 17));
+        let report = pass(Options { processor: Some(costs), ..quiet(seed, 17) });
+        let (least, makespan) = (report.worked / 2, report.makespan.unwrap());
+        assert!(makespan > free.makespan.unwrap() && makespan * 100 >= least * 98, "{report}");
+        assert!(makespan < least * 5 / 4, "the processor is hardly ever idle: {report}");
+    }
 }

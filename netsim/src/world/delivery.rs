@@ -15,8 +15,26 @@ impl World {
         let now = self.scheduler.now();
         let host = &mut self.hosts[to];
         let received = host.link.receive(now, slice.took, slice.bytes, host.rates.down);
-        let stored = Event::Stored { node: to, life: host.life, from, slice };
-        self.scheduler.at(received.after(self.options.store_delay), stored);
+        let life = host.life;
+        if self.processor.is_limited() {
+            self.scheduler.at(received, Event::Received { node: to, life, from, slice });
+        } else {
+            let stored = Event::Stored { node: to, life, from, slice };
+            self.scheduler.at(received.after(self.options.store_delay), stored);
+        }
+    }
+
+    /// Chunks wait for the processor before they go to the disk.
+    pub(super) fn received(&mut self, node: usize, life: u64, from: usize, slice: Slice) {
+        let taken = self.processor.slice(self.scheduler.now(), slice.bytes, slice.is_last);
+        let stored = Event::Stored { node, life, from, slice };
+        self.scheduler.at(taken.after(self.options.store_delay), stored);
+    }
+
+    /// A small message waits for the processor.
+    pub(super) fn read(&mut self, from: usize, to: usize, epoch: u64, message: Message) {
+        let read = self.processor.message(self.scheduler.now());
+        self.scheduler.at(read, Event::Deliver { from, to, epoch, message });
     }
 
     pub(super) fn deliver(&mut self, from: usize, to: usize, epoch: u64, message: Message) {
@@ -52,6 +70,7 @@ impl World {
     pub(super) fn stored(&mut self, node: usize, from: usize, slice: Slice) {
         let Slice { request, births, wrong, bytes, is_last, .. } = slice;
         let (peer, lineage) = (node_id(from), LINEAGE);
+        let now = self.scheduler.now();
         let host = &mut self.hosts[node];
         host.received_chunk_bytes += bytes;
         host.rejected += wrong.len() as u64;
@@ -59,8 +78,12 @@ impl World {
         let births = if errors > 0 && self.rng.below(1000) < errors {
             BirthSet::new()
         } else {
-            host.duplicate_bytes += self.lengths.sum(&births.and(host.store.held()));
-            host.store.accept(&births, &wrong)
+            let known = self.lengths.sum(&births.and(host.store.held()));
+            host.duplicate_bytes += known;
+            let right = host.store.accept(&births, &wrong);
+            let new = self.lengths.sum(&right).saturating_sub(known);
+            host.progress.gain(now.since(host.joined_at), self.bound.time(), new);
+            right
         };
         if !births.is_empty() {
             let bytes = self.lengths.sum(&births);

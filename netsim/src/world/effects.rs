@@ -139,18 +139,24 @@ impl World {
         }
     }
 
-    /// When the uplink is free again after `bytes`.
-    fn occupy_uplink(&mut self, node: usize, bytes: u64) -> Time {
-        let host = &self.hosts[node];
-        let sent = self.scheduler.now().after(transfer_time(bytes, host.up));
-        self.scheduler.at(sent, Event::UplinkFree { node, life: host.life });
+    /// When `bytes` that are `ready` at a time have left the uplink.
+    fn occupy_uplink(&mut self, node: usize, bytes: u64, ready: Time) -> Time {
+        let host = &mut self.hosts[node];
+        let begins = ready.max(host.link.up_free_at);
+        let sent = begins.after(transfer_time(bytes, host.up));
+        host.link.up_free_at = sent;
+        // What takes work is prepared while the thing before it is sent.
+        let next = if self.processor.is_limited() { begins } else { sent };
+        self.scheduler.at(next, Event::UplinkFree { node, life: host.life });
         sent
     }
 
     fn send_control(&mut self, node: usize, messages: Vec<Small>) {
         let bytes = messages.iter().map(|small| small.bytes).sum();
         self.hosts[node].sent_other_bytes += bytes;
-        let sent = self.occupy_uplink(node, bytes);
+        let now = self.scheduler.now();
+        let ready = messages.iter().fold(now, |ready, _| ready.max(self.processor.message(now)));
+        let sent = self.occupy_uplink(node, bytes, ready);
         for Small { to, bytes, message } in messages {
             let Some(epoch) = self.hosts[node].epoch(to) else {
                 continue;
@@ -160,16 +166,26 @@ impl World {
             if self.is_repeated() {
                 let message = message.clone();
                 let again = self.arrival(delivered);
-                self.scheduler.at(again, Event::Deliver { from: node, to, epoch, message });
+                self.hand_over(again, (node, to, epoch), message);
             }
-            self.scheduler.at(delivered, Event::Deliver { from: node, to, epoch, message });
+            self.hand_over(delivered, (node, to, epoch), message);
         }
+    }
+
+    /// A small message reaches its receiver.
+    fn hand_over(&mut self, at: Time, (from, to, epoch): (usize, usize, u64), message: Message) {
+        let event = match self.processor.is_limited() {
+            true => Event::Read { from, to, epoch, message },
+            false => Event::Deliver { from, to, epoch, message },
+        };
+        self.scheduler.at(at, event);
     }
 
     fn send_slice(&mut self, node: usize, to: usize, slice: Slice, ended: Option<Answer>) {
         self.hosts[node].sent_chunk_bytes += slice.bytes;
         let (request, life) = (slice.request, self.hosts[node].life);
-        let sent = self.occupy_uplink(node, chunks_bytes(slice.bytes));
+        let ready = self.processor.slice(self.scheduler.now(), slice.bytes, slice.is_last);
+        let sent = self.occupy_uplink(node, chunks_bytes(slice.bytes), ready);
         let mut arrives = self.arrival(sent);
         arrives = match &ended {
             Some(answer) => arrives.max(answer.in_order),

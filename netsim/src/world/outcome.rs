@@ -7,6 +7,7 @@ use pageswarm_swarm::{BirthSet, Time};
 use super::World;
 use crate::bound::Bound;
 use crate::options::{Behaviour, Links, Pattern};
+use crate::progress::{self, Point};
 use crate::report::{Excess, Finish, Report};
 
 impl World {
@@ -45,6 +46,15 @@ impl World {
         nodes.filter_map(finish).collect()
     }
 
+    /// What those who count got when.
+    fn curve(&self) -> Vec<Point> {
+        let nodes = self.hosts.iter().skip(1).filter(|host| host.counts()).filter_map(|host| {
+            let lacked = self.lengths.sum(&host.wants.minus(&host.began_with));
+            Some((&host.progress, lacked, host.complete_at?.since(host.joined_at)))
+        });
+        progress::curve(&nodes.collect::<Vec<_>>(), self.bound.time())
+    }
+
     pub(super) fn report(self) -> Report {
         let honest = || self.hosts.iter().filter(|host| host.behaviour == Behaviour::Honest);
         let counted = self.hosts.iter().filter(|host| host.counts());
@@ -63,6 +73,7 @@ impl World {
             makespan: last.map(|last| last.since(Time::ZERO)),
             bound: self.bound,
             excess: Excess::of(&finishes),
+            points: self.curve(),
             finishes,
             publisher_bytes: self.hosts[0].sent_chunk_bytes,
             received_bytes: honest().map(|host| host.received_chunk_bytes).sum(),
@@ -72,6 +83,7 @@ impl World {
             insisting: stats().map(|stats| stats.requests_insisting).sum(),
             requests: stats().map(|stats| stats.requests).sum(),
             announcements: stats().map(|stats| stats.announcements).sum(),
+            worked: self.processor.worked(),
             engine_bytes_max: self.engine_bytes_max,
             rejected_chunks: honest().map(|host| host.rejected).sum(),
             timed_out,

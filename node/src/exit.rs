@@ -32,11 +32,13 @@ pub enum ExitCode {
     NotMember = 18,
     /// What was asked for does not exist.
     NotFound = 19,
+    /// An interval cannot be simulated, or what belongs to it is corrupt: trying again will not help.
+    NotSimulated = 20,
 }
 
 impl ExitCode {
     /// All of them, ascending.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -51,6 +53,7 @@ impl ExitCode {
         Self::NoNode,
         Self::NotMember,
         Self::NotFound,
+        Self::NotSimulated,
     ];
 }
 

@@ -35,6 +35,7 @@ pub mod recent;
 pub mod report;
 pub mod runs;
 pub mod session;
+pub mod simulate;
 pub mod spread;
 pub mod transport;
 pub mod uploads;

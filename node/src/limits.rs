@@ -32,6 +32,8 @@ pub const RUN_ANSWER_BYTES_MAX: usize = 8 << 20;
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Runs decoded or encoded at a time.
 pub const CODING_THREADS: usize = 2;
+/// Intervals simulated at a time; each takes the RAM of its guest.
+pub const SIMULATIONS: usize = 2;
 /// Checkpoint maps kept for one lineage besides the latest.
 pub const MAPS_CACHED: usize = 12;
 /// Lineages of which a member's need is remembered, the latest it told of: with 16 bytes a range, 8 KiB each.

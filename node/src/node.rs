@@ -24,7 +24,7 @@ use crate::hub::{self, Hub};
 use crate::identity::{self, KeyError};
 use crate::import::Imports;
 use crate::join::{self, JoinError};
-use crate::limits::CODING_THREADS;
+use crate::limits::{CODING_THREADS, SIMULATIONS};
 use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
 use crate::members::{Members, MembersError};
@@ -130,6 +130,8 @@ pub struct Node {
     pub effort: EffortGauge,
     /// Places for decoding and encoding.
     pub coding: Arc<Semaphore>,
+    /// Places for simulations.
+    pub simulations: Arc<Semaphore>,
     /// Held while an unknown lineage is learnt.
     pub learning: tokio::sync::Mutex<()>,
     /// Tells this process from an earlier one with the same key.
@@ -202,6 +204,7 @@ impl Node {
             counters: Counters::default(),
             effort: EffortGauge::default(),
             coding: Arc::new(Semaphore::new(CODING_THREADS)),
+            simulations: Arc::new(Semaphore::new(SIMULATIONS)),
             learning: tokio::sync::Mutex::default(),
             session: identity::random()?,
             gossip: commands,

@@ -71,9 +71,30 @@ pub fn rebuild(
     index: CheckpointIndex,
     image: Option<&Path>,
 ) -> Result<Rebuilt, RebuildError> {
+    let Some(path) = image else {
+        return rebuild_into(node, id, index, |_, _| Ok(()));
+    };
+    let map = node.lineages.map_at(id, index)?;
+    let file = create_image(path, &map)?;
+    rebuild_into(node, id, index, |page, bytes| {
+        file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64)
+    })
+}
+
+/// Reads all of a checkpoint back and checks its state root; gives each page that is not zero to `keep` on the way, in
+/// no order.
+///
+/// # Errors
+///
+/// [`RebuildError`], with what `keep` fails with as [`RebuildError::Image`]. What was kept until then is worth nothing.
+pub fn rebuild_into(
+    node: &Node,
+    id: &LineageId,
+    index: CheckpointIndex,
+    mut keep: impl FnMut(PageNumber, &[u8]) -> std::io::Result<()>,
+) -> Result<Rebuilt, RebuildError> {
     let map = node.lineages.map_at(id, index)?;
     let head = node.lineages.head(id, index)?.ok_or(MapError::UnknownCheckpoint { lineage: *id, index })?;
-    let image = image.map(|path| create_image(path, &map)).transpose()?;
     let chunks: Vec<(PageNumber, ChunkRef, ChunkHash)> = map.ram.chunks().collect();
     let names: Vec<ChunkHash> = chunks.iter().map(|(_, _, hash)| *hash).collect();
     let mut slots: Vec<(PageNumber, Slot)> = Vec::with_capacity(chunks.len());
@@ -83,8 +104,8 @@ pub fn rebuild(
         ChunkRead::Held(bytes) => {
             let (page, source, _) = chunks[at];
             slots.push((page, Slot::Chunk { source, hash: bytes.hash() }));
-            if let (Some(file), Ok(())) = (&image, &written) {
-                written = file.write_all_at(bytes.bytes(), u64::from(page.0) * PAGE_BYTES as u64);
+            if written.is_ok() {
+                written = keep(page, bytes.bytes());
             }
         }
         ChunkRead::NotHeld | ChunkRead::Bad(_) => missing += 1,
@@ -121,7 +142,12 @@ pub fn read_state(
     })
 }
 
-fn read_blob(
+/// The bytes of one kind of blob, read back; none if the checkpoint has no such blob.
+///
+/// # Errors
+///
+/// [`RebuildError`].
+pub fn read_blob(
     store: &Store,
     map: &CheckpointMap,
     kind: BlobKind,

@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     // What sim records for its own tests and examples comes from vmm, but nothing that is built of it does.
     ("sim", &["machine", "checkpoint"]),
     ("netsim", &["swarm", "checkpoint"]),
-    ("node", &["checkpoint", "machine", "store", "swarm", "vmm"]),
+    ("node", &["sim", "checkpoint", "machine", "store", "swarm", "vmm"]),
 ];
 
 /// What the crates without I/O must build without, even indirectly.

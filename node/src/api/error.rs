@@ -18,6 +18,7 @@ use crate::node::StartError;
 use crate::rebuild::RebuildError;
 use crate::report::chain;
 use crate::session::SessionError;
+use crate::simulate::SimulateError;
 
 /// A failure on its way out of the API.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ impl IntoResponse for ApiError {
             ExitCode::NotFound => StatusCode::NOT_FOUND,
             ExitCode::CheckFailed => StatusCode::CONFLICT,
             ExitCode::NotMember => StatusCode::FORBIDDEN,
+            ExitCode::NotSimulated => StatusCode::UNPROCESSABLE_ENTITY,
             ExitCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ExitCode::NoKvm | ExitCode::NoUserfaultfd => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -119,6 +121,21 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     }
     if matches!(error.downcast_ref(), Some(MachineError::Imported { .. })) {
         return Some(ExitCode::Usage);
+    }
+    if let Some(error) = error.downcast_ref::<SimulateError>() {
+        return match error {
+            SimulateError::NoRecord { .. }
+            | SimulateError::Record(_)
+            | SimulateError::OtherRecord { .. }
+            | SimulateError::State(_)
+            | SimulateError::Replay(_) => Some(ExitCode::NotSimulated),
+            SimulateError::OtherEnd { .. } => Some(ExitCode::CheckFailed),
+            SimulateError::Fetch(_)
+            | SimulateError::Map(_)
+            | SimulateError::Lineage(_)
+            | SimulateError::Rebuild(_)
+            | SimulateError::Ending => None,
+        };
     }
     let is_no_writer = matches!(error.downcast_ref(), Some(MachineError::Role(_)));
     if error.is::<SessionError>() || error.is::<JoinError>() || is_no_writer {

@@ -4,5 +4,6 @@ pub mod client;
 pub mod error;
 pub mod metrics;
 pub mod server;
+pub mod simulations;
 pub mod spreads;
 pub mod views;

@@ -28,7 +28,7 @@ use super::views::{
     RunRequest, SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
     VmView,
 };
-use super::{metrics, spreads};
+use super::{metrics, simulations, spreads};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -38,7 +38,7 @@ use crate::node::Node;
 use crate::rebuild::RebuildError;
 use crate::{addresses, births, rebuild, spread};
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 type Shared = State<Arc<Node>>;
 
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     }
     let listener = UnixListener::bind(&path).map_err(socket)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
-    let all = reading().merge(changing()).with_state(Arc::clone(node));
+    let all = reading().merge(changing()).merge(simulations::changing()).with_state(Arc::clone(node));
     serve(axum::serve(listener, all).into_future(), "api");
     let Some(address) = node.config.http_listen else {
         return Ok(None);
@@ -575,11 +575,11 @@ async fn announced(
     Ok((id, index))
 }
 
-fn patience(request: &CheckpointRequest) -> Duration {
+pub(super) fn patience(request: &CheckpointRequest) -> Duration {
     request.patience_ms.map_or(PATIENCE_DEFAULT, Duration::from_millis)
 }
 
-fn lineage_id(text: &str) -> Result<LineageId, ApiError> {
+pub(super) fn lineage_id(text: &str) -> Result<LineageId, ApiError> {
     text.parse().map_err(|error| ApiError(Failure::new(ExitCode::Usage, format!("lineage: {error}"))))
 }
 
@@ -608,7 +608,7 @@ async fn blocking<T: Send + 'static>(
     Ok(Json(outcome.map_err(|_| ending())??))
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

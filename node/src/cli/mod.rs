@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod demo;
 pub mod node_run;
 pub mod print;
+pub mod sim;
 pub mod status;
 pub mod swarm;
 pub mod values;
@@ -44,6 +45,9 @@ pub enum Command {
     Checkpoint(checkpoint::CheckpointCommand),
     /// Resume a checkpoint on this node; what it does from there is a branch of its lineage.
     Restore(vm::RestoreArgs),
+    /// Simulate intervals between checkpoints.
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Invite nodes into the swarm, and throw them out.
     #[command(subcommand)]
     Swarm(swarm::SwarmCommand),
@@ -83,6 +87,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Vm(command) => vm::run(command).await,
         Command::Checkpoint(command) => checkpoint::run(command).await,
         Command::Restore(args) => vm::restore(args).await,
+        Command::Sim(command) => sim::run(command).await,
         Command::Swarm(command) => swarm::run(command).await,
         Command::VmProcess => {
             Err(Failure::new(crate::exit::ExitCode::Usage, "vm-process is started by a node"))

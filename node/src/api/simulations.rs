@@ -1,0 +1,65 @@
+//! Simulating an interval on this node.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Json, Router};
+use pageswarm_checkpoint::CheckpointIndex;
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::server::{Answer, lineage_id, millis, patience};
+use super::views::CheckpointRequest;
+use crate::node::Node;
+use crate::simulate;
+
+/// A simulated interval whose end is its checkpoint, bit for bit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SimulationView {
+    /// Interval k, from checkpoint k to k+1.
+    pub interval: u64,
+    /// Instructions; a repeated string instruction is one.
+    pub instructions: u64,
+    /// Accesses to memory that were reads.
+    pub reads: u64,
+    /// Accesses to memory that were writes.
+    pub writes: u64,
+    /// Pages that the interval changed.
+    pub changed_pages: u64,
+    /// The state root of what was simulated, which is that of checkpoint k+1.
+    pub state_root: String,
+    /// Chunks of checkpoint k that were not here.
+    pub lacked_chunks: u64,
+    /// Fetching them.
+    pub fetch_ms: u64,
+    /// Reading checkpoint k back, checking it and the end's hashes.
+    pub read_back_ms: u64,
+    /// The simulation itself.
+    pub simulation_ms: u64,
+}
+
+pub(super) fn changing() -> Router<Arc<Node>> {
+    Router::new().route("/api/v1/simulations", post(simulate))
+}
+
+async fn simulate(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CheckpointRequest>,
+) -> Answer<SimulationView> {
+    let (id, interval) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
+    let simulated = simulate::simulate(&node, id, interval, patience(&request)).await;
+    let simulated = simulated.map_err(|error| ApiError::failed(&error))?;
+    Ok(Json(SimulationView {
+        interval: interval.0,
+        instructions: simulated.instructions,
+        reads: simulated.reads,
+        writes: simulated.writes,
+        changed_pages: simulated.changed_pages,
+        state_root: simulated.state_root.to_string(),
+        lacked_chunks: simulated.fetched.lacked_chunks,
+        fetch_ms: millis(simulated.fetched.took),
+        read_back_ms: millis(simulated.read_back),
+        simulation_ms: millis(simulated.simulation),
+    }))
+}

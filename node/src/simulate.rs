@@ -1,0 +1,215 @@
+//! Simulating an interval: from checkpoint k and the record of interval k to a proof that its end is checkpoint k+1.
+//!
+//! The simulation gets all bytes of checkpoint k, whose state root is checked first, and of checkpoint k+1 the hashes
+//! of its pages, its processor and its devices, which are checked against its head. What comes out is hashed anew.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pageswarm_checkpoint::{
+    BlobKind, CheckpointIndex, CheckpointMap, IntervalRecord, LineageId, PAGE_BYTES, PageNumber, RecordError,
+    Slot, StateRoot, chunk_hash, state_root, zero_page_hash,
+};
+use pageswarm_machine::bytes::BytesError;
+use pageswarm_machine::{CpuState, Devices, EventLog};
+use pageswarm_sim::{Boundary, CompleteRam, Interval, Memory, ReplayError, Replayed, Unobserved, replay};
+use pageswarm_vmm::SavedState;
+
+use crate::fetch::{self, FetchError, Fetched};
+use crate::lineages::{LineageError, MapError};
+use crate::node::Node;
+use crate::rebuild::{self, RebuildError};
+
+/// Instructions and iterations after which an interval's end is given up: ten seconds of a fast processor.
+const WORK_MAX: u64 = 50_000_000_000;
+
+/// Why an interval was not simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulateError {
+    /// Its checkpoints did not come.
+    #[error("checkpoints of the interval")]
+    Fetch(#[from] FetchError),
+    /// A map.
+    #[error("map")]
+    Map(#[from] MapError),
+    /// A head.
+    #[error("head")]
+    Lineage(#[from] LineageError),
+    /// A checkpoint cannot be read back.
+    #[error("checkpoint")]
+    Rebuild(#[from] RebuildError),
+    /// There is no record of the interval: the lineage was not recorded by a VM of this swarm.
+    #[error(
+        "checkpoint {end} carries no record of the interval before it: only what a VM recorded can be simulated"
+    )]
+    NoRecord {
+        /// The checkpoint.
+        end: CheckpointIndex,
+    },
+    /// The record is not the writer's.
+    #[error("interval record")]
+    Record(#[from] RecordError),
+    /// The record is of another interval.
+    #[error("record of interval {found} was published as that of {wanted}")]
+    OtherRecord {
+        /// Which it should be.
+        wanted: CheckpointIndex,
+        /// Which it says it is.
+        found: CheckpointIndex,
+    },
+    /// A state or the event log cannot be read.
+    #[error("state of the machine")]
+    State(#[from] BytesError),
+    /// The simulation did not come to the end.
+    #[error("simulation")]
+    Replay(#[from] ReplayError),
+    /// It came to an end that is not the checkpoint: a fault of the simulator.
+    #[error("interval {interval} ends with state root {found}, its checkpoint has {promised}")]
+    OtherEnd {
+        /// Which interval.
+        interval: CheckpointIndex,
+        /// Computed from what was simulated.
+        found: StateRoot,
+        /// In the head.
+        promised: StateRoot,
+    },
+    /// The node ends.
+    #[error("node is ending")]
+    Ending,
+}
+
+/// A simulated interval whose end is its checkpoint, bit for bit.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    /// What had to be fetched of checkpoint k.
+    pub fetched: Fetched,
+    /// Reading checkpoint k back and checking it.
+    pub read_back: Duration,
+    /// The simulation itself.
+    pub simulation: Duration,
+    /// Instructions; a repeated string instruction is one.
+    pub instructions: u64,
+    /// Accesses to memory that were reads.
+    pub reads: u64,
+    /// Accesses to memory that were writes.
+    pub writes: u64,
+    /// Pages that the interval changed.
+    pub changed_pages: u64,
+    /// The end's state root, computed from what was simulated.
+    pub state_root: StateRoot,
+}
+
+/// What a simulation needs, read and checked.
+struct Prepared {
+    ram: Vec<u8>,
+    start: Boundary,
+    end: Boundary,
+    events: EventLog,
+    promised: StateRoot,
+    read_back: Duration,
+}
+
+/// Fetches what interval `interval` needs, simulates it, and proves its end.
+///
+/// # Errors
+///
+/// [`SimulateError`].
+pub async fn simulate(
+    node: &Arc<Node>,
+    id: LineageId,
+    interval: CheckpointIndex,
+    patience: Duration,
+) -> Result<Simulated, SimulateError> {
+    fetch::wait_announced(node, id, interval.next(), patience).await?;
+    let fetched = fetch::fetch(node, id, interval).await?;
+    fetch::fetch_state(node, id, interval.next()).await?;
+    let place = Arc::clone(&node.simulations).acquire_owned().await.map_err(|_| SimulateError::Ending)?;
+    let simulating = Arc::clone(node);
+    let simulated = tokio::task::spawn_blocking(move || {
+        let simulated =
+            prepare(&simulating, &id, interval).and_then(|prepared| run(interval, prepared, fetched));
+        drop(place);
+        simulated
+    });
+    simulated.await.map_err(|_| SimulateError::Ending)?
+}
+
+fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Prepared, SimulateError> {
+    let clock = Instant::now();
+    let unknown = |index| MapError::UnknownCheckpoint { lineage: *id, index };
+    let next = interval.next();
+    let lineage = node.lineages.get(id).ok_or(MapError::UnknownLineage(*id))?;
+    let (map, next_map) = (node.lineages.map_at(id, interval)?, node.lineages.map_at(id, next)?);
+    let promised = node.lineages.head(id, next)?.ok_or_else(|| unknown(next))?.state_root;
+    let record = rebuild::read_blob(&node.store, &next_map, BlobKind::IntervalRecord, next)?;
+    if record.is_empty() {
+        return Err(SimulateError::NoRecord { end: next });
+    }
+    let record = IntervalRecord::open(&record, &lineage.genesis.writer)?;
+    if record.lineage != *id || record.interval != interval {
+        return Err(SimulateError::OtherRecord { wanted: interval, found: record.interval });
+    }
+    // What is imported has a record without a log: not even an empty one, which has a version.
+    if record.event_log.is_empty() {
+        return Err(SimulateError::NoRecord { end: next });
+    }
+    let mut ram = vec![0; map.ram.pages() as usize * PAGE_BYTES];
+    let rebuilt = rebuild::rebuild_into(node, id, interval, |page, bytes| {
+        let start = page.0 as usize * PAGE_BYTES;
+        ram[start..start + PAGE_BYTES].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    let end_state = rebuild::read_state(&node.store, &next_map, next)?;
+    // The maps of an honest writer lead to what its head promises; so do those that are believed here.
+    let found = state_root(&next_map.ram, [&end_state.cpu, &end_state.devices], None);
+    if found != promised {
+        return Err(RebuildError::WrongRoot { index: next, found, promised }.into());
+    }
+    Ok(Prepared {
+        ram,
+        start: boundary(&rebuilt.state, map)?,
+        end: boundary(&end_state, next_map)?,
+        events: EventLog::decode(&record.event_log)?,
+        promised,
+        read_back: clock.elapsed(),
+    })
+}
+
+fn boundary(state: &SavedState, map: CheckpointMap) -> Result<Boundary, BytesError> {
+    let (cpu, devices) = (CpuState::decode(&state.cpu)?, Devices::decode(&state.devices)?);
+    Ok(Boundary { cpu, devices, map: map.ram })
+}
+
+fn run(interval: CheckpointIndex, prepared: Prepared, fetched: Fetched) -> Result<Simulated, SimulateError> {
+    let Prepared { ram, start, end, events, promised, read_back } = prepared;
+    let clock = Instant::now();
+    let wanted = Interval { index: interval, start: &start, events: &events, end: &end, work_max: WORK_MAX };
+    let replayed = replay(&wanted, CompleteRam::new(ram), Unobserved)?;
+    let simulation = clock.elapsed();
+    let found = root_of(&start, &replayed);
+    if found != promised {
+        return Err(SimulateError::OtherEnd { interval, found, promised });
+    }
+    Ok(Simulated {
+        fetched,
+        read_back,
+        simulation,
+        instructions: replayed.instructions,
+        reads: replayed.reads,
+        writes: replayed.writes,
+        changed_pages: replayed.changed.len() as u64,
+        state_root: found,
+    })
+}
+
+/// The state root of what was simulated: the pages that it wrote hashed anew, the others those of the start.
+fn root_of<O>(start: &Boundary, replayed: &Replayed<CompleteRam, O>) -> StateRoot {
+    let slot = |page: &PageNumber| {
+        let hash = chunk_hash(replayed.memory.page(*page));
+        let source = pageswarm_checkpoint::ChunkRef::own(pageswarm_checkpoint::Birth(0));
+        (*page, if hash == zero_page_hash() { Slot::Zero } else { Slot::Chunk { source, hash } })
+    };
+    let written: Vec<(PageNumber, Slot)> = replayed.written.iter().map(slot).collect();
+    let ram = start.map.with(&written);
+    state_root(&ram, [&replayed.cpu.encode(), &replayed.devices.encode()], None)
+}

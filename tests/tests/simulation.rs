@@ -1,0 +1,103 @@
+//! Intervals simulated on nodes that fetched their checkpoints: each ends bit for bit as the checkpoint after it; what
+//! was not recorded, or does not exist, is refused. Method: a real VM on KVM, real nodes, the real command line; the
+//! state root that a simulation ends with is compared with the signed head's.
+
+use anyhow::ensure;
+use pageswarm_node::api::simulations::SimulationView;
+use pageswarm_node::api::views::ImportView;
+use pageswarm_tests::calls::Guest;
+use pageswarm_tests::cluster::{Ground, NodeProcess};
+use pageswarm_tests::command::{Outcome, pageswarm};
+use pageswarm_tests::noise::noise;
+use pageswarm_tests::skip::{Need, skipped};
+
+/// Checkpoints of the recording; there is an interval less.
+const CHECKPOINTS: u64 = 9;
+
+async fn sim_run(node: &NodeProcess, arguments: &[&str]) -> anyhow::Result<Outcome> {
+    let directory = node.directory().to_string_lossy().into_owned();
+    let command = ["sim", "run", "--json", "--dir", &directory];
+    pageswarm(&[&command, arguments].concat()).await
+}
+
+/// Simulates `count` intervals and compares the end of each with the head that this node has of it.
+async fn assert_exact(node: &NodeProcess, lineage: &str, first: u64, count: u64) -> anyhow::Result<()> {
+    let outcome = sim_run(node, &[lineage, &first.to_string(), "--count", &count.to_string()]).await?;
+    ensure!(outcome.code == Some(0), "intervals from {first}: {outcome:?}");
+    let views: Vec<SimulationView> = serde_json::from_str(&outcome.text)?;
+    assert_eq!(views.len() as u64, count);
+    for (view, interval) in views.iter().zip(first..) {
+        assert_eq!(view.interval, interval);
+        let head = node.checkpoint(lineage, interval + 1).await?.head;
+        assert_eq!(view.state_root, head.state_root, "end of interval {interval}");
+        ensure!(
+            view.instructions > 10_000 && view.changed_pages > 0,
+            "interval {interval} did nothing: {view:?}"
+        );
+        println!(
+            "interval {interval}: {} instructions in {} ms, {} pages changed",
+            view.instructions, view.simulation_ms, view.changed_pages
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn intervals_end_as_their_checkpoints_on_nodes_that_fetched_them() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let workers = [
+        ground.join("worker", &publisher, "reader", &[]).await?,
+        ground.join("other", &publisher, "reader", &[]).await?,
+    ];
+    let guest = Guest { checkpoints: Some(CHECKPOINTS), interval_ms: 100, ..Guest::default() };
+    let lineage = publisher.run_vm(guest).await?;
+    for worker in &workers {
+        worker.wait_checkpoint(&lineage, CHECKPOINTS - 1).await?;
+    }
+    let half = (CHECKPOINTS - 1) / 2;
+    let [worker, other] = &workers;
+    let (one, two) = tokio::join!(
+        assert_exact(worker, &lineage, 0, half),
+        assert_exact(other, &lineage, half, CHECKPOINTS - 1 - half)
+    );
+    one.and(two)
+}
+
+#[tokio::test]
+async fn what_was_not_recorded_is_refused() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let node = ground.create("node", &[]).await?;
+    let (image, directory) = (ground.path("image"), node.directory().to_string_lossy().into_owned());
+    let mut lineage: Option<String> = None;
+    for seed in [1, 2] {
+        std::fs::write(&image, noise(seed, 64 * 4096))?;
+        let mut command = vec![
+            "checkpoint",
+            "import",
+            "--json",
+            "--dir",
+            &directory,
+            "--memory",
+            image.to_str().unwrap_or(""),
+        ];
+        if let Some(lineage) = &lineage {
+            command.extend(["--lineage", lineage]);
+        }
+        let outcome = pageswarm(&command).await?;
+        ensure!(outcome.code == Some(0), "import: {outcome:?}");
+        lineage = Some(serde_json::from_str::<ImportView>(&outcome.text)?.lineage);
+    }
+    let lineage = lineage.unwrap_or_default();
+    let refused = sim_run(&node, &[&lineage, "0"]).await?;
+    assert_eq!(refused.code, Some(20), "{refused:?}");
+    ensure!(refused.text.contains("no record of the interval"), "{refused:?}");
+    let absent = sim_run(&node, &[&lineage, "1", "--patience", "200ms"]).await?;
+    assert_eq!(absent.code, Some(19), "{absent:?}");
+    let none = sim_run(&node, &[&lineage, "0", "--count", "0"]).await?;
+    assert_eq!(none.code, Some(2), "{none:?}");
+    Ok(())
+}

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::api::client::Client;
+use crate::api::simulations::SimulationView;
 use crate::api::views::{CheckpointRequest, FetchView, RebuildView, SelfCheckView};
 
 /// What a node is to do.
@@ -19,6 +20,15 @@ pub(super) struct Plan {
     pub(super) witness: BTreeSet<u64>,
     pub(super) witness_directory: PathBuf,
     pub(super) patience: Duration,
+    /// Whether the interval after each checkpoint is simulated.
+    pub(super) simulate: Simulate,
+}
+
+/// Which intervals are simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Simulate {
+    All,
+    None,
 }
 
 /// What became of one checkpoint.
@@ -40,6 +50,8 @@ pub(super) struct Followed {
     pub self_check: Option<SelfCheckView>,
     /// Whether the RAM image equals the publisher's, byte for byte; none if it was not compared.
     pub bytes_equal: Option<bool>,
+    /// The interval that follows it, simulated to the end; none for the last checkpoint, or if none was to be.
+    pub simulation: Option<SimulationView>,
     /// What went wrong.
     pub failure: Option<String>,
     /// Milliseconds from the node's start on the checkpoint to its end.
@@ -60,6 +72,7 @@ pub(super) async fn follow(client: Client, number: u64, plan: Plan) -> Vec<Follo
             state_root: None,
             self_check: None,
             bytes_equal: None,
+            simulation: None,
             failure: None,
             took_ms: 0,
         };
@@ -97,6 +110,9 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
     }
     let check: SelfCheckView = client.post("/api/v1/checkpoints/self-check", &request).await.map_err(told)?;
     checkpoint.self_check = Some(check);
+    if plan.simulate == Simulate::All && checkpoint.index + 1 < plan.checkpoints {
+        checkpoint.simulation = Some(client.post("/api/v1/simulations", &request).await.map_err(told)?);
+    }
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Node i takes checkpoints i, i+N, i+2N, ... It fetches each into its own store, reads it back and hashes it, and
 //! resumes the guest from it until the guest has checked all of its memory. At ten checkpoints the publisher's VM
-//! also writes its RAM to a file, outside the product's path, and `cmp` compares it with what the node rebuilt.
+//! also writes its RAM to a file, outside the product's path, and `cmp` compares it with what the node rebuilt. With
+//! `--simulate` the node then simulates the interval that follows, which must end as the next checkpoint.
 
 mod cluster;
 mod follower;
@@ -18,7 +19,7 @@ use super::{print, values};
 use crate::api::views::{RunRequest, VmView};
 use crate::exit::{ExitCode, Failure};
 use cluster::Cluster;
-use follower::{Followed, Plan};
+use follower::{Followed, Plan, Simulate};
 use outcome::Outcome;
 
 /// Checkpoints that are also compared byte for byte.
@@ -48,6 +49,9 @@ pub struct DemoArgs {
     /// Seeds the guest and the choice of checkpoints that are compared byte for byte.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Simulate every interval too: each node the ones that follow its checkpoints, to their ends.
+    #[arg(long)]
+    pub simulate: bool,
     /// Where the nodes' directories go; a temporary directory, removed at the end, if not given.
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -126,6 +130,7 @@ async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
         witness,
         witness_directory: cluster.witness_directory(),
         patience: patience(args),
+        simulate: if args.simulate { Simulate::All } else { Simulate::None },
     };
     let followers: Vec<_> = cluster
         .nodes()

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::DemoArgs;
 use super::cluster::Cluster;
 use super::follower::Followed;
+use crate::api::simulations::SimulationView;
 use crate::api::views::{
     BindingView, CheckpointFigures, CheckpointView, LackedView, LinkView, StatusView, VmView,
 };
@@ -175,6 +176,10 @@ impl Outcome {
         if checkpoint.bytes_equal == Some(false) {
             return Some(format!("checkpoint {index}: the bytes differ"));
         }
+        let simulated = checkpoint.simulation.as_ref().map(|simulation| simulation.state_root.as_str());
+        if simulated.is_some() && simulated != self.promised_root(index + 1) {
+            return Some(format!("interval {index}: its simulated end differs from the next checkpoint"));
+        }
         match &checkpoint.self_check {
             Some(check) if check.holds => None,
             Some(check) => {
@@ -219,6 +224,7 @@ impl Outcome {
             "root",
             "bytes",
             "self-check",
+            "simulated",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for taken in &self.taken {
@@ -251,6 +257,9 @@ impl Outcome {
             holds(followed.state_root.as_deref() == self.promised_root(followed.index)),
             followed.bytes_equal.map_or_else(String::new, holds),
             check.to_owned(),
+            followed.simulation.as_ref().map_or_else(String::new, |simulation| {
+                holds(Some(simulation.state_root.as_str()) == self.promised_root(followed.index + 1))
+            }),
         ]
     }
 
@@ -350,8 +359,25 @@ impl Outcome {
                 ),
             ),
             ("time over the bound of the links", self.links.text()),
+            ("intervals simulated", self.simulated_text()),
             ("wall time", format!("{} ms", self.took_ms)),
         ]
+    }
+
+    fn simulated_text(&self) -> String {
+        let simulations = || self.followed.iter().filter_map(|checkpoint| checkpoint.simulation.as_ref());
+        let sum = |figure: fn(&SimulationView) -> u64| simulations().map(figure).sum::<u64>();
+        let (instructions, took_ms) = (sum(|one| one.instructions), sum(|one| one.simulation_ms));
+        if instructions == 0 {
+            return "none: --simulate does".to_owned();
+        }
+        format!(
+            "{}: {instructions} instructions in {took_ms} ms, {} million a second; {} reads, {} writes",
+            simulations().count(),
+            instructions / 1000 / took_ms.max(1),
+            sum(|one| one.reads),
+            sum(|one| one.writes)
+        )
     }
 }
 

@@ -18,6 +18,8 @@ use report::Report;
 pub(crate) enum Bench {
     /// The main job: downtime, dirty rate, and whether every checkpoint was rebuilt and proven.
     Demo(demo::DemoArgs),
+    /// Page faults of a lazily restored guest over a link, idle and full.
+    Faults(swarm::FaultsArgs),
     /// Spreading one content to many nodes over links of a set rate, beside other tools.
     Swarm(swarm::SwarmArgs),
 }
@@ -44,6 +46,7 @@ impl Bench {
 pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
     let (report, destination) = match bench {
         Bench::Demo(args) => (demo::measure(args)?, &args.destination),
+        Bench::Faults(args) => (swarm::measure_faults(args)?, &args.destination),
         Bench::Swarm(args) => (swarm::measure(args)?, &args.destination),
     };
     if let Some(path) = &destination.json {

@@ -3,6 +3,7 @@
 
 mod api;
 mod content;
+mod faults;
 mod figures;
 mod ground;
 mod measure;
@@ -21,6 +22,7 @@ use super::Destination;
 use super::report::{Figure, Report};
 use crate::host::{self, Machine};
 use content::Noise;
+pub(super) use faults::{FaultsArgs, measure as measure_faults};
 use ground::Ground;
 use measure::Run;
 use network::Network;

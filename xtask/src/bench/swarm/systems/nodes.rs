@@ -165,6 +165,17 @@ impl Nodes {
         })
     }
 
+    /// How many receivers know what the checkpoint consists of.
+    pub(in crate::bench::swarm) fn knowing(&self, checkpoint: &Imported) -> Result<usize> {
+        let mut count = 0;
+        for node in &self.nodes[1..] {
+            let mut lineages = node.status()?.lineages.into_iter();
+            let known = lineages.find(|known| known.lineage == checkpoint.lineage);
+            count += usize::from(known.is_some_and(|known| known.latest >= Some(checkpoint.index)));
+        }
+        Ok(count)
+    }
+
     /// The API of the node on a host.
     pub(in crate::bench::swarm) fn api(&self, host: usize) -> Api {
         self.nodes[host].api.clone()

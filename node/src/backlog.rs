@@ -1,8 +1,9 @@
 //! What a VM's checkpoints have produced and nobody has taken yet: captured pages that wait to be stored here, and stored
 //! chunks that followers lack and only this node holds.
 //!
-//! A **follower** of a lineage is a node that asked for newer and newer checkpoints of it, twice at least, and lacked
-//! something of it within [`FOLLOWS_FOR`]. Who fetched one checkpoint, or only listens, holds nobody up.
+//! A **follower** of a lineage is a node that asked for newer and newer checkpoints of it, twice at least, and asked for or
+//! got something of it within [`FOLLOWS_FOR`]. Who fetched one checkpoint, only listens, or waits in vain for what nobody
+//! offers, holds nobody up.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use crate::lineages::Lineage;
 use crate::node::Node;
 use crate::spread;
 
-/// How long after its last need a node counts as a follower.
-pub const FOLLOWS_FOR: Duration = Duration::from_secs(3);
+/// How long after it last asked for or got something a node counts as a follower: longer than an answer takes at the
+/// least upload limit.
+pub const FOLLOWS_FOR: Duration = Duration::from_secs(5);
 /// How many times a node must have asked for something newer to be a follower.
 const ADVANCES_MIN: u32 = 2;
 
@@ -38,7 +40,7 @@ pub struct Following {
     pub births: BirthSet,
     /// How many times it asked for something newer.
     pub advances: u32,
-    /// Since it lacked something last; zero if it does.
+    /// Since it told last that it lacks more, or less.
     pub idle: Duration,
 }
 
@@ -94,7 +96,7 @@ mod tests {
 
     #[test]
     fn followers_await_what_they_lack_and_all_that_is_newer() {
-        let two = [following(0, 9, 2, 0), following(5, 19, 7, 2999)];
+        let two = [following(0, 9, 2, 0), following(5, 19, 7, 4999)];
         assert_eq!(awaited(&two, 100), BirthSet::range(Birth(0), Birth(99)));
         let late = [following(10, 19, 2, 0)];
         assert_eq!(awaited(&late, 20), BirthSet::range(Birth(10), Birth(19)));
@@ -103,9 +105,9 @@ mod tests {
     #[test]
     fn who_fetched_once_or_long_ago_awaits_nothing() {
         assert!(awaited(&[following(0, 9, 1, 0)], 100).is_empty());
-        assert!(awaited(&[following(0, 9, 5, 3001)], 100).is_empty());
+        assert!(awaited(&[following(0, 9, 5, 5001)], 100).is_empty());
         assert!(awaited(&[], 100).is_empty());
-        assert!(awaited(&[following(0, 9, 5, 3001)], 0).is_empty());
+        assert!(awaited(&[following(0, 9, 5, 5001)], 0).is_empty());
     }
 
     #[test]

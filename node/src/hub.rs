@@ -383,10 +383,16 @@ impl Task {
 
     fn weigh(&self, lineage: LineageId, births: &BirthSet) -> Weight {
         let is_writer = self.node.lineages.writer(&lineage) == Some(self.node.id);
-        let elsewhere = self.engine.copied(lineage).into_iter();
-        let elsewhere = elsewhere.chain(self.engine.held(lineage).filter(|_| !is_writer));
         let mut only_at_writer = births.clone();
-        elsewhere.for_each(|held| only_at_writer.subtract(held));
+        if let (Some(held), Some(copied)) = (self.engine.held(lineage), self.engine.copied(lineage)) {
+            // What the writer keeps from others is not on its way to anybody.
+            if is_writer {
+                only_at_writer.keep(held);
+            } else {
+                only_at_writer.subtract(held);
+            }
+            only_at_writer.subtract(copied);
+        }
         Weight {
             born_bytes: self.engine.born_bytes(lineage, births),
             only_at_writer_bytes: self.engine.born_bytes(lineage, &only_at_writer),

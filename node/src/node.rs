@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -12,6 +12,7 @@ use pageswarm_checkpoint::wire::{Hello, PeerAddress};
 use pageswarm_checkpoint::{Head, NodeId, node_id};
 use pageswarm_store::{OpenError, OpenReport, Store, StoreOptions};
 use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
+use pageswarm_vmm::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::authority::{Authority, AuthorityError};
@@ -153,6 +154,8 @@ pub struct Counters {
     pub chunks_corrupt: AtomicU64,
     /// Checkpoints fetched whole.
     pub checkpoints_fetched: AtomicU64,
+    /// How long guests waited for pages that were not here.
+    pub faults_fetched: Mutex<Histogram>,
 }
 
 impl Node {

@@ -1,7 +1,7 @@
 //! Where a lazily restored guest's pages come from: the store, else the swarm at fault priority.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use pageswarm_checkpoint::{CheckpointMap, ChunkHash, ChunkRef, PAGE_BYTES, PageNumber, Slot};
@@ -201,7 +201,11 @@ impl PageSource for CheckpointPages {
             let place =
                 place.filter(|place| *place < out.len() / PAGE_BYTES).ok_or(SourceError::Unavailable)?;
             if !filled.contains(place) {
+                let asked = Instant::now();
                 self.fetch(missing, (place, until), out, &mut filled)?;
+                let mut times =
+                    self.node.counters.faults_fetched.lock().unwrap_or_else(PoisonError::into_inner);
+                times.record(asked.elapsed());
             }
         }
         Ok(filled)

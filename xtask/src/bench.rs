@@ -18,6 +18,10 @@ use report::Report;
 pub(crate) enum Bench {
     /// The main job: downtime, dirty rate, and whether every checkpoint was rebuilt and proven.
     Demo(demo::DemoArgs),
+    /// Page faults of a lazily restored guest over a link, idle and full.
+    Faults(swarm::FaultsArgs),
+    /// Memory of nodes that only listen: many processes, a guest's checkpoints, nothing fetched.
+    Idle(swarm::IdleArgs),
     /// Spreading one content to many nodes over links of a set rate, beside other tools.
     Swarm(swarm::SwarmArgs),
 }
@@ -44,6 +48,8 @@ impl Bench {
 pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
     let (report, destination) = match bench {
         Bench::Demo(args) => (demo::measure(args)?, &args.destination),
+        Bench::Faults(args) => (swarm::measure_faults(args)?, &args.destination),
+        Bench::Idle(args) => (swarm::measure_idle(args)?, &args.destination),
         Bench::Swarm(args) => (swarm::measure(args)?, &args.destination),
     };
     if let Some(path) = &destination.json {

@@ -79,7 +79,7 @@ impl Snapshot {
         ]
     }
 
-    const fn counts(&self) -> [(&'static str, &'static str, u64); 7] {
+    const fn counts(&self) -> [(&'static str, &'static str, u64); 8] {
         let transfer = &self.status.transfer;
         [
             ("chunks_corrupt", "Chunks that arrived with wrong bytes", transfer.corrupt_chunks),
@@ -88,6 +88,7 @@ impl Snapshot {
             ("requests_timed_out", "Requests given up for silence", transfer.timed_out_requests),
             ("records_refused", "Heads and other records refused", transfer.refused_records),
             ("connections_refused", "Connections refused", self.connections_refused),
+            ("faults_fetched", "Page faults answered with what was not here", transfer.faults_fetched),
             ("checkpoints_fetched", "Checkpoints fetched whole", transfer.checkpoints_fetched),
         ]
     }

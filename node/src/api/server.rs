@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, State};
@@ -190,6 +190,7 @@ pub fn status_view(node: &Node) -> StatusView {
             rate_bytes_per_s: view.peers.get(&peer.id).map_or(0, |stats| stats.bytes_per_s),
         })
         .collect();
+    let faults = node.counters.faults_fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let transfer = TransferView {
         from_writer_bytes: view.stats.bytes_from_writer,
         from_peers_bytes: view.stats.bytes_from_peers,
@@ -202,6 +203,9 @@ pub fn status_view(node: &Node) -> StatusView {
         timed_out_requests: view.stats.requests_timed_out,
         refused_records: node.counters.records_refused.load(Ordering::Relaxed),
         checkpoints_fetched: node.counters.checkpoints_fetched.load(Ordering::Relaxed),
+        faults_fetched: faults.count(),
+        fault_fetch_p50_us: faults.percentile(50).map(micros),
+        fault_fetch_p99_us: faults.percentile(99).map(micros),
     };
     let (up, down) = spread::own_rates(node);
     let running = node.machines.all();

@@ -187,6 +187,12 @@ pub struct TransferView {
     pub refused_records: u64,
     /// Checkpoints fetched whole.
     pub checkpoints_fetched: u64,
+    /// Page faults of guests that were answered with what was not here.
+    pub faults_fetched: u64,
+    /// Median time that such a page took, in microseconds.
+    pub fault_fetch_p50_us: Option<u64>,
+    /// 99th percentile of that time.
+    pub fault_fetch_p99_us: Option<u64>,
 }
 
 /// A lineage.

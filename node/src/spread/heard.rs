@@ -1,7 +1,7 @@
 //! What connected members said of their needs: the last word of each, kept as it came.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pageswarm_checkpoint::wire::{BirthRange, LinkRate, Need};
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
@@ -34,6 +34,8 @@ struct Word {
     /// The newest chunk that was ever lacked, and how many times it was a newer one.
     newest: Option<Birth>,
     advances: u32,
+    /// When what it lacks was last said to be something else.
+    changed: Instant,
 }
 
 impl Heard {
@@ -44,6 +46,9 @@ impl Heard {
         let member = self.members.entry(peer).or_default();
         (member.up, member.down) = (need.up, need.down);
         let before = member.needs.remove(&need.lineage);
+        let bytes = |need: &Need| (need.lacked_bytes, need.missing_bytes);
+        let same = before.as_ref().filter(|word| bytes(&word.need) == bytes(&need));
+        let changed = same.map_or(now, |word| word.changed);
         let (mut newest, mut advances) =
             before.as_ref().map_or((None, 0), |word| (word.newest, word.advances));
         if need.births.is_none() {
@@ -59,16 +64,15 @@ impl Heard {
             let oldest = member.needs.iter().min_by_key(|(_, word)| word.at).map(|(lineage, _)| *lineage);
             oldest.and_then(|lineage| member.needs.remove(&lineage));
         }
-        member.needs.insert(need.lineage, Word { at: now, need, newest, advances });
+        member.needs.insert(need.lineage, Word { at: now, need, newest, advances, changed });
     }
 
     pub(super) fn following(&self, lineage: &Lineage, now: Instant) -> Vec<Following> {
         let words =
             self.members.iter().filter_map(|(peer, member)| Some((peer, member.needs.get(&lineage.id)?)));
         let following = words.map(|(peer, word)| {
-            let NodeNeed { births, spans, .. } = self.need(*peer, lineage, now);
-            let idle = spans.last().map_or(Duration::MAX, |span| span.ended);
-            Following { births, advances: word.advances, idle }
+            let NodeNeed { births, .. } = self.need(*peer, lineage, now);
+            Following { births, advances: word.advances, idle: now.saturating_duration_since(word.changed) }
         });
         following.collect()
     }
@@ -129,6 +133,20 @@ mod tests {
         let all = [BirthRange { first: Birth(3), length: u64::MAX - 3 }];
         assert_eq!(known(&all, 10), BirthSet::range(Birth(3), Birth(9)));
         assert!(known(&all, 3).is_empty());
+    }
+
+    #[test]
+    fn who_waits_in_vain_is_seen_to_do_so() {
+        use std::time::Duration;
+
+        let (mut heard, start, peer) = (Heard::default(), Instant::now(), NodeId([1; 32]));
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        heard.take(peer, need(0, None), at(0));
+        let rates = Need { up: LinkRate::measured(std::num::NonZeroU64::new(5)), ..need(0, None) };
+        heard.take(peer, rates, at(7));
+        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].changed, at(0), "only its rates changed");
+        heard.take(peer, Need { missing_bytes: 1, ..need(0, None) }, at(9));
+        assert_eq!(heard.members[&peer].needs[&LineageId([0; 32])].changed, at(9));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 mod api;
 mod content;
+mod faults;
 mod figures;
 mod ground;
+mod idle;
 mod loopback;
 mod measure;
 mod network;
@@ -22,7 +24,9 @@ use super::Destination;
 use super::report::{Figure, Report};
 use crate::host::{self, Machine};
 use content::Noise;
+pub(super) use faults::{FaultsArgs, measure as measure_faults};
 use ground::Ground;
+pub(super) use idle::{IdleArgs, measure as measure_idle};
 use measure::Run;
 use network::Network;
 use profile::{Link, Profile};

@@ -111,17 +111,56 @@ impl Nodes {
         let mut nodes =
             Self { nodes: vec![Node::start(hosts, 0, directory, exchange, &["--create-swarm"])?] };
         nodes.nodes[0].wait_answer()?;
-        let invitation = json!({ "role": "reader", "open_for_s": 3600, "member_for_s": 86_400 });
         for host in 1..=receivers {
-            let Ticket { ticket } = nodes.nodes[0].api.post("/api/v1/tickets", &invitation, PATIENCE)?;
+            let ticket = nodes.ticket("reader")?;
             nodes.nodes.push(Node::start(hosts, host, directory, exchange, &["--join", &ticket])?);
         }
         for node in &mut nodes.nodes {
             node.wait_answer()?;
         }
-        let others = nodes.nodes.len() - 1;
-        nodes.wait_each("every node is connected with every other", |status| status.peers.len() >= others)?;
+        nodes.wait_connected()?;
         Ok(nodes)
+    }
+
+    /// Starts another node, on `host`, which may take that role, and waits until it is connected with every other.
+    pub(in crate::bench::swarm) fn join(
+        &mut self,
+        network: &Network,
+        host: u32,
+        directory: &Path,
+        role: &str,
+    ) -> Result<()> {
+        let ticket = self.ticket(role)?;
+        let mut node =
+            Node::start(Hosts::Shaped(network), host, directory, Exchange::Swarm, &["--join", &ticket])?;
+        node.wait_answer()?;
+        self.nodes.push(node);
+        self.wait_connected()
+    }
+
+    /// The API of the node that was started last.
+    pub(in crate::bench::swarm) fn newest(&self) -> Api {
+        self.api(self.nodes.len() - 1)
+    }
+
+    /// Ends the node that was started last, and waits until the publisher knows: it names no holder that is gone.
+    pub(in crate::bench::swarm) fn remove_newest(&mut self) -> Result<()> {
+        self.nodes.pop();
+        let others = self.nodes.len() - 1;
+        until_true("the publisher misses the node that ended", PATIENCE, || {
+            Ok(self.nodes[0].status()?.peers.len() <= others)
+        })
+    }
+
+    fn ticket(&self, role: &str) -> Result<String> {
+        let invitation = json!({ "role": role, "open_for_s": 3600, "member_for_s": 86_400 });
+        let Ticket { ticket } = self.nodes[0].api.post("/api/v1/tickets", &invitation, PATIENCE)?;
+        Ok(ticket)
+    }
+
+    fn wait_connected(&mut self) -> Result<()> {
+        let others = self.nodes.len() - 1;
+        self.wait_each("every node is connected with every other", |status| status.peers.len() >= others)
     }
 
     /// Makes a checkpoint of an image on the publisher, the first of a new lineage or the next of a given one.
@@ -136,6 +175,17 @@ impl Nodes {
             let lineage = status.lineages.iter().find(|known| known.lineage == checkpoint.lineage);
             lineage.is_some_and(|lineage| lineage.latest >= Some(checkpoint.index))
         })
+    }
+
+    /// How many receivers know what the checkpoint consists of.
+    pub(in crate::bench::swarm) fn knowing(&self, checkpoint: &Imported) -> Result<usize> {
+        let mut count = 0;
+        for node in &self.nodes[1..] {
+            let mut lineages = node.status()?.lineages.into_iter();
+            let known = lineages.find(|known| known.lineage == checkpoint.lineage);
+            count += usize::from(known.is_some_and(|known| known.latest >= Some(checkpoint.index)));
+        }
+        Ok(count)
     }
 
     /// The API of the node on a host.
@@ -198,7 +248,8 @@ pub(in crate::bench::swarm) fn fetch(
     api.post("/api/v1/checkpoints/fetch", &request(lineage, index, patience), patience)
 }
 
-fn request(lineage: &str, index: u64, patience: Duration) -> serde_json::Value {
+/// A checkpoint, as the API takes it.
+pub(in crate::bench::swarm) fn request(lineage: &str, index: u64, patience: Duration) -> serde_json::Value {
     let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
     json!({ "lineage": lineage, "index": index, "patience_ms": patience_ms })
 }

@@ -1,7 +1,7 @@
-//! The processor of a machine on which all nodes run, as in measurements on one machine: work waits for a free core.
+//! The processor of a machine on which all nodes run, as in measurements: work waits for a free core.
 //!
-//! Work is done in the order in which it comes, each piece on the core that is free first. An operating system shares
-//! its time out more finely; as far as the time of whole answers goes, that comes to the same.
+//! Work is done in the order in which it comes, each piece on the core that is free first. An operating system
+//! shares its time out more finely; as far as the time of whole answers goes, that comes to the same.
 //!
 //! What work costs has to be measured. `cargo xtask bench swarm` states processor seconds per GB delivered: 27.0 for its
 //! profile `big` and 40.1 for `delta` (docs/measurements.md, two cores of an AMD EPYC). Two figures determine two costs,

@@ -2,7 +2,7 @@
 //! there from the beginning takes more than half as long again as the median node.
 //!
 //! The measure is time to completion, which is what a user waits for, and not bytes at some moment, which differ by
-//! chance. Nodes on different links, near to and far from the publisher, or with different wants have no common yardstick but their own bounds.
+//! chance. Nodes on different links, in racks, or with different wants have no common yardstick but their own bounds.
 
 use std::time::Duration;
 

@@ -17,6 +17,8 @@ pub struct Bound {
     pub slowest_node: Duration,
     /// All uplinks together must send everything.
     pub all_uplinks: Duration,
+    /// Each rack's link must pass what its nodes lack once, and that of the publisher's rack too.
+    pub racks: Duration,
     /// The publisher's term with whole pieces that every hop stores before it forwards them: (M + floor(log2 N)) / M of
     /// it, M pieces of 16 KiB, N receivers with equal links (Mundinger, Weber and Weiss, 2006).
     pub in_pieces: Duration,
@@ -37,6 +39,7 @@ impl Bound {
             publisher: transfer_time(union_bytes, publisher_up),
             slowest_node: alone.max().unwrap_or_default(),
             all_uplinks: transfer_time(sum_bytes, uplinks),
+            racks: Duration::ZERO,
             in_pieces: Duration::ZERO,
             union_bytes,
             sum_bytes,
@@ -53,16 +56,25 @@ impl Bound {
         self
     }
 
-    /// The largest of the three terms, for a fluid that is not cut into pieces.
+    /// With the term for the links of racks.
+    #[must_use]
+    pub fn for_racks(mut self, racks: usize, rate: u64) -> Self {
+        if racks > 1 {
+            self.racks = transfer_time(self.union_bytes, rate);
+        }
+        self
+    }
+
+    /// The largest of the terms, for a fluid that is not cut into pieces.
     #[must_use]
     pub fn time(&self) -> Duration {
-        self.publisher.max(self.slowest_node).max(self.all_uplinks)
+        self.publisher.max(self.slowest_node).max(self.all_uplinks).max(self.racks)
     }
 
     /// The least time for one node that lacks `bytes`: by its downlink, and by what binds all.
     #[must_use]
     pub fn of_node(&self, bytes: u64, down: u64) -> Duration {
-        transfer_time(bytes, down).max(self.publisher).max(self.all_uplinks).max(self.in_pieces)
+        transfer_time(bytes, down).max(self.time()).max(self.in_pieces)
     }
 }
 

@@ -6,6 +6,7 @@ mod fairness;
 mod memory;
 mod nothing_lost;
 mod quiescence;
+mod rack_traffic;
 mod right_bytes;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::options::Options;
 
 pub(crate) use nothing_lost::Ledger;
 pub(crate) use quiescence::{SETTLE, check as check_quiescence};
+pub(crate) use rack_traffic::check as check_rack_traffic;
 
 /// A property that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +92,16 @@ pub enum Violation {
         took: Duration,
         /// Half of the nodes took no longer.
         median: Duration,
+    },
+    /// Too much came through a rack's link.
+    #[error("{bytes} bytes came into rack {rack}, allowed {allowed}")]
+    RackTraffic {
+        /// The rack.
+        rack: usize,
+        /// Chunk bytes that came in.
+        bytes: u64,
+        /// The limit.
+        allowed: u64,
     },
     /// Something happens although everyone has everything.
     #[error("{messages} messages and {wakes} timers after everything was complete")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
-use pageswarm_swarm::{BirthSet, Config, Engine, Time};
+use pageswarm_swarm::{BirthSet, Config, Engine, Labels, Time};
 
 use crate::link::Link;
 use crate::options::{Behaviour, Rates};
@@ -95,8 +95,8 @@ impl Host {
     }
 
     /// Starts a new life with an engine that knows nothing.
-    pub(crate) fn boot(&mut self, me: NodeId, seed: u64) {
-        self.engine = Some(Engine::new(Config::default(), me, seed));
+    pub(crate) fn boot(&mut self, me: NodeId, seed: u64, labels: Labels) {
+        self.engine = Some(Engine::new(Config { labels, ..Config::default() }, me, seed));
         self.link = Link::default();
         self.wakes_at = None;
         self.complete_at = None;

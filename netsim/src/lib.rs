@@ -5,7 +5,7 @@
 //! | `options` | what a run is, drawn from the seed |
 //! | `scheduler` | the only clock: events by time, then in the order of scheduling |
 //! | `message` | what travels, and its bytes |
-//! | `link` | one node's uplink and downlink |
+//! | `link`, `racks` | one node's uplink and downlink; the links that a rack's nodes share |
 //! | `processor` | the cores that all nodes share, if they are a limit |
 //! | `host`, `store` | one node: the product's engine, a simulated store, behaviour |
 //! | `world` | connections, routing, and the loop |
@@ -29,7 +29,10 @@
 //! - A disk has a delay, keeps everything over a crash, and may fail a write. A chunk's bytes are reduced to whether
 //!   they are the right ones.
 //!
-//! Left out: packets, congestion control, slow start, connection set-up, shared links between nodes (racks, backbones),
+//! - Nodes may stand in racks, each with one link out and one in that its nodes share in the order in which they send.
+//!   Small messages pass by it.
+//!
+//! Left out: packets, congestion control, slow start, connection set-up, shared links of several levels,
 //! clocks that differ, and encryption. Work takes no time unless a run is given a processor that all nodes share
 //! (`processor`), as in measurements on one machine. `script` carries out an optimal schedule on the same links, which
 //! takes exactly the (M + floor(log2 N)) / M of the closed form.
@@ -53,6 +56,7 @@ mod options;
 mod picture;
 mod processor;
 mod progress;
+mod racks;
 mod report;
 mod scheduler;
 mod script;

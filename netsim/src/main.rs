@@ -13,6 +13,8 @@ const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
   --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s
   --mixed               uplinks of 1, 2 and 4 times the rate (50, 30 and 20 % of the nodes), downlinks of 2 to 4 times
   --churn PERMILLE      this share of the nodes leaves, and as many join, during a time as long as the bound
+  --racks N RATE_MBIT   nodes stand in N racks, each with a shared link of RATE_MBIT Mbit/s, and know it
+  --blind               they do not know it
   --processor CORES REQUEST_US MESSAGE_US KB_NS
                         all nodes share a machine; the work of both ends for a request, a small message, 1000 bytes
   --script              no engines: an optimal schedule on the same links, without latency, against the closed form
@@ -42,7 +44,7 @@ struct Args {
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     let (mut seed, mut nodes, mut equal) = (None, 9, None);
     let (mut links, mut churn, mut curve, mut is_script) = (None, None, None, false);
-    let mut processor = None;
+    let (mut processor, mut racks, mut racks_known) = (None, None, true);
     while let Some(arg) = args.next() {
         let mut number = |name| {
             let text = args.next().ok_or(ArgsError::NoNumber(name))?;
@@ -61,6 +63,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
                     kilobyte: Duration::from_nanos(number("--processor")?.min(1 << 32)),
                 });
             }
+            "--racks" => racks = Some((number("--racks")?, number("--racks")?)),
+            "--blind" => racks_known = false,
             "--script" => is_script = true,
             "--mixed" => links = Some(Links::Mixed),
             "--curve" => curve = Some(PathBuf::from(args.next().ok_or(ArgsError::NoFile)?)),
@@ -80,6 +84,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
         None => Options::from_seed(seed, nodes),
     };
     options.processor = processor;
+    if let Some((racks, mbit)) = racks {
+        options.racks = usize::try_from(racks.clamp(1, 20_000)).unwrap_or(1);
+        options.rack_rate = mbit.clamp(1, 1_000_000) * 125_000;
+        options.racks_known = racks_known;
+    }
     options.links = links.unwrap_or(options.links);
     options.churn_permille = churn.unwrap_or(options.churn_permille);
     Ok(Args { options, curve, is_script })

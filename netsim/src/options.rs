@@ -105,6 +105,12 @@ pub struct Options {
     pub greedy: usize,
     /// Page faults, at random nodes and times.
     pub faults: u64,
+    /// Racks among which the nodes are dealt out; 0 for a network of which each node has its own part.
+    pub racks: usize,
+    /// Rate of a rack's link, in each direction.
+    pub rack_rate: u64,
+    /// Whether the engines are told who is in which rack.
+    pub racks_known: bool,
     /// The processor that all nodes share; without one, work takes no time.
     pub processor: Option<Costs>,
 }
@@ -139,6 +145,9 @@ impl Options {
             withholding: 0,
             greedy: 0,
             faults: 0,
+            racks: 0,
+            rack_rate: 0,
+            racks_known: false,
             processor: None,
         }
     }
@@ -198,6 +207,9 @@ impl Options {
             withholding,
             greedy,
             faults,
+            racks: 0,
+            rack_rate: 0,
+            racks_known: false,
             processor: None,
         }
     }
@@ -306,6 +318,14 @@ impl fmt::Display for Options {
             self.greedy,
             self.faults
         )?;
+        if self.racks > 0 {
+            let known = if self.racks_known { "known" } else { "not known" };
+            write!(
+                f,
+                "\nracks {} with {} bytes per second each, {known} to the nodes",
+                self.racks, self.rack_rate
+            )?;
+        }
         match self.processor {
             None => Ok(()),
             Some(Costs { cores, request, message, kilobyte }) => write!(

@@ -80,6 +80,8 @@ pub struct Report {
     pub requests: u64,
     /// Announcements of nodes that are up at the end.
     pub announcements: u64,
+    /// Chunk bytes that came into the rack that took most, if there are racks.
+    pub rack_bytes_max: Option<u64>,
     /// Core time of the nodes' work, if the run has a processor.
     pub worked: Duration,
     /// The most memory that any engine took when it was looked at, in bytes, by its own estimate.
@@ -161,6 +163,10 @@ impl fmt::Display for Report {
             self.insisting,
             self.engine_bytes_max / 1024
         )?;
+        if let Some(bytes) = self.rack_bytes_max {
+            let copies = permille(u128::from(bytes), u128::from(self.bound.union_bytes));
+            writeln!(f, "into a rack came {} copies of the content at most", ratio(copies))?;
+        }
         if self.worked > Duration::ZERO {
             let per_gb = self.worked.as_secs_f64() * 1e9 / self.received_bytes.max(1) as f64;
             writeln!(f, "work {:?} of a core, {per_gb:.1} s for each GB received", self.worked)?;

@@ -20,6 +20,7 @@ use crate::lengths::Lengths;
 use crate::message::Message;
 use crate::options::Options;
 use crate::processor::Processor;
+use crate::racks::Racks;
 use crate::report::Report;
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
@@ -138,6 +139,7 @@ pub(crate) struct World {
     hosts: Vec<Host>,
     lengths: Lengths,
     processor: Processor,
+    racks: Racks,
     bound: Bound,
     trace: Trace,
     events: u64,
@@ -205,6 +207,7 @@ impl World {
             scheduler: Scheduler::new(),
             lengths: Lengths::new(lengths),
             processor: Processor::new(options.processor),
+            racks: Racks::new(options.racks, options.rack_rate),
             bound: Bound::default(),
             trace: Trace::new(),
             events: 0,
@@ -238,6 +241,8 @@ impl World {
         self.go_until(limit, Self::is_done);
         self.check();
         checkers::check_at_end(&self.options, &self.hosts, &mut self.found);
+        let (content, into) = (self.bound.union_bytes, self.racks.bytes_in());
+        checkers::check_rack_traffic(&self.options, content, into, &mut self.found);
         if self.found.is_empty() && self.options.liars() == 0 {
             self.settle();
         }

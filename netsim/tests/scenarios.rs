@@ -164,3 +164,32 @@ fn nodes_that_share_a_busy_processor_take_as_long_as_their_work() {
         assert!(makespan < least * 5 / 4, "the processor is hardly ever idle: {report}");
     }
 }
+
+#[test]
+fn about_one_copy_comes_into_a_rack_and_it_takes_about_as_long_as_without_racks() {
+    // Eight nodes of 100 Mbit/s each share 200 Mbit/s.
+    for seed in 0..3 {
+        let racks = Options {
+            racks: 4,
+            rack_rate: 25_000_000,
+            racks_known: true,
+            ..Options::equal_links(seed, 32, 8 << 20, 12_500_000)
+        };
+        let known = pass(racks.clone());
+        let copies = known.rack_bytes_max.unwrap() * 1000 / known.bound.union_bytes;
+        assert!((1000..=1100).contains(&copies), "{known}");
+        assert!(known.excess.p99 <= 1300, "{known}");
+        let blind = run_options(Options { racks_known: false, ..racks });
+        assert!(blind.rack_bytes_max > known.rack_bytes_max.map(|bytes| 2 * bytes), "{blind}");
+        assert!(blind.makespan > known.makespan, "{blind}");
+    }
+}
+
+#[test]
+fn a_rack_whose_fetchers_lie_is_not_cut_off() {
+    for seed in 0..3 {
+        let racks = Options { racks: 2, rack_rate: 12_500_000, racks_known: true, ..quiet(seed, 12) };
+        let report = pass(Options { boasting: 1, withholding: 2, ..racks });
+        assert!(report.makespan.unwrap() < Duration::from_secs(30), "{report}");
+    }
+}

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use crate::locality::Labels;
+
 /// How an engine behaves; [`Config::default`] suits links from 10 Mbit/s to 10 Gbit/s.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where this node is. Default unknown: all peers are equally far.
+    pub labels: Labels,
     /// How long gained chunks may wait to be announced together to those who lack them; while the uplink has little to
     /// do, a few are told sooner. Shorter spreads chunks sooner and sends more messages. Default 40 ms.
     pub announce_within: Duration,
@@ -56,6 +60,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            labels: Labels::default(),
             announce_within: Duration::from_millis(40),
             announce_lazily: Duration::from_millis(500),
             deadline_horizon: Duration::from_secs(10),

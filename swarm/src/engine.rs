@@ -11,6 +11,7 @@ mod maintain;
 mod neighbours;
 mod picking;
 mod serving;
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -215,6 +216,7 @@ impl Engine {
             Input::PeerDown { peer } => self.peer_down(peer),
             Input::PeerFollows { peer, lineage } => self.peer_follows(peer, lineage),
             Input::PeerHas { peer, lineage, births } => self.peer_has(peer, lineage, &births),
+            Input::PeerLabels { peer, labels } => self.peer_labels(peer, labels),
             Input::PeerLacks { peer, lineage, births } => self.peer_lacks(peer, lineage, &births),
             Input::PeerUnfollows { peer, lineage } => self.peer_unfollows(peer, lineage),
             Input::PeerUp { peer } => self.peer_up(peer),

@@ -3,6 +3,7 @@
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 
 use crate::births::BirthSet;
+use crate::locality::Labels;
 use crate::time::Time;
 
 /// The number of a request, chosen by the asking engine; unique with the asking node for one connection.
@@ -181,6 +182,13 @@ pub enum Input {
         lineage: LineageId,
         /// The chunks, in addition to those announced before.
         births: BirthSet,
+    },
+    /// The peer says where it is; unknown until then.
+    PeerLabels {
+        /// The peer.
+        peer: NodeId,
+        /// Where it is.
+        labels: Labels,
     },
     /// The peer no longer holds these chunks.
     PeerLacks {

@@ -8,6 +8,7 @@
 //! | `peers`, `pace` | what each peer holds, how it behaves, how fast it answers |
 //! | `picker` | which run to ask of a peer with room |
 //! | `requests`, `budget`, `intake` | what is outstanding, and how much may and should be |
+//! | `locality` | where nodes are, and who fetches what into a rack |
 //! | `uploads`, `sent` | answers to peers; whom the writer sent each chunk |
 //! | `gains` | what followers have not been told |
 //! | `timers` | when something is due next |
@@ -45,6 +46,7 @@ mod intake;
 mod lengths;
 pub mod limits;
 mod lineages;
+mod locality;
 mod output;
 mod pace;
 mod peers;
@@ -64,6 +66,7 @@ pub use bound::{Bound, Distribution, Link, Part, Rate};
 pub use config::Config;
 pub use engine::Engine;
 pub use input::{Ended, Input, Patience, RequestId, Urgency, WantId};
+pub use locality::{Label, Labels};
 pub use output::{BanReason, Event, Output, Refusal, Wake};
 pub use rng::Rng;
 pub use run::{DecodeSetError, SetLimits, decode_set, encode_set, encoded_set_bytes};

@@ -5,6 +5,7 @@ use pageswarm_checkpoint::{Birth, NodeId};
 use crate::births::BirthSet;
 use crate::gains::Gains;
 use crate::lengths::Lengths;
+use crate::locality::Share;
 use crate::time::Time;
 
 /// The sets of one open lineage. Invariants: `wanted` and `held` are disjoint, `unasked` is `wanted` without
@@ -22,6 +23,7 @@ pub(crate) struct Lineage {
     /// Where the next run from the writer begins: walking on from a random start keeps nodes apart.
     pub(crate) cursor: Option<Birth>,
     pub(crate) gains: Gains,
+    pub(crate) share: Share,
     /// When all followers are told what they have not been told.
     pub(crate) tell_all_at: Option<Time>,
     /// When some are, if the uplink has room.
@@ -122,7 +124,8 @@ impl Lineage {
     pub(crate) fn memory_bytes(&self) -> usize {
         let own = [&self.held, &self.wanted, &self.in_flight, &self.doubled, &self.unasked];
         let sets = own.into_iter().chain(&self.copies.levels).map(BirthSet::memory_bytes);
-        size_of::<Self>() + sets.sum::<usize>() + self.lengths.memory_bytes() + self.gains.memory_bytes()
+        let others = self.lengths.memory_bytes() + self.gains.memory_bytes() + self.share.memory_bytes();
+        size_of::<Self>() + sets.sum::<usize>() + others
     }
 
     /// Checks the invariants; meant for tests and debug builds.

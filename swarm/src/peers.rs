@@ -11,6 +11,7 @@ use crate::limits::{
     BROKEN_PROMISES_MAX, CORRUPT_STRIKES_MAX, DEFERRALS_MAX, HOSTILE_SETS_MAX, PEER_HAS_BYTES_MAX,
     SILENT_STRIKES_MAX,
 };
+use crate::locality::Labels;
 use crate::output::BanReason;
 use crate::pace::Pace;
 use crate::stats::PeerStats;
@@ -21,6 +22,7 @@ use crate::time::Time;
 pub(crate) struct Peer {
     pub(crate) lineages: BTreeMap<LineageId, PeerLineage>,
     pub(crate) pace: Pace,
+    pub(crate) labels: Labels,
     /// Encoded bytes asked of it and not arrived.
     pub(crate) outstanding: u64,
     /// Of these, bytes that are expected soon, as the budget counts them.

@@ -6,7 +6,9 @@ mod driver;
 
 use driver::{Driver, LINEAGE, WRITER, births, peer};
 use pageswarm_checkpoint::{Birth, NodeId};
-use pageswarm_swarm::{BirthSet, Config, Ended, Input, Patience, RequestId, Time, Urgency, WantId};
+use pageswarm_swarm::{
+    BirthSet, Config, Ended, Input, Label, Labels, Patience, RequestId, Time, Urgency, WantId,
+};
 use proptest::prelude::*;
 
 /// Births in play.
@@ -35,6 +37,11 @@ fn some_peer() -> impl Strategy<Value = NodeId> {
     (0_u8..5).prop_map(|number| if number == 0 { WRITER } else { peer(number) })
 }
 
+/// No rack, or one of two.
+fn rack(number: u64) -> Labels {
+    Labels { rack: (number > 0).then_some(Label(number)), ..Labels::default() }
+}
+
 fn some_births() -> impl Strategy<Value = BirthSet> {
     let ranges = prop::collection::vec((0..BIRTHS, 0_u64..40), 1..4);
     ranges.prop_map(|ranges| {
@@ -58,6 +65,7 @@ fn from_a_peer() -> impl Strategy<Value = Input> {
         some_peer().prop_map(move |peer| Input::PeerFollows { peer, lineage }),
         some_peer().prop_map(move |peer| Input::PeerUnfollows { peer, lineage }),
         has.prop_map(move |(peer, births)| Input::PeerHas { peer, lineage, births }),
+        (some_peer(), 0_u64..3).prop_map(|(peer, number)| Input::PeerLabels { peer, labels: rack(number) }),
         lacks.prop_map(move |(peer, births)| Input::PeerLacks { peer, lineage, births }),
         asks.prop_map(move |(peer, request, births, is_urgent, insists)| Input::Asked {
             peer,
@@ -194,9 +202,10 @@ proptest! {
 
     #[test]
     fn any_sequence_keeps_the_books_and_a_fair_environment_completes_it(
-        operations in prop::collection::vec(some_operation(), 1..120)
+        operations in prop::collection::vec(some_operation(), 1..120),
+        here in 0_u64..2,
     ) {
-        let mut node = Driver::new(Config::default());
+        let mut node = Driver::new(Config { labels: rack(here), ..Config::default() });
         for number in 1..4 {
             node.join(peer(number), &births(0, u64::from(number) * 100));
         }

@@ -2,7 +2,7 @@
 //! there from the beginning takes more than half as long again as the median node.
 //!
 //! The measure is time to completion, which is what a user waits for, and not bytes at some moment, which differ by
-//! chance. Nodes on different links or with different wants have no common yardstick but their own bounds.
+//! chance. Nodes on different links, in racks, or with different wants have no common yardstick but their own bounds.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::options::{Links, Options, Pattern};
 
 pub(super) fn check(options: &Options, hosts: &[Host], found: &mut Vec<Violation>) {
-    let alike = options.links == Links::Equal && options.pattern == Pattern::Same;
+    let alike = options.links == Links::Equal && options.pattern == Pattern::Same && options.racks == 0;
     if !alike || !options.is_fault_free() {
         return;
     }

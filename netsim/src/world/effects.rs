@@ -187,6 +187,7 @@ impl World {
         let ready = self.processor.slice(self.scheduler.now(), slice.bytes, slice.is_last);
         let sent = self.occupy_uplink(node, chunks_bytes(slice.bytes), ready);
         let mut arrives = self.arrival(sent);
+        arrives = self.racks.cross(node, to, arrives, slice.took, chunks_bytes(slice.bytes));
         arrives = match &ended {
             Some(answer) => arrives.max(answer.in_order),
             None => self.hosts[node].link.keep_order(to, request, arrives),

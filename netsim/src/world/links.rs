@@ -60,8 +60,12 @@ impl World {
                 self.feed(node, Input::PeerDown { peer: node_id(peer) });
             }
             self.hosts[node].meet(Neighbour { node: peer, epoch, is_up: true });
+            let labels = self.labels(peer);
             let peer = node_id(peer);
             self.feed(node, Input::PeerUp { peer });
+            if self.options.racks_known {
+                self.feed(node, Input::PeerLabels { peer, labels });
+            }
             self.feed(node, Input::PeerFollows { peer, lineage: LINEAGE });
         }
     }

@@ -30,7 +30,9 @@ impl World {
         }
         let alike = self.options.links == Links::Equal && self.options.pattern == Pattern::Same;
         let receivers = if alike { self.options.nodes as u64 - 1 } else { 1 };
-        Bound::new(self.lengths.sum(&union), self.options.publisher_up, &lacks).for_receivers(receivers)
+        let union = self.lengths.sum(&union);
+        let bound = Bound::new(union, self.options.publisher_up, &lacks).for_receivers(receivers);
+        bound.for_racks(self.options.racks, self.options.rack_rate)
     }
 
     /// When each node that counts was complete, and the least time in which it could have been.
@@ -83,6 +85,7 @@ impl World {
             insisting: stats().map(|stats| stats.requests_insisting).sum(),
             requests: stats().map(|stats| stats.requests).sum(),
             announcements: stats().map(|stats| stats.announcements).sum(),
+            rack_bytes_max: self.racks.bytes_in().max(),
             worked: self.processor.worked(),
             engine_bytes_max: self.engine_bytes_max,
             rejected_chunks: honest().map(|host| host.rejected).sum(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pageswarm_checkpoint::Birth;
-use pageswarm_swarm::{BirthSet, Input, Time, WantId};
+use pageswarm_swarm::{BirthSet, Input, Labels, Time, WantId};
 
 use super::{CHECKS, Event, World, node_id};
 use crate::faults;
@@ -91,6 +91,11 @@ impl World {
         if found.is_empty() { vec![1] } else { found }
     }
 
+    /// Where a node says that it is: nowhere, if racks are not known.
+    pub(super) fn labels(&self, node: usize) -> Labels {
+        if self.options.racks_known { self.racks.labels(node) } else { Labels::default() }
+    }
+
     /// Starts a node's engine; it looks for its neighbours.
     pub(super) fn boot(&mut self, node: usize) {
         if node == 0 && self.options.pattern == Pattern::Orphaned {
@@ -99,7 +104,8 @@ impl World {
         }
         let seed = self.rng.next_u64();
         self.set_complete(node, None);
-        self.hosts[node].boot(node_id(node), seed);
+        let labels = self.labels(node);
+        self.hosts[node].boot(node_id(node), seed, labels);
         let (lineage, births) = (LINEAGE, self.hosts[node].store.held().clone());
         self.feed(node, Input::Open { lineage, writer: Some(node_id(0)) });
         let lengths = self.lengths.to_vec();

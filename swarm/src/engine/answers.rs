@@ -47,6 +47,9 @@ impl Engine {
         self.stats.bytes_duplicate = self.stats.bytes_duplicate.saturating_add(duplicate);
         self.budget.receive(bytes);
         self.intake.arrived(self.now, bytes);
+        if new > 0 {
+            self.trust_around(peer_id, id);
+        }
         self.recount_near(peer_id);
     }
 

@@ -173,6 +173,7 @@ impl Engine {
                 lineage.copies.add(&part.reliable());
             }
         }
+        self.recount_around(id);
         self.more_supply();
     }
 

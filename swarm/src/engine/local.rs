@@ -79,6 +79,7 @@ impl Engine {
             return;
         }
         lineage.want(&self.wants.lost(id, &lost));
+        self.divide(id);
         self.more_supply();
         for (to, peer) in &self.peers {
             if peer.lineages.get(&id).is_some_and(|part| part.follows) {
@@ -101,6 +102,7 @@ impl Engine {
             return;
         }
         lineage.want(&missing);
+        self.divide(id);
         self.more_supply();
     }
 

@@ -41,6 +41,9 @@ impl Engine {
                 }
             }
         }
+        for lineage in self.lineages.values_mut() {
+            woke |= lineage.share.end_trust(self.now);
+        }
         if woke {
             self.more_supply();
         }
@@ -107,6 +110,9 @@ impl Engine {
                 timers.offer(Some(request.expected), Wake::Steal);
             }
             timers.offer(Some(request.gives_up), Wake::RequestTimeout);
+        }
+        for lineage in self.lineages.values() {
+            timers.offer(lineage.share.trusts_until(), Wake::Deferral);
         }
         timers.offer(self.uploads.next_overdue(&self.config), Wake::ServeTimeout);
         timers.offer(self.sent.ages_at(), Wake::SentAges);

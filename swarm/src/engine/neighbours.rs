@@ -90,6 +90,7 @@ impl Engine {
             self.stats.announcements += 1;
             self.emit(Output::AnnounceHave { to: id, lineage: lineage_id, births });
         }
+        self.recount_around(lineage_id);
     }
 
     pub(super) fn peer_unfollows(&mut self, id: NodeId, lineage: LineageId) {
@@ -119,7 +120,11 @@ impl Engine {
         };
         if Source::of(lineage, id) == Source::Holder && !peer.is_on_probation() {
             let relied = peer.lineages.get(&lineage_id).map(|part| part.undoubted(&new));
-            lineage.copies.add(&relied.unwrap_or_default());
+            let relied = relied.unwrap_or_default();
+            lineage.copies.add(&relied);
+            if self.config.labels.is_around(&peer.labels) {
+                lineage.share.gained_around(&relied);
+            }
         }
         self.sent.forget(lineage_id, id, births);
         if !births.is_disjoint(lineage.unasked()) {

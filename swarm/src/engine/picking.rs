@@ -10,6 +10,7 @@ use crate::input::{Patience, RequestId, Urgency};
 use crate::limits::{
     FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, REQUESTS_MIN, RUN_BYTES_MAX, RUN_BYTES_SPLIT,
 };
+use crate::locality::fold;
 use crate::output::Event;
 use crate::peers::Peer;
 use crate::picker::{self, Pick, RunSize, Source};
@@ -18,12 +19,6 @@ use crate::wants::Fault;
 
 /// Faults asked of the same peer at the same moment travel in one request.
 type Grouped = BTreeMap<(NodeId, LineageId), BirthSet>;
-
-/// All bytes of an id in one word.
-fn fold(id: &NodeId) -> u64 {
-    let (words, _) = id.0.as_chunks::<8>();
-    words.iter().fold(0, |folded, word| folded.rotate_left(21) ^ u64::from_le_bytes(*word))
-}
 
 impl Engine {
     pub(super) fn issue_faults(&mut self) {
@@ -110,7 +105,7 @@ impl Engine {
         let are_few = self.requests.len() < REQUESTS_MIN;
         let turn = self.rng.next_u64() | 1;
         let mut soonest = None;
-        let (peers, lineages) = (&self.peers, &self.lineages);
+        let (peers, lineages, here) = (&self.peers, &self.lineages, self.config.labels);
         self.ready.retain(|id| {
             let Some(peer) = peers.get(id) else {
                 return false;
@@ -121,7 +116,7 @@ impl Engine {
             }
             let writes = lineages.values().any(|open| open.writer == Some(*id));
             let by_chance = fold(id).wrapping_mul(turn).rotate_right(32);
-            let rank = (!writes, peer.requests, by_chance, *id);
+            let rank = (!writes, peer.requests, here.distance(&peer.labels), by_chance, *id);
             if soonest.is_none_or(|best| rank < best) {
                 soonest = Some(rank);
             }
@@ -148,7 +143,10 @@ impl Engine {
             let Some(size) = picker::run_size(peer, source, &self.config) else {
                 continue;
             };
-            let offer = picker::candidates(lineage, part, source);
+            let mut offer = picker::candidates(lineage, part, source);
+            if !self.is_around(id) {
+                offer = lineage.share.outside(offer);
+            }
             if !offer.is_empty() {
                 let size = picker::split_for(size, lineage.unasked().len(), self.peers.len());
                 offers.insert(*lineage_id, (size, offer));
@@ -228,6 +226,7 @@ impl Engine {
         if allowed == 0 || once.is_empty() {
             return false;
         }
+        let here = self.config.labels;
         let thief = self.peers.iter().filter_map(|(by, peer)| {
             let part = peer.lineages.get(&lineage_id)?;
             let fit = *by != from && !peer.is_resting(self.now) && !peer.is_on_probation();
@@ -235,7 +234,8 @@ impl Engine {
             let has_room = fit && picker::run_size(peer, source, &self.config).is_some();
             let births = part.askable(&once);
             (has_room && !births.is_empty()).then(|| {
-                let rank = (source == Source::Writer, peer.pace.expected(peer.outstanding, allowed));
+                let far = here.distance(&peer.labels);
+                let rank = (source == Source::Writer, far, peer.pace.expected(peer.outstanding, allowed));
                 (rank, *by, births)
             })
         });

@@ -65,10 +65,10 @@ fn cases() -> Vec<Case> {
         case("division by zero", &[0x31, 0xc9, 0xf7, 0xf1], &[CODE + 2, 0x33]),
         case("hlt at ring 3", &[0xf4], &[0, CODE, 0x33]),
         case("movaps of an odd address", &[0x0f, 0x28, 0x44, 0x24, 0x01], &[0, CODE, 0x33]),
-        unmapped("load of an unmapped address", &joined([0x48, 0x8b, 0x00]), &[4, CODE + 10, 0x33]),
-        unmapped("store to an unmapped address", &joined([0x48, 0x89, 0x00]), &[6, CODE + 10, 0x33]),
-        unmapped("addition to an unmapped address", &joined([0x48, 0x01, 0x00]), &[6, CODE + 10, 0x33]),
-        unmapped("jump to an unmapped address", &joined([0xff, 0xe0, 0x90]), &[4, UNMAPPED, 0x33]),
+        unmapped("load of an unmapped address", joined([0x48, 0x8b, 0x00]), &[4, CODE + 10, 0x33]),
+        unmapped("store to an unmapped address", joined([0x48, 0x89, 0x00]), &[6, CODE + 10, 0x33]),
+        unmapped("addition to an unmapped address", joined([0x48, 0x01, 0x00]), &[6, CODE + 10, 0x33]),
+        unmapped("jump to an unmapped address", joined([0xff, 0xe0, 0x90]), &[4, UNMAPPED, 0x33]),
         Case {
             // ADD [RSP], 2; IRETQ.
             handler: &[0x48, 0x83, 0x04, 0x24, 0x02, 0x48, 0xcf],

@@ -130,10 +130,10 @@ impl Table {
 
     /// The bytes of instructions that do not depend on where they are.
     pub(crate) fn encode(&mut self, instructions: &[Instruction]) -> Option<Vec<u8>> {
-        for instruction in instructions {
-            self.encoder.encode(instruction, 0).ok()?;
-        }
-        Some(self.encoder.take_buffer())
+        let encoded = instructions.iter().all(|instruction| self.encoder.encode(instruction, 0).is_ok());
+        // Of an instruction that has no encoding a part may be there; it must not come before the next one.
+        let bytes = self.encoder.take_buffer();
+        encoded.then_some(bytes)
     }
 }
 
@@ -191,7 +191,7 @@ fn build(
             return None;
         }
     }
-    let is_memory_first = kinds.first().is_some() && instruction.op0_kind() == OpKind::Memory;
+    let is_memory_first = !kinds.is_empty() && instruction.op0_kind() == OpKind::Memory;
     instruction.set_has_lock_prefix(locks && is_memory_first);
     bound_bit_number(&instruction, rules, chance, setup)?;
     Some(instruction)

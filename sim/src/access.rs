@@ -170,22 +170,13 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
         Ok(())
     }
 
-    /// The bytes of instructions at `address`: up to `out.len()`, fewer at the end of what can be fetched.
+    /// Fetches bytes at `address`: as many as `out` has, fewer at the page's end. Nothing behind it is touched, because
+    /// whether it is needed depends on the instruction.
     pub(crate) fn fetch(&mut self, address: u64, out: &mut [u8]) -> Result<usize, Leave> {
-        let first = self.translate(address, Intent::Execute, Rights::Current)?;
+        let physical = self.translate(address, Intent::Execute, Rights::Current)?;
         let here = out.len().min(PAGE_BYTES - offset(address));
-        let (now, later) = out.split_at_mut(here);
-        copy(&self.memory, first, now);
-        if later.is_empty() {
-            return Ok(here);
-        }
-        let second = self.translate(address.wrapping_add(here as u64), Intent::Execute, Rights::Current);
-        let Ok(second) = second else {
-            // Whether this matters depends on the instruction's length.
-            return Ok(here);
-        };
-        copy(&self.memory, second, later);
-        Ok(out.len())
+        copy(&self.memory, physical, &mut out[..here]);
+        Ok(here)
     }
 
     #[cold]

@@ -8,6 +8,7 @@ use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::op::Op;
 use crate::paging::{Intent, Rights};
+use crate::refusal::Reason;
 use std::ops::Range;
 
 /// Instructions that run one after the other, unless one of them leaves.
@@ -72,7 +73,7 @@ impl<M: Memory, O: Observer> Cache<M, O> {
             if position > 0 && (cpu.breakpoint == Some(rip) || rip >> 12 != cpu.rip >> 12) {
                 break;
             }
-            let (mut op, follows, uses) = match decode_at(cpu, rip) {
+            let (mut op, follows, uses) = match decode_at(cpu, rip, position) {
                 Ok(decoded) => decoded,
                 Err(leave) if position == 0 => return Err(leave),
                 Err(_) => {
@@ -119,22 +120,27 @@ fn quieten<M: Memory, O: Observer>(ops: &mut [Op<M, O>], flags: &[FlagUse<M, O>]
 /// A decoded instruction, what follows it, and its flags.
 type Located<M, O> = (Op<M, O>, Follows, FlagUse<M, O>);
 
-fn decode_at<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, rip: u64) -> Result<Located<M, O>, Leave> {
+fn decode_at<M: Memory, O: Observer>(
+    cpu: &mut Cpu<M, O>,
+    rip: u64,
+    position: usize,
+) -> Result<Located<M, O>, Leave> {
     let mut bytes = [0; INSTRUCTION_BYTES];
     let fetched = cpu.fetch(rip, &mut bytes)?;
-    match decode(&bytes[..fetched], rip) {
+    let mut decoded = decode(&bytes[..fetched], rip);
+    if matches!(decoded, Decoded::Cut) && position == 0 {
+        let more = cpu.fetch(rip.wrapping_add(fetched as u64), &mut bytes[fetched..])?;
+        decoded = decode(&bytes[..fetched + more], rip);
+    }
+    match decoded {
         Decoded::Op(op, follows, flags) => {
             cpu.keep_as_code(rip)?;
             cpu.keep_as_code(op.next().wrapping_sub(1))?;
             Ok((op, follows, flags))
         }
         Decoded::Refused(reason) => Err(cpu.refuse(reason)),
-        Decoded::Cut => {
-            // The second page could not be fetched: the same fault again, this time to be told.
-            let rest = rip.wrapping_add(fetched as u64);
-            cpu.translate(rest, Intent::Execute, Rights::Current)?;
-            Err(cpu.refuse(crate::refusal::Reason::Unknown))
-        }
+        // Behind others it is the next block's first: its second page is touched when it runs, not before.
+        Decoded::Cut => Err(cpu.refuse(Reason::Unknown)),
     }
 }
 

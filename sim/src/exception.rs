@@ -155,6 +155,7 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
         let (flags, rip) = (self.rflags(), self.rip);
         // A handler that returns to the instruction lets it run.
         let resume = if event.origin == Origin::Fault { RFLAGS_RESUME } else { 0 };
+        let rights = if inner { Rights::System } else { Rights::Current };
         let mut top = stack & !15;
         let pushed = [
             u64::from(old_stack_selector),
@@ -167,7 +168,7 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
         let count = if event.error.is_some() { 6 } else { 5 };
         for value in &pushed[..count] {
             top = top.wrapping_sub(8);
-            self.store_part(Part::of_event(rip, top), value.to_le_bytes(), Rights::System)?;
+            self.store_part(Part::of_event(rip, top), value.to_le_bytes(), rights)?;
         }
         if inner {
             self.segments[2] = Segment { selector: u16::from(ring), attributes: 0x100, ..Segment::default() };
@@ -176,9 +177,11 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
         self.set_rflags(flags & !cleared);
         self.registers[4] = top;
         self.rip = gate.target;
-        let ring = if conforms { self.ring() } else { ring };
+        let ring = if inner { ring } else { self.ring() };
         self.segments[1] = Segment { selector: gate.selector & !3 | u16::from(ring), ..code };
-        self.forget_translations();
+        if inner {
+            self.forget_translations();
+        }
         Ok(())
     }
 
@@ -291,7 +294,9 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
         self.segments[2] = stack_descriptor;
         self.registers[4] = stack;
         self.rip = rip;
-        self.forget_translations();
+        if ring != from {
+            self.forget_translations();
+        }
         Ok(())
     }
 }

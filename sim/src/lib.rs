@@ -17,6 +17,7 @@ mod cache;
 mod cpu;
 mod decode;
 mod exception;
+#[expect(clippy::unnecessary_wraps, reason = "instructions have one form, whether they can fail or not")]
 mod execute;
 pub mod interval;
 mod landmark;

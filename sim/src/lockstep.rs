@@ -161,6 +161,13 @@ pub struct Lockstep<N> {
 /// A state and the window's content.
 type Outcome = (CpuState, Vec<PageBytes>);
 
+/// What both sides made of one program.
+struct Both {
+    native: Outcome,
+    simulated: Outcome,
+    instructions: u64,
+}
+
 /// RAM for a processor to compare with: the tables of the guest's layout and room.
 ///
 /// # Errors
@@ -204,14 +211,14 @@ impl<N: Native> Lockstep<N> {
         let start = start(&program, &mut chance);
         let window: Vec<PageBytes> = (0..WINDOW_PAGES).map(|_| page_of_noise(&mut chance)).collect();
         let case = Case { seed, number, program: &program, start: &start, window: &window };
-        let (native, (simulated, count)) = self.both(&case, program.units.len())?;
-        if native == simulated {
-            return Ok(count);
+        let whole = self.both(&case, program.units.len())?;
+        if whole.native == whole.simulated {
+            return Ok(whole.instructions);
         }
         let mut before = start.clone();
         let mut rip = CODE;
         for units in 1..=program.units.len() {
-            let (native, (simulated, _)) = self.both(&case, units)?;
+            let Both { native, simulated, .. } = self.both(&case, units)?;
             let code = &program.units[units - 1];
             if native != simulated {
                 return Err(LockstepError::Difference(Box::new(Difference {
@@ -231,12 +238,7 @@ impl<N: Native> Lockstep<N> {
     }
 
     /// What the first `units` units leave behind, on both sides.
-    #[expect(clippy::type_complexity, reason = "two outcomes and a count, taken apart at once")]
-    fn both(
-        &mut self,
-        case: &Case<'_>,
-        units: usize,
-    ) -> Result<(Outcome, (Outcome, u64)), LockstepError<N::Error>> {
+    fn both(&mut self, case: &Case<'_>, units: usize) -> Result<Both, LockstepError<N::Error>> {
         let mut code = case.program.code(units);
         code.resize(CODE_PAGES * PAGE_BYTES, 0xcc);
         let window = pages_from(WINDOW, WINDOW_PAGES).zip(case.window);
@@ -263,10 +265,11 @@ impl<N: Native> Lockstep<N> {
         if !matches!(exit, Exit::Output { .. }) {
             return Err(LockstepError::Endless { seed, number });
         }
-        let (state, count) = (simulator.state(), simulator.instructions());
+        let (state, instructions) = (simulator.state(), simulator.instructions());
+        drop(simulator);
         let first = usize::try_from(WINDOW).unwrap_or(0);
         let simulated = self.ram.bytes()[first..][..left.len() * PAGE_BYTES].as_chunks().0.to_vec();
-        Ok(((native, left), ((state, simulated), count)))
+        Ok(Both { native: (native, left), simulated: (state, simulated), instructions })
     }
 }
 

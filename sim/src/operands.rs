@@ -125,7 +125,7 @@ pub(crate) fn register_number(register: Register) -> u8 {
     let number = |register: Register| u8::try_from(register.number()).unwrap_or(NO_REGISTER);
     match register {
         Register::None => NO_REGISTER,
-        register if is_high(register) => number(register) - number(Register::AH) | HIGH_BYTE,
+        register if is_high(register) => (number(register) - number(Register::AH)) | HIGH_BYTE,
         register if register.is_gpr() => number(register.full_register()),
         register => number(register),
     }

@@ -202,3 +202,44 @@ macro_rules! double {
 
 double!(double_shift_left, "shld");
 double!(double_shift_right, "shrd");
+
+macro_rules! exchange {
+    ($modifier:literal, $accumulator:expr, $value:expr, $fresh:expr) => {{
+        let (mut accumulator, mut value): (u64, u64) = ($accumulator, $value);
+        let status: u64;
+        // SAFETY: the instructions read and write the named registers and the flags only.
+        unsafe {
+            asm!(
+                concat!("cmpxchg {value:", $modifier, "}, {fresh:", $modifier, "}"),
+                "mov {saved}, rax",
+                "lahf",
+                "seto al",
+                "movzx {status:e}, ax",
+                "mov rax, {saved}",
+                saved = out(reg) _,
+                status = out(reg) status,
+                value = inout(reg) value,
+                fresh = in(reg) $fresh,
+                inout("rax") accumulator,
+                options(pure, nomem, nostack),
+            );
+        }
+        let [low, high, ..] = status.to_le_bytes();
+        (accumulator, value, Status(u16::from_le_bytes([low, high])))
+    }};
+}
+
+/// CMPXCHG on registers: all 64 bits of the accumulator and the destination go in and out.
+#[inline(always)]
+pub(crate) fn compare_exchange<const B: usize>(
+    accumulator: u64,
+    value: u64,
+    fresh: u64,
+) -> (u64, u64, Status) {
+    match B {
+        1 => exchange!("l", accumulator, value, fresh),
+        2 => exchange!("x", accumulator, value, fresh),
+        4 => exchange!("e", accumulator, value, fresh),
+        _ => exchange!("r", accumulator, value, fresh),
+    }
+}

@@ -49,6 +49,21 @@ fn compare_exchange<P: Place, S: Source, M: Memory, O: Observer, const B: usize>
     Ok(())
 }
 
+/// CMPXCHG on registers. Whether the upper half of a 32-bit destination survives a failure, the manuals do not agree on.
+fn compare_exchange_registers<M: Memory, O: Observer, const B: usize>(
+    cpu: &mut Cpu<M, O>,
+    op: &Op<M, O>,
+) -> Result<(), Leave> {
+    let (value, fresh) = (cpu.register::<8>(op.first), cpu.register::<8>(op.second));
+    let (accumulator, value, status) =
+        alu::compare_exchange::<B>(cpu.register::<8>(ACCUMULATOR), value, fresh);
+    // The accumulator may be the destination, and then it is equal and takes the other's value.
+    cpu.set_register::<8>(ACCUMULATOR, accumulator);
+    cpu.set_register::<8>(op.first, value);
+    cpu.status = status;
+    Ok(())
+}
+
 /// CMPXCHG8B.
 fn compare_exchange_pair<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
     let address = cpu.address(op);
@@ -69,7 +84,7 @@ fn compare_exchange_pair<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M,
 /// CMPXCHG16B.
 fn compare_exchange_wide<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
     let address = cpu.address(op);
-    if address % 16 != 0 {
+    if !address.is_multiple_of(16) {
         return Err(cpu.raise(Exception::general_protection(0)));
     }
     let (lower, _) = cpu.open::<8>(op, address)?;
@@ -102,7 +117,7 @@ pub(crate) fn select<M: Memory, O: Observer>(mnemonic: Mnemonic, operands: Opera
         (Mnemonic::Xadd, Form::ByteByte) => Some(exchange_add::<FirstByte, SecondByte, M, O, 1>),
         (Mnemonic::Xadd, Form::MemoryByte) => Some(exchange_add::<InMemory, SecondByte, M, O, 1>),
         (Mnemonic::Cmpxchg, Form::RegisterRegister) => {
-            by_width!(operands.width, compare_exchange::<First, Second, M, O>, [1, 2, 4, 8])
+            by_width!(operands.width, compare_exchange_registers::<M, O>, [1, 2, 4, 8])
         }
         (Mnemonic::Cmpxchg, Form::MemoryRegister) => {
             by_width!(operands.width, compare_exchange::<InMemory, Second, M, O>, [1, 2, 4, 8])

@@ -15,7 +15,6 @@ const BITMAP_PLACE: u64 = 102;
 /// Bits of MXCSR that exist.
 const MXCSR_MASK: u64 = 0xffff;
 
-#[expect(clippy::unnecessary_wraps, reason = "instructions have this form")]
 fn nothing<M: Memory, O: Observer>(_: &mut Cpu<M, O>, _: &Op<M, O>) -> Result<(), Leave> {
     Ok(())
 }

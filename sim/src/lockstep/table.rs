@@ -130,10 +130,10 @@ impl Table {
 
     /// The bytes of instructions that do not depend on where they are.
     pub(crate) fn encode(&mut self, instructions: &[Instruction]) -> Option<Vec<u8>> {
-        for instruction in instructions {
-            self.encoder.encode(instruction, 0).ok()?;
-        }
-        Some(self.encoder.take_buffer())
+        let encoded = instructions.iter().all(|instruction| self.encoder.encode(instruction, 0).is_ok());
+        // Of an instruction that has no encoding a part may be there; it must not come before the next one.
+        let bytes = self.encoder.take_buffer();
+        encoded.then_some(bytes)
     }
 }
 
@@ -172,6 +172,10 @@ fn build(
     let mut instruction = Instruction::default();
     instruction.set_code(code);
     let kinds = code.op_code().op_kinds();
+    let locks = code.op_code().can_use_lock_prefix() && chance.one_in(3);
+    // A locked access across two cache lines stops a program where the host forbids it.
+    let aligned = locks || code.mnemonic() == Mnemonic::Xchg || needs_alignment(&instruction);
+    let step = if aligned { 16 } else { 1 };
     for (operand, kind) in (0..).zip(kinds) {
         if let Some(register) = register(*kind, chance) {
             instruction.set_op_kind(operand, OpKind::Register);
@@ -182,15 +186,13 @@ fn build(
             set_immediate(&mut instruction, operand, immediate, value);
         } else if is_memory(*kind) {
             instruction.set_op_kind(operand, OpKind::Memory);
-            set_memory(&mut instruction, rules, chance, setup)?;
+            set_memory(&mut instruction, step, rules, chance, setup)?;
         } else {
             return None;
         }
     }
-    let is_memory_first = kinds.first().is_some() && instruction.op0_kind() == OpKind::Memory;
-    if is_memory_first && code.op_code().can_use_lock_prefix() && chance.one_in(3) {
-        instruction.set_has_lock_prefix(true);
-    }
+    let is_memory_first = !kinds.is_empty() && instruction.op0_kind() == OpKind::Memory;
+    instruction.set_has_lock_prefix(locks && is_memory_first);
     bound_bit_number(&instruction, rules, chance, setup)?;
     Some(instruction)
 }
@@ -226,8 +228,8 @@ fn register(kind: OpCodeOperandKind, chance: &mut Chance) -> Option<Register> {
     let number = u32::try_from(chance.below(16)).unwrap_or(0);
     let of = |first: Register| Some(first + number);
     match kind {
-        Kind::r8_reg | Kind::r8_opcode => byte(chance),
-        Kind::r8_or_mem if either => byte(chance),
+        Kind::r8_reg | Kind::r8_opcode => Some(byte(chance)),
+        Kind::r8_or_mem if either => Some(byte(chance)),
         Kind::r16_reg | Kind::r16_rm | Kind::r16_opcode => of(Register::AX),
         Kind::r32_reg | Kind::r32_rm | Kind::r32_opcode => of(Register::EAX),
         Kind::r64_reg | Kind::r64_rm | Kind::r64_opcode => of(Register::RAX),
@@ -246,8 +248,8 @@ fn register(kind: OpCodeOperandKind, chance: &mut Chance) -> Option<Register> {
 }
 
 /// AL to R15B, AH to BH among them.
-fn byte(chance: &mut Chance) -> Option<Register> {
-    Some(Register::AL + u32::try_from(chance.below(20)).unwrap_or(0))
+fn byte(chance: &mut Chance) -> Register {
+    Register::AL + u32::try_from(chance.below(20)).unwrap_or(0)
 }
 
 const fn is_memory(kind: OpCodeOperandKind) -> bool {
@@ -292,14 +294,14 @@ fn set_immediate(instruction: &mut Instruction, operand: u32, kind: OpKind, valu
     instruction.set_immediate_u64(operand, value);
 }
 
-/// A memory operand by a pointer, sometimes with an index, which `setup` then bounds.
+/// A memory operand by a pointer, sometimes with an index, which `setup` then bounds; a multiple of `step`.
 fn set_memory(
     instruction: &mut Instruction,
+    step: i64,
     rules: &Rules,
     chance: &mut Chance,
     setup: &mut Vec<Instruction>,
 ) -> Option<()> {
-    let step = if needs_alignment(instruction) { 16 } else { 1 };
     let mut distance = chance.below(2 * REACH.cast_unsigned()).cast_signed() - REACH;
     instruction.set_memory_base(chance.pick(&rules.pointers));
     if chance.one_in(3) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// LOCKSTEP_SEED in the environment has other programs compared.
-const INSTRUCTIONS: u64 = 6_000_000;
+const INSTRUCTIONS: u64 = 4_000_000;
 const FIRST_SEED: u64 = 1;
 /// Each stops at its first difference.
 const SEEDS: u64 = 12;

@@ -109,33 +109,13 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         return (!matches!(error, MembersError::Io { .. })).then_some(ExitCode::NotMember);
     }
     if let Some(error) = error.downcast_ref::<ImportError>() {
-        return match error {
-            ImportError::Role(_) => Some(ExitCode::NotMember),
-            ImportError::NotOpen(_) => Some(ExitCode::NotFound),
-            ImportError::File { .. }
-            | ImportError::Length { .. }
-            | ImportError::StateLength { .. }
-            | ImportError::Pages { .. } => Some(ExitCode::Usage),
-            ImportError::Lineage(_) | ImportError::Publish(_) | ImportError::Ending => None,
-        };
+        return import_code(error);
     }
     if matches!(error.downcast_ref(), Some(MachineError::Imported { .. })) {
         return Some(ExitCode::Usage);
     }
     if let Some(error) = error.downcast_ref::<SimulateError>() {
-        return match error {
-            SimulateError::NoRecord { .. }
-            | SimulateError::Record(_)
-            | SimulateError::OtherRecord { .. }
-            | SimulateError::State(_)
-            | SimulateError::Replay(_) => Some(ExitCode::NotSimulated),
-            SimulateError::OtherEnd { .. } => Some(ExitCode::CheckFailed),
-            SimulateError::Fetch(_)
-            | SimulateError::Map(_)
-            | SimulateError::Lineage(_)
-            | SimulateError::Rebuild(_)
-            | SimulateError::Ending => None,
-        };
+        return simulate_code(error);
     }
     let is_no_writer = matches!(error.downcast_ref(), Some(MachineError::Role(_)));
     if error.is::<SessionError>() || error.is::<JoinError>() || is_no_writer {
@@ -148,6 +128,34 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         )
         || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
     unknown.then_some(ExitCode::NotFound)
+}
+
+const fn import_code(error: &ImportError) -> Option<ExitCode> {
+    match error {
+        ImportError::Role(_) => Some(ExitCode::NotMember),
+        ImportError::NotOpen(_) => Some(ExitCode::NotFound),
+        ImportError::File { .. }
+        | ImportError::Length { .. }
+        | ImportError::StateLength { .. }
+        | ImportError::Pages { .. } => Some(ExitCode::Usage),
+        ImportError::Lineage(_) | ImportError::Publish(_) | ImportError::Ending => None,
+    }
+}
+
+const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
+    match error {
+        SimulateError::NoRecord { .. }
+        | SimulateError::Record(_)
+        | SimulateError::OtherRecord { .. }
+        | SimulateError::State(_)
+        | SimulateError::Replay(_) => Some(ExitCode::NotSimulated),
+        SimulateError::OtherEnd { .. } => Some(ExitCode::CheckFailed),
+        SimulateError::Fetch(_)
+        | SimulateError::Map(_)
+        | SimulateError::Lineage(_)
+        | SimulateError::Rebuild(_)
+        | SimulateError::Ending => None,
+    }
 }
 
 fn store_code(error: &OpenError) -> ExitCode {

@@ -13,6 +13,9 @@ use crate::ids::{ChunkHash, PAGE_BYTES};
 
 /// Pages hashed side by side: the lanes of AVX-512.
 const LANES: usize = 16;
+/// Lanes are filled up to a multiple of this. With 2 to 7 of them the AVX2 kernel of blake3 1.8.7 reads 16 bytes past the
+/// end of some inputs, which kills the process where no memory follows; whole groups of 8 it reads exactly.
+const LANE_GROUP: usize = 8;
 /// A leaf of BLAKE3's tree.
 const LEAF_BYTES: usize = 1024;
 const LEAVES: usize = PAGE_BYTES / LEAF_BYTES;
@@ -28,6 +31,7 @@ const IV: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 const _: () = assert!(LEAVES == 4, "the tree below has two levels above the leaves");
+const _: () = assert!(LANES.is_multiple_of(LANE_GROUP), "a group of lanes is full or absent");
 
 /// The name of a chunk: BLAKE3-256 of its decoded bytes.
 #[must_use]
@@ -59,9 +63,9 @@ pub fn chunk_hashes(chunks: &[&[u8]]) -> Vec<ChunkHash> {
     hashes
 }
 
-/// Hashes at most [`LANES`] pages, each to its place in `hashes`.
+/// Hashes at most [`LANES`] pages, each to its place in `hashes`. Lanes without a page hash the first one again.
 fn hash_lanes(platform: Platform, pages: &[(usize, &[u8; PAGE_BYTES])], hashes: &mut [ChunkHash]) {
-    let count = pages.len();
+    let count = pages.len().next_multiple_of(LANE_GROUP);
     let Some((_, first)) = pages.first() else {
         return;
     };

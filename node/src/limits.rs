@@ -34,6 +34,12 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CODING_THREADS: usize = 2;
 /// Intervals simulated at a time; each takes the RAM of its guest.
 pub const SIMULATIONS: usize = 2;
+/// RAM of a guest that is simulated, in bytes: as much as a VM of a node may have.
+pub const SIMULATED_RAM_BYTES_MAX: u64 = 8 << 30;
+/// How long the simulation of one interval may take.
+pub const SIMULATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// The longest blob that is read back: the event log is most of the longest.
+pub const BLOB_BYTES_MAX: u64 = 128 << 20;
 /// Checkpoint maps kept for one lineage besides the latest.
 pub const MAPS_CACHED: usize = 12;
 /// Lineages of which a member's need is remembered, the latest it told of: with 16 bytes a range, 8 KiB each.

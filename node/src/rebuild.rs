@@ -5,12 +5,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use pageswarm_checkpoint::{
-    BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap,
+    Blob, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap,
     PageNumber, Slot, StateRoot, state_root,
 };
 use pageswarm_store::{ChunkRead, ReadError, Store};
 use pageswarm_vmm::SavedState;
 
+use crate::limits::BLOB_BYTES_MAX;
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 
@@ -43,6 +44,17 @@ pub enum RebuildError {
         found: StateRoot,
         /// In the head.
         promised: StateRoot,
+    },
+    /// A blob is longer than any that a node publishes.
+    #[error(
+        "a blob of checkpoint {index} has {bytes} bytes, at most {} are read",
+        crate::limits::BLOB_BYTES_MAX
+    )]
+    BlobLength {
+        /// Which checkpoint.
+        index: CheckpointIndex,
+        /// How many its map says.
+        bytes: u64,
     },
     /// The image cannot be written.
     #[error("image file")]
@@ -153,10 +165,19 @@ pub fn read_blob(
     kind: BlobKind,
     index: CheckpointIndex,
 ) -> Result<Vec<u8>, RebuildError> {
+    let length = |blob: &Blob| blob.chunks.iter().map(|(.., length)| u64::from(*length)).sum();
+    let stated: u64 = map.blobs.get(&kind).map_or(0, length);
+    if stated > BLOB_BYTES_MAX {
+        return Err(RebuildError::BlobLength { index, bytes: stated });
+    }
     let mut bytes = Vec::new();
     for (_, hash, _) in map.blobs.get(&kind).into_iter().flat_map(|blob| &blob.chunks) {
         match store.read_chunk(*hash)? {
-            Some(chunk) => bytes.extend_from_slice(&chunk),
+            Some(chunk) if (bytes.len() + chunk.len()) as u64 <= BLOB_BYTES_MAX => {
+                bytes.extend_from_slice(&chunk);
+            }
+            // The map said less than the chunks have.
+            Some(_) => return Err(RebuildError::BlobLength { index, bytes: BLOB_BYTES_MAX + 1 }),
             None => return Err(RebuildError::Missing { index, missing: 1 }),
         }
     }

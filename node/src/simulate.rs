@@ -4,6 +4,7 @@
 //! of its pages, its processor and its devices, which are checked against its head. What comes out is hashed anew.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
@@ -12,15 +13,20 @@ use pageswarm_checkpoint::{
 };
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
-use pageswarm_sim::{Boundary, CompleteRam, Interval, Memory, ReplayError, Replayed, Unobserved, replay};
-use pageswarm_vmm::SavedState;
+use pageswarm_sim::{
+    Boundary, CompleteRam, Interval, Memory, ReplayError, Replayed, Unobserved, replay_while,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::fetch::{self, FetchError, Fetched};
+use crate::limits::{SIMULATED_RAM_BYTES_MAX, SIMULATION_TIMEOUT};
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 use crate::rebuild::{self, RebuildError};
 
-/// Instructions and iterations after which an interval's end is given up: ten seconds of a fast processor.
+/// Instructions, iterations and exceptions after which an interval's end is given up: what a fast processor does in ten
+/// seconds, and the interpreter in some minutes.
 const WORK_MAX: u64 = 50_000_000_000;
 
 /// Why an interval was not simulated.
@@ -73,9 +79,34 @@ pub enum SimulateError {
         /// In the head.
         promised: StateRoot,
     },
+    /// What it needs did not come in time, or other simulations took all places.
+    #[error("what the interval needs did not come within {} s: `status` shows who has it", waited.as_secs())]
+    Late {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// More RAM than a simulation may have.
+    #[error("the guest has {bytes} bytes of RAM, a simulation at most {SIMULATED_RAM_BYTES_MAX}")]
+    RamSize {
+        /// The guest's.
+        bytes: u64,
+    },
+    /// A fault of this program.
+    #[error("the simulation broke off: a fault of the simulator, its log says more")]
+    BrokeOff,
     /// The node ends.
     #[error("node is ending")]
     Ending,
+}
+
+/// Stops a simulation whose result nobody waits for any more.
+#[derive(Debug, Default)]
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A simulated interval whose end is its checkpoint, bit for bit.
@@ -109,29 +140,50 @@ struct Prepared {
     read_back: Duration,
 }
 
-/// Fetches what interval `interval` needs, simulates it, and proves its end.
+/// Fetches what interval `interval` needs within `patience`, simulates it, and proves its end. If this is dropped, the
+/// simulation ends soon.
 ///
 /// # Errors
 ///
 /// [`SimulateError`].
+///
+/// # Panics
+///
+/// If no checkpoint can follow the interval: its number is the largest there is.
 pub async fn simulate(
     node: &Arc<Node>,
     id: LineageId,
     interval: CheckpointIndex,
     patience: Duration,
 ) -> Result<Simulated, SimulateError> {
-    fetch::wait_announced(node, id, interval.next(), patience).await?;
-    let fetched = fetch::fetch(node, id, interval).await?;
-    fetch::fetch_state(node, id, interval.next()).await?;
-    let place = Arc::clone(&node.simulations).acquire_owned().await.map_err(|_| SimulateError::Ending)?;
-    let simulating = Arc::clone(node);
+    let late = |_| SimulateError::Late { waited: patience };
+    let (fetched, place) = timeout(patience, gather(node, id, interval, patience)).await.map_err(late)??;
+    let abandoned = Abandoned::default();
+    let (stop, simulating) = (Arc::clone(&abandoned.0), Arc::clone(node));
     let simulated = tokio::task::spawn_blocking(move || {
-        let simulated =
-            prepare(&simulating, &id, interval).and_then(|prepared| run(interval, prepared, fetched));
+        let prepared = prepare(&simulating, &id, interval);
+        let simulated = prepared.and_then(|prepared| run(interval, prepared, fetched, &stop));
         drop(place);
         simulated
     });
-    simulated.await.map_err(|_| SimulateError::Ending)?
+    let broken = |error: tokio::task::JoinError| {
+        if error.is_panic() { SimulateError::BrokeOff } else { SimulateError::Ending }
+    };
+    simulated.await.map_err(broken)?
+}
+
+/// What has to be waited for: the chunks, and a place.
+async fn gather(
+    node: &Arc<Node>,
+    id: LineageId,
+    interval: CheckpointIndex,
+    patience: Duration,
+) -> Result<(Fetched, OwnedSemaphorePermit), SimulateError> {
+    fetch::wait_announced(node, id, interval.next(), patience).await?;
+    let fetched = fetch::fetch(node, id, interval).await?;
+    fetch::fetch_state(node, id, interval.next()).await?;
+    let place = Arc::clone(&node.simulations).acquire_owned().await;
+    Ok((fetched, place.map_err(|_| SimulateError::Ending)?))
 }
 
 fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Prepared, SimulateError> {
@@ -153,38 +205,50 @@ fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Pre
     if record.event_log.is_empty() {
         return Err(SimulateError::NoRecord { end: next });
     }
+    let ram_bytes = u64::from(map.ram.pages()) * PAGE_BYTES as u64;
+    if ram_bytes > SIMULATED_RAM_BYTES_MAX {
+        return Err(SimulateError::RamSize { bytes: ram_bytes });
+    }
     let mut ram = vec![0; map.ram.pages() as usize * PAGE_BYTES];
     let rebuilt = rebuild::rebuild_into(node, id, interval, |page, bytes| {
         let start = page.0 as usize * PAGE_BYTES;
         ram[start..start + PAGE_BYTES].copy_from_slice(bytes);
         Ok(())
     })?;
-    let end_state = rebuild::read_state(&node.store, &next_map, next)?;
+    let blob = |kind| rebuild::read_blob(&node.store, &next_map, kind, next);
+    let (end_cpu, end_devices) = (blob(BlobKind::Cpu)?, blob(BlobKind::Devices)?);
     // The maps of an honest writer lead to what its head promises; so do those that are believed here.
-    let found = state_root(&next_map.ram, [&end_state.cpu, &end_state.devices], None);
+    let found = state_root(&next_map.ram, [&end_cpu, &end_devices], None);
     if found != promised {
         return Err(RebuildError::WrongRoot { index: next, found, promised }.into());
     }
     Ok(Prepared {
         ram,
-        start: boundary(&rebuilt.state, map)?,
-        end: boundary(&end_state, next_map)?,
+        start: boundary(&rebuilt.state.cpu, &rebuilt.state.devices, map)?,
+        end: boundary(&end_cpu, &end_devices, next_map)?,
         events: EventLog::decode(&record.event_log)?,
         promised,
         read_back: clock.elapsed(),
     })
 }
 
-fn boundary(state: &SavedState, map: CheckpointMap) -> Result<Boundary, BytesError> {
-    let (cpu, devices) = (CpuState::decode(&state.cpu)?, Devices::decode(&state.devices)?);
+fn boundary(cpu: &[u8], devices: &[u8], map: CheckpointMap) -> Result<Boundary, BytesError> {
+    let (cpu, devices) = (CpuState::decode(cpu)?, Devices::decode(devices)?);
     Ok(Boundary { cpu, devices, map: map.ram })
 }
 
-fn run(interval: CheckpointIndex, prepared: Prepared, fetched: Fetched) -> Result<Simulated, SimulateError> {
+fn run(
+    interval: CheckpointIndex,
+    prepared: Prepared,
+    fetched: Fetched,
+    stop: &AtomicBool,
+) -> Result<Simulated, SimulateError> {
     let Prepared { ram, start, end, events, promised, read_back } = prepared;
     let clock = Instant::now();
     let wanted = Interval { index: interval, start: &start, events: &events, end: &end, work_max: WORK_MAX };
-    let replayed = replay(&wanted, CompleteRam::new(ram), Unobserved)?;
+    let replayed = replay_while(&wanted, CompleteRam::new(ram), Unobserved, || {
+        !stop.load(Ordering::Relaxed) && clock.elapsed() < SIMULATION_TIMEOUT
+    })?;
     let simulation = clock.elapsed();
     let found = root_of(&start, &replayed);
     if found != promised {

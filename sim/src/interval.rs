@@ -36,7 +36,7 @@ pub struct Interval<'a> {
     pub events: &'a EventLog,
     /// The checkpoint that it ends with.
     pub end: &'a Boundary,
-    /// Instructions and iterations of repeated ones after which the end is given up.
+    /// Instructions, iterations of repeated ones and delivered exceptions after which the end is given up.
     pub work_max: u64,
 }
 
@@ -111,6 +111,12 @@ pub enum ReplayFailure {
         /// Inputs in the log.
         inputs: u64,
     },
+    /// The caller did not want to go on.
+    #[error("stopped after {instructions} instructions")]
+    Stopped {
+        /// Instructions done.
+        instructions: u64,
+    },
     /// The work allowed is done.
     #[error("end not reached after {instructions} instructions; {wrong_pages} pages differ from it")]
     EndNotReached {
@@ -150,10 +156,27 @@ pub fn replay<M: Memory, O: Observer>(
     memory: M,
     observer: O,
 ) -> Result<Replayed<M, O>, ReplayError> {
+    replay_while(interval, memory, observer, || true)
+}
+
+/// The same, as long as `go_on` says so: it is asked every 100,000 instructions, which a guest can make last a second
+/// or two, and not longer.
+///
+/// # Errors
+/// As [`replay`], and [`ReplayFailure::Stopped`].
+pub fn replay_while<M: Memory, O: Observer>(
+    interval: &Interval<'_>,
+    memory: M,
+    observer: O,
+    go_on: impl FnMut() -> bool,
+) -> Result<Replayed<M, O>, ReplayError> {
     Replay::new(interval, memory, observer)
-        .and_then(Replay::run)
+        .and_then(|replay| replay.run(go_on))
         .map_err(|cause| ReplayError { interval: interval.index, cause })
 }
+
+/// Work between two questions whether to go on.
+const SLICE: u64 = 100_000;
 
 struct Replay<'a, M, O> {
     interval: &'a Interval<'a>,
@@ -188,15 +211,23 @@ impl<'a, M: Memory, O: Observer> Replay<'a, M, O> {
         }
     }
 
-    fn run(mut self) -> Result<Replayed<M, O>, ReplayFailure> {
+    fn run(mut self, mut go_on: impl FnMut() -> bool) -> Result<Replayed<M, O>, ReplayFailure> {
+        let mut asked_at = 0;
         loop {
-            match self.simulator.run(self.interval.work_max)? {
+            if self.simulator.work() >= asked_at {
+                if !go_on() {
+                    return Err(ReplayFailure::Stopped { instructions: self.simulator.instructions() });
+                }
+                asked_at = self.simulator.work() + SLICE;
+            }
+            match self.simulator.run(self.interval.work_max.min(asked_at))? {
                 Exit::Input { port, size } => self.input(port, size)?,
                 Exit::Output { port, size, value } => {
                     self.devices.output(port, &value.to_le_bytes()[..size])?;
                 }
                 Exit::Breakpoint if self.is_at_end() => return Ok(self.finish()),
                 Exit::Breakpoint => {}
+                Exit::Done if self.simulator.work() < self.interval.work_max => {}
                 Exit::Done => {
                     return Err(ReplayFailure::EndNotReached {
                         instructions: self.simulator.instructions(),

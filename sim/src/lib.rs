@@ -33,7 +33,7 @@ pub mod simulator;
 mod tlb;
 mod written;
 
-pub use interval::{Boundary, Interval, ReplayError, ReplayFailure, Replayed, replay};
+pub use interval::{Boundary, Interval, ReplayError, ReplayFailure, Replayed, replay, replay_while};
 pub use memory::{CompleteRam, Memory, PageUnavailable};
 pub use observe::{Access, AccessKind, Observer, Unobserved};
 pub use refusal::{Reason, Refusal, UnsupportedState};

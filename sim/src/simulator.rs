@@ -44,6 +44,8 @@ pub struct Simulator<M, O> {
     cache: Cache<M, O>,
     /// The breakpoint was told and not yet passed.
     at_breakpoint: bool,
+    /// Exceptions delivered: a fault completes no instruction, and a handler may cause the next one at once.
+    deliveries: u64,
 }
 
 impl<M: Memory, O: Observer> Simulator<M, O> {
@@ -52,7 +54,12 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
     /// # Errors
     /// When the state enables what is not modelled.
     pub fn new(state: &CpuState, memory: M, observer: O) -> Result<Self, UnsupportedState> {
-        Ok(Self { cpu: Cpu::new(state, memory, observer)?, cache: Cache::new(), at_breakpoint: false })
+        Ok(Self {
+            cpu: Cpu::new(state, memory, observer)?,
+            cache: Cache::new(),
+            at_breakpoint: false,
+            deliveries: 0,
+        })
     }
 
     /// The canonical state.
@@ -111,12 +118,17 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
         self.cache.clear();
     }
 
+    /// Instructions, repeats and delivered exceptions: what a limit is set on.
+    pub(crate) const fn work(&self) -> u64 {
+        self.cpu.count + self.cpu.repeats + self.deliveries
+    }
+
     /// General register `number` (in encoding order), as a cheap part of [`Self::state`].
     pub(crate) fn general(&self, number: usize) -> u64 {
         self.cpu.registers[number & 15]
     }
 
-    /// Runs until the sum of instructions and repeats is at least `work`, or something else ends it.
+    /// Runs until the sum of instructions, repeats and delivered exceptions is at least `work`, or something else ends it.
     ///
     /// # Errors
     /// When the next instruction cannot be simulated exactly.
@@ -125,7 +137,7 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
             if self.cpu.code_changed {
                 self.forget_code();
             }
-            if self.cpu.count + self.cpu.repeats >= work {
+            if self.work() >= work {
                 return Ok(Exit::Done);
             }
             let rip = self.cpu.rip;
@@ -186,6 +198,7 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
                     self.cpu.rip = next;
                     self.cpu.count += 1;
                 }
+                self.deliveries += 1;
                 match self.cpu.deliver(exception) {
                     Ok(()) => Ok(None),
                     Err(_) => Err(self.refusal(rip)),

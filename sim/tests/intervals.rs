@@ -7,6 +7,7 @@
 use pageswarm_checkpoint::{
     Birth, ChunkRef, Generation, PageMap, chunk_hash, chunk_hashes, map::Slot, zero_page_hash,
 };
+use pageswarm_machine::cpu::Table;
 use pageswarm_machine::devices::Input;
 use pageswarm_machine::event::{Event, EventSize};
 use pageswarm_machine::guest::{self, BootParameters};
@@ -14,7 +15,7 @@ use pageswarm_machine::{CheckpointIndex, CpuState, Devices, EventLog, PAGE_BYTES
 use pageswarm_sim::memory::PageBytes;
 use pageswarm_sim::{
     Access, AccessKind, Boundary, CompleteRam, Exit, Interval, Memory, Observer, PageUnavailable, Reason,
-    ReplayFailure, Simulator, Unobserved, replay,
+    ReplayFailure, Simulator, Unobserved, replay, replay_while,
 };
 
 const RAM_BYTES: usize = 64 << 20;
@@ -260,6 +261,48 @@ fn work_without_end_is_given_up() {
     let interval = Interval { work_max: 10_000, ..recorded.interval() };
     let failure = replay(&interval, recorded.ram(), Unobserved).err().unwrap().cause;
     assert!(matches!(failure, ReplayFailure::EndNotReached { .. }), "{failure:?}");
+}
+
+/// An undefined instruction whose handler is itself: no instruction is ever completed.
+fn endless_exceptions() -> Recorded {
+    const GATES: u64 = 0x18_0000;
+    let mut recorded = record_program(&[0xeb, 0xfe], CODE, 1);
+    let mut put = |address: u64, bytes: &[u8]| {
+        let start = usize::try_from(address).unwrap();
+        recorded.ram[start..start + bytes.len()].copy_from_slice(bytes);
+    };
+    let gate = CODE & 0xffff | 0x33 << 16 | 0xef00 << 32 | (CODE >> 16 & 0xffff) << 48;
+    put(CODE, &[0x0f, 0x0b]);
+    put(GATES + 16 * 6, &gate.to_le_bytes());
+    recorded.start.cpu.idt = Table { base: GATES, limit: 0xfff };
+    recorded.start.cpu.general[4] = 0x200_0000;
+    recorded.end.cpu.general[0] = 1;
+    recorded
+}
+
+#[test]
+fn exceptions_without_end_are_given_up() {
+    let recorded = endless_exceptions();
+    let interval = Interval { work_max: 10_000, ..recorded.interval() };
+    let failure = replay(&interval, recorded.ram(), Unobserved).err().unwrap().cause;
+    assert!(matches!(failure, ReplayFailure::EndNotReached { instructions: 0, .. }), "{failure:?}");
+}
+
+#[test]
+fn a_replay_that_nobody_waits_for_stops() {
+    let mut recorded = record_program(&[0xeb, 0xfe], CODE, 1);
+    recorded.end.cpu.general[0] = 1;
+    for recorded in [recorded, endless_exceptions()] {
+        let mut questions = 0;
+        let go_on = || {
+            questions += 1;
+            questions < 4
+        };
+        let stopped = replay_while(&recorded.interval(), recorded.ram(), Unobserved, go_on);
+        let failure = stopped.err().unwrap().cause;
+        assert!(matches!(failure, ReplayFailure::Stopped { .. }), "{failure:?}");
+        assert_eq!(questions, 4);
+    }
 }
 
 /// Keeps everything that it sees.

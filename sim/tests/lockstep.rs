@@ -58,7 +58,7 @@ fn random_programs_end_as_on_the_processor() {
         }
     }
     println!(
-        "{} instructions of {} kinds in {} programs compared in {:.1} s: all equal",
+        "{} instructions of {} kinds in {} programs compared in {:.1} s: {differences} seeds with a difference",
         tally.instructions,
         lockstep.kinds(),
         tally.programs,

@@ -4,7 +4,7 @@
 
 use anyhow::ensure;
 use pageswarm_node::api::simulations::SimulationView;
-use pageswarm_node::api::views::ImportView;
+use pageswarm_node::api::views::{CheckpointRequest, ImportView};
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess};
 use pageswarm_tests::command::{Outcome, pageswarm};
@@ -97,7 +97,12 @@ async fn what_was_not_recorded_is_refused() -> anyhow::Result<()> {
     ensure!(refused.text.contains("no record of the interval"), "{refused:?}");
     let absent = sim_run(&node, &[&lineage, "1", "--patience", "200ms"]).await?;
     assert_eq!(absent.code, Some(19), "{absent:?}");
-    let none = sim_run(&node, &[&lineage, "0", "--count", "0"]).await?;
-    assert_eq!(none.code, Some(2), "{none:?}");
+    for wrong in [["0", "--count", "0"], ["18446744073709551615", "--count", "1"]] {
+        let outcome = sim_run(&node, &[&[lineage.as_str()][..], &wrong].concat()).await?;
+        assert_eq!(outcome.code, Some(2), "{wrong:?}: {outcome:?}");
+    }
+    let beyond = CheckpointRequest { lineage, index: u64::MAX, ..CheckpointRequest::default() };
+    let refused = node.client().post::<SimulationView>("/api/v1/simulations", &beyond).await;
+    assert_eq!(refused.err().map(|failure| failure.code as u8), Some(2));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What a node tells others of what it lacks of a lineage and of its links, so that any of them can say how far the
-//! spread is from what the links allow. At most about one a second is sent; nothing is decided by it.
+//! spread is from what the links allow. At most about one a second is sent. It is believed as it is said:
+//! the bound that is shown rests on it, and with `--when-behind` whether a VM is slowed down.
 
 use std::num::NonZeroU64;
 

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use pageswarm_sim::{ReplayError, ReplayFailure};
 use pageswarm_store::{OpenError, WriteError};
 use pageswarm_vmm::VmFailure;
 
@@ -144,7 +145,11 @@ const fn import_code(error: &ImportError) -> Option<ExitCode> {
 
 const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
     match error {
+        SimulateError::Replay(ReplayError { cause: ReplayFailure::Stopped { .. }, .. })
+        | SimulateError::BrokeOff => None,
+        SimulateError::Late { .. } => Some(ExitCode::NotFound),
         SimulateError::NoRecord { .. }
+        | SimulateError::RamSize { .. }
         | SimulateError::Record(_)
         | SimulateError::OtherRecord { .. }
         | SimulateError::State(_)

@@ -48,6 +48,9 @@ async fn simulate(
     Json(request): Json<CheckpointRequest>,
 ) -> Answer<SimulationView> {
     let (id, interval) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
+    if request.index == u64::MAX {
+        return Err(ApiError::usage("index: there is no interval behind the last checkpoint that can be"));
+    }
     let simulated = simulate::simulate(&node, id, interval, patience(&request)).await;
     let simulated = simulated.map_err(|error| ApiError::failed(&error))?;
     Ok(Json(SimulationView {

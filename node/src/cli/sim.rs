@@ -27,11 +27,12 @@ pub struct RunArgs {
     /// The lineage, or the first digits of its name if no other starts so.
     pub lineage: String,
     /// The interval, by the index of the checkpoint that it begins with.
+    #[arg(value_parser = clap::value_parser!(u64).range(..u64::MAX))]
     pub interval: u64,
     /// How many intervals from there on, one after the other.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub count: u64,
-    /// How long to wait for each interval's checkpoints.
+    /// How long to wait for what each interval needs.
     #[arg(long, value_parser = values::duration, default_value = "1m")]
     pub patience: Duration,
 }
@@ -46,20 +47,30 @@ pub async fn run(command: SimCommand) -> Result<(), Failure> {
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.lineage).await?;
     let mut views: Vec<SimulationView> = Vec::new();
-    for index in (args.interval..).zip(0..args.count).map(|(index, _)| index) {
+    let mut failed = None;
+    for index in (0..args.count).map(|number| args.interval.saturating_add(number)) {
         let request = CheckpointRequest {
             lineage: lineage.clone(),
             index,
             patience_ms: u64::try_from(args.patience.as_millis()).ok(),
             ..CheckpointRequest::default()
         };
-        let view: SimulationView = client.post("/api/v1/simulations", &request).await?;
+        let view = match client.post::<SimulationView>("/api/v1/simulations", &request).await {
+            Ok(view) => view,
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        };
         if !args.node.json {
             print::line(&sentence(&view))?;
         }
         views.push(view);
     }
-    if args.node.json { print::json(&views) } else { Ok(()) }
+    if args.node.json {
+        print::json(&views)?;
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn sentence(view: &SimulationView) -> String {

@@ -386,7 +386,7 @@ pub struct RunRequest {
     /// Where to.
     #[serde(default)]
     pub witness_directory: Option<String>,
-    /// `lengthen`, `pause` or `drop-distribution`: what is done when checkpoints are not taken as fast as they are made;
+    /// `lengthen`, `pause`, `drop-distribution` or `keep-pace`: what is done when checkpoints are not taken as fast as they are made;
     /// `lengthen` if not given.
     #[serde(default)]
     pub when_behind: Option<String>,
@@ -425,7 +425,7 @@ pub struct VmView {
 pub struct DriveView {
     /// The VM's number on this node.
     pub vm: u64,
-    /// What is done when it is behind: `lengthen`, `pause` or `drop-distribution`.
+    /// What is done when it is behind: `lengthen`, `pause`, `drop-distribution` or `keep-pace`.
     pub when_behind: String,
     /// The interval that was set, in milliseconds.
     pub interval_set_ms: u64,

@@ -47,8 +47,8 @@ pub struct RunArgs {
     #[arg(long, default_value = "pre-copy")]
     pub strategy: String,
     /// When checkpoints are not stored, or not sent to followers, as fast as they are made: lengthen the interval until
-    /// they are; pause the VM meanwhile; or drop-distribution: record on, but do not announce or offer checkpoints
-    /// until the next one has room.
+    /// they are; pause the VM meanwhile; drop-distribution: record on, but do not announce or offer checkpoints until
+    /// the next one has room; or keep-pace: go on as set.
     #[arg(long, value_name = "WAY", default_value = "lengthen")]
     pub when_behind: WhenBehind,
     /// Seeds all that the guest does.

@@ -26,11 +26,13 @@ pub enum WhenBehind {
     /// Checkpoints are recorded and kept here, and not announced or offered until less than half of what is too much is
     /// left.
     DropDistribution,
+    /// Nothing: the VM goes on as it was set, and its checkpoints wait on this node's disk.
+    KeepPace,
 }
 
 /// No such way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected lengthen, pause or drop-distribution")]
+#[error("expected lengthen, pause, drop-distribution or keep-pace")]
 pub struct UnknownWay;
 
 impl WhenBehind {
@@ -41,6 +43,7 @@ impl WhenBehind {
             Self::Lengthen => "lengthen",
             Self::Pause => "pause",
             Self::DropDistribution => "drop-distribution",
+            Self::KeepPace => "keep-pace",
         }
     }
 }
@@ -49,7 +52,7 @@ impl FromStr for WhenBehind {
     type Err = UnknownWay;
 
     fn from_str(text: &str) -> Result<Self, UnknownWay> {
-        let all = [Self::Lengthen, Self::Pause, Self::DropDistribution];
+        let all = [Self::Lengthen, Self::Pause, Self::DropDistribution, Self::KeepPace];
         all.into_iter().find(|way| way.name() == text).ok_or(UnknownWay)
     }
 }
@@ -119,7 +122,7 @@ impl Drive {
             }
             WhenBehind::Pause if self.is_behind && !before.is_behind => Some(Order::Pause),
             WhenBehind::Pause if !self.is_behind && before.is_behind => Some(Order::Resume),
-            WhenBehind::Pause | WhenBehind::DropDistribution => None,
+            WhenBehind::Pause | WhenBehind::DropDistribution | WhenBehind::KeepPace => None,
         }
     }
 }
@@ -202,9 +205,19 @@ mod tests {
     }
 
     #[test]
+    fn keeping_pace_is_told_and_changes_nothing() {
+        let mut drive = drive(WhenBehind::KeepPace);
+        assert_eq!([5000, 9000, 0].map(|wait| drive.note(waiting(wait))), [None; 3]);
+        assert_eq!(drive.interval, drive.interval_set);
+        assert_eq!(drive.note(waiting(5000)), None);
+        assert!(drive.is_behind && !drive.is_paused() && !drive.is_withholding());
+    }
+
+    #[test]
     fn short_intervals_do_not_make_a_short_wait_too_long() {
         assert_eq!(Drive::new(WhenBehind::Pause, Duration::from_millis(10)).behind_from(), BEHIND_MIN);
         assert_eq!("drop-distribution".parse(), Ok(WhenBehind::DropDistribution));
+        assert_eq!("keep-pace".parse(), Ok(WhenBehind::KeepPace));
         assert_eq!("stop".parse::<WhenBehind>(), Err(UnknownWay));
     }
 }

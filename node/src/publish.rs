@@ -1,15 +1,18 @@
 //! From a captured checkpoint to a durable, announced one: hash, deduplicate, encode, store, sign.
 
+mod draft;
+mod recent_births;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pageswarm_checkpoint::{
-    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkMap, ChunkRef,
-    ChunkSource, Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES,
-    PageChange, PageNumber, blob, state_root, zero_page_hash,
+    ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
+    Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES, PageChange, PageNumber,
+    blob, state_root, zero_page_hash,
 };
 use pageswarm_store::{CommitError, IndexError, NewCheckpoint, SharedBytes, VerifiedChunk, WriteError};
 use pageswarm_swarm::{BirthSet, Input};
@@ -22,6 +25,8 @@ use crate::gossip::GossipCommand;
 use crate::limits::KEYFRAME_EVERY;
 use crate::lineages::{Lineage, kind};
 use crate::node::Node;
+use draft::Draft;
+use recent_births::RecentBirths;
 
 /// Pages taken through all steps together: with copies and bases a third of a megabyte, less than a core's cache.
 const BATCH_PAGES: usize = 32;
@@ -31,9 +36,6 @@ const STORED_TOGETHER: usize = 512;
 const BATCHES_WAITING: usize = 4;
 /// How far the publishing threads precede the rest of the node where processors are scarce.
 pub const PUBLISHER_PRECEDENCE: u8 = 10;
-
-/// Births kept to find duplicates: at most about 150 MB.
-const RECENT_BIRTHS: usize = 2 << 20;
 
 /// Why a checkpoint was not published. The lineage is as before; its publisher is of no use any more.
 #[derive(Debug, thiserror::Error)]
@@ -130,14 +132,6 @@ pub struct Publisher {
     unoffered: BirthSet,
 }
 
-/// The births of chunks of this lineage, the latest of them: what a page can turn out to be a duplicate of. A
-/// duplicate of something older is born again, which costs its delta entry; the chunk itself is stored once.
-#[derive(Debug, Default)]
-struct RecentBirths {
-    younger: ChunkMap<Birth>,
-    older: ChunkMap<Birth>,
-}
-
 /// What is to become the next checkpoint, wherever it comes from.
 struct Taken<'bytes> {
     /// Pages that may have changed, by number.
@@ -146,23 +140,6 @@ struct Taken<'bytes> {
     state: &'bytes SavedState,
     /// The encoded event log of the interval that ends here.
     events: &'bytes [u8],
-    figures: CheckpointFigures,
-}
-
-/// What of a checkpoint is decided so far.
-struct Draft {
-    /// By page number.
-    changes: Vec<(PageNumber, PageChange)>,
-    /// New chunks by birth.
-    new: Vec<ChunkHash>,
-    /// Their births.
-    born: ChunkMap<Birth>,
-    /// Of these, chunks that were not handed over to be stored yet.
-    waiting: Vec<VerifiedChunk>,
-    /// To whoever stores them; none once all are handed over.
-    queue: Option<SyncSender<Vec<VerifiedChunk>>>,
-    /// For chunks without a base.
-    encoder: Encoder<'static>,
     figures: CheckpointFigures,
 }
 
@@ -490,50 +467,6 @@ impl Publisher {
     }
 }
 
-impl Draft {
-    fn new(figures: CheckpointFigures, queue: SyncSender<Vec<VerifiedChunk>>) -> Self {
-        Self {
-            changes: vec![],
-            new: vec![],
-            born: ChunkMap::default(),
-            waiting: vec![],
-            queue: Some(queue),
-            encoder: Encoder::new(Effort::Small),
-            figures,
-        }
-    }
-
-    /// Hands over what waits. If nobody takes it storing has failed, which whoever stores tells.
-    fn hand_over(&mut self) {
-        let chunks = std::mem::take(&mut self.waiting);
-        let _failed = self.queue.as_ref().map(|queue| queue.send(chunks));
-    }
-
-    /// A page of new content, encoded on what it was before.
-    fn add_new(&mut self, page: PageNumber, bytes: SharedBytes, before: Option<&SharedBytes>, births: u64) {
-        // A guest waits for this thread if it falls behind, so what has a base is encoded fast. What has none is worth
-        // more time: all that follows is based on it.
-        let chunk = match before {
-            Some(before) => {
-                VerifiedChunk::encode(&mut Encoder::new(Effort::Fast), bytes, Some(before.verified()))
-            }
-            None => VerifiedChunk::encode(&mut self.encoder, bytes, None),
-        };
-        let (hash, length) = (chunk.hash(), chunk.encoded().bytes.len() as u64);
-        self.figures.new_pages += 1;
-        self.figures.new_bytes += length;
-        if chunk.encoded().encoding.base().is_some() {
-            self.figures.patched_pages += 1;
-            self.figures.patched_bytes += length;
-        }
-        let encoded_len = u32::try_from(length).expect("a chunk is at most 64 KiB");
-        self.changes.push((page, PageChange::Chunk(ChunkSource::New { hash, encoded_len })));
-        self.born.insert(hash, Birth(births + self.new.len() as u64));
-        self.new.push(hash);
-        self.waiting.push(chunk);
-    }
-}
-
 /// Stores batches until there are no more. At the first error no more are taken.
 fn store_batches(node: &Node, batches: &Receiver<Vec<VerifiedChunk>>) -> Result<(), PublishError> {
     pageswarm_vmm::precede(PUBLISHER_PRECEDENCE);
@@ -542,19 +475,6 @@ fn store_batches(node: &Node, batches: &Receiver<Vec<VerifiedChunk>>) -> Result<
         node.recent.add(chunks.into_iter().map(VerifiedChunk::into_shared));
     }
     Ok(())
-}
-
-impl RecentBirths {
-    fn find(&self, hash: &ChunkHash) -> Option<Birth> {
-        self.younger.get(hash).or_else(|| self.older.get(hash)).copied()
-    }
-
-    fn add(&mut self, first: u64, hashes: &[ChunkHash]) {
-        if self.younger.len() + hashes.len() > RECENT_BIRTHS / 2 {
-            self.older = std::mem::take(&mut self.younger);
-        }
-        self.younger.extend(hashes.iter().copied().zip((first..).map(Birth)));
-    }
 }
 
 /// Of chunks named in a lineage, the births in that lineage itself.

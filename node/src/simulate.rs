@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
-    BlobKind, CheckpointIndex, CheckpointMap, IntervalRecord, LineageId, PAGE_BYTES, PageNumber, RecordError,
-    Slot, StateRoot, chunk_hash, state_root, zero_page_hash,
+    Birth, BlobKind, CheckpointIndex, CheckpointMap, ChunkRef, IntervalRecord, LineageId, PAGE_BYTES,
+    PageNumber, RecordError, Slot, StateRoot, chunk_hash, state_root, zero_page_hash,
 };
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
@@ -270,7 +270,8 @@ fn run(
 fn root_of<O>(start: &Boundary, replayed: &Replayed<CompleteRam, O>) -> StateRoot {
     let slot = |page: &PageNumber| {
         let hash = chunk_hash(replayed.memory.page(*page));
-        let source = pageswarm_checkpoint::ChunkRef::own(pageswarm_checkpoint::Birth(0));
+        // The root is over hashes; where a chunk was born makes no difference to it.
+        let source = ChunkRef::own(Birth(0));
         (*page, if hash == zero_page_hash() { Slot::Zero } else { Slot::Chunk { source, hash } })
     };
     let written: Vec<(PageNumber, Slot)> = replayed.written.iter().map(slot).collect();

@@ -7,3 +7,4 @@ pub mod server;
 pub mod simulations;
 pub mod spreads;
 pub mod views;
+pub mod vms;

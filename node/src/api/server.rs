@@ -18,22 +18,20 @@ use axum::{Json, Router};
 use futures::{Stream, StreamExt as _, stream};
 use pageswarm_checkpoint::membership::{Role, Ticket};
 use pageswarm_checkpoint::{CheckpointIndex, Head, LineageId};
-use pageswarm_vmm::Strategy;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, DriveView, FetchView, ImportRequest,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
-    RunRequest, SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
-    VmView,
+    SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
-use super::{metrics, simulations, spreads};
+use super::{metrics, simulations, spreads, vms};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
 use crate::lineages::{Lineage, MapError};
-use crate::machines::{self, Machine, RunOptions};
+use crate::machines;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
 use crate::{addresses, births, rebuild, spread};
@@ -83,7 +81,7 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     }
     let listener = UnixListener::bind(&path).map_err(socket)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
-    let all = reading().merge(changing()).merge(simulations::changing()).with_state(Arc::clone(node));
+    let all = reading().merge(changing()).with_state(Arc::clone(node));
     serve(axum::serve(listener, all).into_future(), "api");
     let Some(address) = node.config.http_listen else {
         return Ok(None);
@@ -117,14 +115,11 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/lacked", get(lacked))
         .route("/api/v1/lineages/{lineage}/bytes", get(lineage_bytes))
         .route("/api/v1/lineages/{lineage}/spread", get(lineage_spread))
-        .route("/api/v1/vms", get(vms))
-        .route("/api/v1/vms/{vm}", get(vm))
+        .merge(vms::reading())
 }
 
 fn changing() -> Router<Arc<Node>> {
     Router::new()
-        .route("/api/v1/vms", post(run_vm))
-        .route("/api/v1/vms/{vm}/stop", post(stop_vm))
         .route("/api/v1/checkpoints/import", post(import_checkpoint))
         .route("/api/v1/checkpoints/fetch", post(fetch_checkpoint))
         .route("/api/v1/checkpoints/rebuild", post(rebuild_checkpoint))
@@ -132,6 +127,8 @@ fn changing() -> Router<Arc<Node>> {
         .route("/api/v1/tickets", post(ticket))
         .route("/api/v1/revocations", post(revoke))
         .route("/api/v1/end", post(end))
+        .merge(vms::changing())
+        .merge(simulations::changing())
 }
 
 async fn dashboard() -> Html<&'static str> {
@@ -225,7 +222,11 @@ pub fn status_view(node: &Node) -> StatusView {
         lineages: node.lineages.all().iter().map(|lineage| lineage_view(node, lineage)).collect(),
         link: spreads::link_view(up, down),
         spreads: spreads::views(node),
-        vms: running.iter().filter(|machine| machine.ended().is_none()).map(|vm| drive_view(vm)).collect(),
+        vms: running
+            .iter()
+            .filter(|machine| machine.ended().is_none())
+            .map(|vm| vms::drive_view(vm))
+            .collect(),
     }
 }
 
@@ -280,9 +281,9 @@ async fn events(State(node): Shared) -> Sse<impl Stream<Item = Result<sse::Event
 }
 
 #[derive(serde::Deserialize)]
-struct From {
+pub(super) struct From {
     #[serde(default)]
-    from: u64,
+    pub(super) from: u64,
 }
 
 async fn checkpoints(
@@ -367,94 +368,6 @@ async fn lineage_spread(State(node): Shared, Path(lineage): Path<String>) -> Ans
         views.find(|view| view.lineage == lineage).ok_or_else(nothing)
     })
     .await
-}
-
-async fn vms(State(node): Shared) -> Json<Vec<VmView>> {
-    Json(node.machines.all().iter().map(|machine| vm_view(machine, u64::MAX)).collect())
-}
-
-async fn vm(State(node): Shared, Path(vm): Path<u64>, Query(From { from }): Query<From>) -> Answer<VmView> {
-    let machine = node.machines.get(vm).ok_or_else(|| ApiError::not_found(format!("there is no vm {vm}")))?;
-    Ok(Json(vm_view(&machine, from)))
-}
-
-fn vm_view(machine: &Machine, from: u64) -> VmView {
-    let report = machine.report();
-    let (ended, failed) = machine.ended().map_or((None, false), |(why, failed)| (Some(why), failed));
-    VmView {
-        vm: machine.id,
-        process_id: machine.process_id(),
-        lineage: machine.lineage.map(|id| id.to_string()),
-        counter: report.operations,
-        passes: report.passes,
-        wrong_page: report.wrong_page.map(|page| page.0),
-        ended,
-        failed,
-        drive: drive_view(machine),
-        checkpoints: machine.figures(from),
-    }
-}
-
-fn drive_view(machine: &Machine) -> DriveView {
-    let drive = machine.driven();
-    DriveView {
-        vm: machine.id,
-        when_behind: drive.way.name().to_owned(),
-        interval_set_ms: millis(drive.interval_set),
-        interval_ms: millis(drive.interval),
-        is_behind: drive.is_behind,
-        is_paused: drive.is_paused(),
-        is_withholding: drive.is_withholding(),
-        to_store_bytes: drive.backlog.to_store_bytes,
-        to_store_ms: millis(drive.backlog.to_store),
-        to_send_bytes: drive.backlog.to_send_bytes,
-        to_send_ms: millis(drive.backlog.to_send),
-        behind_from_ms: millis(drive.behind_from()),
-    }
-}
-
-async fn run_vm(State(node): Shared, Json(request): Json<RunRequest>) -> Answer<VmView> {
-    let strategy = match request.strategy.as_str() {
-        "pre-copy" => Strategy::PreCopy,
-        "incremental-stop-and-copy" => Strategy::IncrementalStopAndCopy,
-        "stop-and-copy" => Strategy::StopAndCopy,
-        other => return Err(ApiError::usage(format!("unknown capture strategy {other}"))),
-    };
-    if request.interval_ms == 0 {
-        return Err(ApiError::usage("interval of 0 ms: give at least 1 ms"));
-    }
-    let options = RunOptions {
-        workload: request.workload.parse().map_err(|error| ApiError::failed(&error))?,
-        ram_bytes: request.ram_bytes,
-        interval: Duration::from_millis(request.interval_ms),
-        strategy,
-        checkpoints: request.checkpoints,
-        seed: request.seed,
-        witness: request.witness.into_iter().collect(),
-        witness_directory: request.witness_directory.map(PathBuf::from).unwrap_or_default(),
-        when_behind: request
-            .when_behind
-            .as_deref()
-            .map(str::parse)
-            .transpose()
-            .map_err(|error| ApiError::usage(format!("when_behind: {error}")))?
-            .unwrap_or_default(),
-    };
-    let started = match request.resume {
-        None => machines::run(&node, options).await,
-        Some(resume) => {
-            let (id, index) = announced(&node, &resume).await?;
-            machines::resume_as_branch(&node, id, index, options).await
-        }
-    };
-    let machine = started.map_err(failed)?;
-    Ok(Json(vm_view(&machine, 0)))
-}
-
-async fn stop_vm(State(node): Shared, Path(vm): Path<u64>) -> Answer<VmView> {
-    let machine = node.machines.get(vm).ok_or_else(|| ApiError::not_found(format!("there is no vm {vm}")))?;
-    machine.stop();
-    Ok(Json(vm_view(&machine, u64::MAX)))
 }
 
 async fn fetch_checkpoint(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<FetchView> {
@@ -570,7 +483,7 @@ async fn end(State(node): Shared) -> &'static str {
 }
 
 /// The checkpoint named, once its delta is known here.
-async fn announced(
+pub(super) async fn announced(
     node: &Node,
     request: &CheckpointRequest,
 ) -> Result<(LineageId, CheckpointIndex), ApiError> {
@@ -600,7 +513,7 @@ fn ending() -> ApiError {
     ApiError(Failure::new(ExitCode::Failed, "node is ending"))
 }
 
-fn failed(error: impl std::error::Error + 'static) -> ApiError {
+pub(super) fn failed(error: impl std::error::Error + 'static) -> ApiError {
     ApiError::failed(&error)
 }
 

@@ -61,8 +61,10 @@ impl Heard {
             advances += 1;
         }
         if member.needs.len() >= NEEDS_PER_PEER_MAX {
-            let oldest = member.needs.iter().min_by_key(|(_, word)| word.at).map(|(lineage, _)| *lineage);
-            oldest.and_then(|lineage| member.needs.remove(&lineage));
+            // Words that say nothing is lacked are missed least.
+            let worth = |word: &Word| (word.need.lacked_bytes > 0, word.at);
+            let least = member.needs.iter().min_by_key(|(_, word)| worth(word)).map(|(lineage, _)| *lineage);
+            least.and_then(|lineage| member.needs.remove(&lineage));
         }
         member.needs.insert(need.lineage, Word { at: now, need, newest, advances, changed });
     }
@@ -167,6 +169,10 @@ mod tests {
             heard.take(peer, need(lineage, None), now);
         }
         assert_eq!(heard.members[&peer].needs.len(), NEEDS_PER_PEER_MAX);
+        let nothing = |lineage| Need { lacked_bytes: 0, missing_bytes: 0, ..need(lineage, None) };
+        let kept: Vec<LineageId> = heard.members[&peer].needs.keys().copied().skip(1).collect();
+        (0..100).for_each(|lineage| heard.take(peer, nothing(lineage), now));
+        assert!(kept.iter().all(|lineage| heard.members[&peer].needs.contains_key(lineage)));
         for number in 0..2 * PEERS_MAX {
             let mut name = [9; 32];
             name[..8].copy_from_slice(&number.to_le_bytes());

@@ -74,6 +74,11 @@ fn tell_of(
         if before == Some(&now) {
             continue;
         }
+        // How fast the links are is told with any lineage; where nothing is lacked once is enough.
+        let lacked_before = before.is_some_and(|old| old.said.lacked_bytes > 0);
+        if said.lacked_bytes == 0 && !lacked_before && knows_rates(told, peer.id, &now) {
+            continue;
+        }
         let knows = before.is_some_and(|old| (old.connection, old.version) == (now.connection, version));
         let lacked = if knows {
             None
@@ -94,6 +99,13 @@ fn tell_of(
         }));
         told.insert((peer.id, lineage), now);
     }
+}
+
+/// Whether a member was told of these rates over this connection, with whatever lineage.
+fn knows_rates(told: &BTreeMap<(NodeId, LineageId), Told>, peer: NodeId, now: &Told) -> bool {
+    let of_peer = told.range((peer, LineageId([0; 32]))..=(peer, LineageId([u8::MAX; 32])));
+    let rates = |told: &Told| (told.connection, told.said.up, told.said.down);
+    of_peer.map(|(_, told)| rates(told)).any(|told| told == rates(now))
 }
 
 /// The set as few ranges, its narrowest gaps filled: a union of such sets comes out too large rather than too small.

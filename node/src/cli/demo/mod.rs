@@ -5,6 +5,7 @@
 //! also writes its RAM to a file, outside the product's path, and `cmp` compares it with what the node rebuilt. With
 //! `--simulate` the node then simulates the interval that follows, which must end as the next checkpoint.
 
+mod bounds;
 mod cluster;
 mod follower;
 mod outcome;

@@ -1,22 +1,18 @@
 //! The demo's result: gathered from the nodes, judged, and printed as tables.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pageswarm_checkpoint::NodeId;
-use pageswarm_swarm::{Distribution, Link, Part};
 use serde::Serialize;
 
 use super::DemoArgs;
+use super::bounds::{Bound, LinksBound, Percentiles};
 use super::cluster::Cluster;
 use super::follower::Followed;
 use crate::api::simulations::SimulationView;
-use crate::api::views::{
-    BindingView, CheckpointFigures, CheckpointView, LackedView, LinkView, StatusView, VmView,
-};
+use crate::api::views::{CheckpointFigures, CheckpointView, LackedView, LinkView, StatusView, VmView};
 use crate::cli::print;
-use crate::cli::status::binding_text;
 use crate::exit::{ExitCode, Failure};
 
 /// A measurement is void below this share of the set dirty rate, in percent.
@@ -49,45 +45,20 @@ pub(super) struct Outcome {
     vm_failure: Option<String>,
 }
 
-/// 50th, 99th and 100th percentile.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Percentiles {
-    p50: u64,
-    p99: u64,
-    max: u64,
-}
-
 /// What one node received and from whom.
 #[derive(Debug, Serialize)]
-struct NodeTraffic {
+pub(super) struct NodeTraffic {
     node: u64,
     from_publisher_bytes: u64,
     from_peers_bytes: u64,
     duplicate_bytes: u64,
     metadata_bytes: u64,
     sent_bytes: u64,
-    lacked_bytes: u64,
+    pub(super) lacked_bytes: u64,
     own_store_chunks: u64,
     #[serde(skip)]
-    name: NodeId,
-    link: LinkView,
-}
-
-/// The recording, which all that is spread waits for.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Bound {
-    recording_ms: u64,
-    makespan_ms: u64,
-    ratio_permille: u64,
-}
-
-/// The least time in which the links could have brought all that nodes lacked, each link at the highest rate that was
-/// seen on it.
-#[derive(Clone, Debug, Default, Serialize)]
-struct LinksBound {
-    bound_ms: Option<u64>,
-    ratio_permille: Option<u64>,
-    binds: Option<BindingView>,
+    pub(super) name: NodeId,
+    pub(super) link: LinkView,
 }
 
 impl Outcome {
@@ -381,68 +352,6 @@ impl Outcome {
     }
 }
 
-impl Percentiles {
-    fn of(mut values: Vec<u64>) -> Self {
-        values.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).max(1) - 1;
-            values.get(rank).copied().unwrap_or(0)
-        };
-        Self { p50: at(50), p99: at(99), max: values.last().copied().unwrap_or(0) }
-    }
-}
-
-impl Bound {
-    fn of(heads: &[CheckpointView], took: Duration) -> Self {
-        let first = heads.first().map_or(0, |head| head.taken_unix_ms);
-        let last = heads.last().map_or(0, |head| head.taken_unix_ms);
-        let recording_ms = last.saturating_sub(first).max(1);
-        let started_before = crate::clock::unix_ms().saturating_sub(first);
-        let makespan_ms = started_before.min(millis(took));
-        Self { recording_ms, makespan_ms, ratio_permille: makespan_ms * 1000 / recording_ms }
-    }
-}
-
-impl LinksBound {
-    fn of(writer: &StatusView, nodes: &[NodeTraffic], union_bytes: u64, makespan_ms: u64) -> Self {
-        let parts: Vec<Part> = nodes
-            .iter()
-            .map(|node| Part {
-                node: node.name,
-                lacked_bytes: node.lacked_bytes,
-                up: node.link.up_bytes_per_s.and_then(NonZeroU64::new),
-                down: node.link.down_bytes_per_s.and_then(NonZeroU64::new),
-            })
-            .collect();
-        let writer_up = writer.link.up_bytes_per_s.and_then(NonZeroU64::new);
-        let Some(bound) = (Distribution { writer_up, union_bytes, parts: &parts }).bound() else {
-            return Self::default();
-        };
-        let (link, node) = match bound.binds {
-            Link::WriterUp => ("writer-up", Some(writer.node.clone())),
-            Link::NodeDown(node) => ("node-down", Some(node.to_string())),
-            Link::SwarmUp => ("swarm-up", None),
-        };
-        let binds = BindingView {
-            link: link.to_owned(),
-            node,
-            bytes_per_s: bound.bytes_per_s.get(),
-            is_configured: false,
-        };
-        let bound_ms = millis(bound.time);
-        let ratio_permille = (makespan_ms * 1000).checked_div(bound_ms);
-        Self { bound_ms: Some(bound_ms), ratio_permille, binds: Some(binds) }
-    }
-
-    fn text(&self) -> String {
-        let (Some(bound_ms), Some(binds)) = (self.bound_ms, &self.binds) else {
-            return "not known: no rates of links".to_owned();
-        };
-        let ratio = self.ratio_permille.map_or_else(|| "-".to_owned(), print::permille);
-        format!("{ratio} (the same time; the links alone need {bound_ms} ms: {})", binding_text(binds))
-    }
-}
-
 /// What each node received, and the encoded bytes of all that any of them lacked: each chunk once, in the shortest form
 /// in which it came to any of them.
 async fn gather_traffic(
@@ -482,6 +391,6 @@ fn ratio(of: u64, to: u64) -> String {
     format!("{}.{:03}", permille / 1000, permille % 1000)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

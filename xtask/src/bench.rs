@@ -12,12 +12,15 @@ use clap::Subcommand;
 
 use crate::{Verdict, host};
 use report::Report;
+pub(crate) use swarm::{RelayPart, relay};
 
 /// The measurements there are.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// The main job: downtime, dirty rate, and whether every checkpoint was rebuilt and proven.
     Demo(demo::DemoArgs),
+    /// Whether hosts that are to be distant from each other are: round trips and loss between two.
+    Distance(swarm::DistanceArgs),
     /// Page faults of a lazily restored guest over a link, idle and full.
     Faults(swarm::FaultsArgs),
     /// Memory of nodes that only listen: many processes, a guest's checkpoints, nothing fetched.
@@ -48,6 +51,7 @@ impl Bench {
 pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
     let (report, destination) = match bench {
         Bench::Demo(args) => (demo::measure(args)?, &args.destination),
+        Bench::Distance(args) => (swarm::measure_distance(args)?, &args.destination),
         Bench::Faults(args) => (swarm::measure_faults(args)?, &args.destination),
         Bench::Idle(args) => (swarm::measure_idle(args)?, &args.destination),
         Bench::Swarm(args) => (swarm::measure(args)?, &args.destination),

@@ -32,6 +32,9 @@ enum Command {
     /// Measurements, each compared within one run.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Processes of measurements over a distance, which start them.
+    #[command(subcommand, hide = true)]
+    Relay(bench::RelayPart),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&args),
         Command::Tidy => tidy::run(),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Relay(part) => bench::relay(&part).map(|()| Verdict::Holds),
     };
     match done {
         Ok(verdict) => verdict.exit_code(),

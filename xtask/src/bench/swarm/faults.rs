@@ -155,7 +155,7 @@ pub(in crate::bench) fn measure(args: &FaultsArgs) -> Result<Report> {
     }
     ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
     let profile = if args.quick { QUICK } else { FULL };
-    say_links(LINK);
+    say_links(LINK, None);
     let ground = Ground::new()?;
     let outcome = run(&profile, &ground)?;
     let figures = figures(&outcome);
@@ -369,8 +369,14 @@ mod tests {
                 fault_fetch_p99_us: Some(p99),
             },
         };
-        let metered =
-            Metered { publisher_up_bytes: 1, received_bytes: 1, drops: 0, cpu_s: 0.0, idle_percent: 50.0 };
+        let metered = Metered {
+            publisher_up_bytes: 1,
+            received_bytes: 1,
+            drops: 0,
+            cpu_s: 0.0,
+            idle_percent: 50.0,
+            relayed: None,
+        };
         let start = Start { first_instruction_ms: 1, first_second_ms: 2 };
         let loaded = Loaded {
             checked: checked(loaded_p99_us),

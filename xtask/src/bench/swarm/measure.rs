@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
+use super::distance::{Carried, Relay};
 use super::network::{Counters, Network};
 use super::process::LOOK_EVERY;
 use super::systems::{Chunks, Kind, Site, System};
@@ -28,6 +29,16 @@ pub(super) struct Metered {
     pub(super) cpu_s: f64,
     /// Of the machine, during the run.
     pub(super) idle_percent: f64,
+    /// What lay between distant hosts.
+    pub(super) relayed: Option<Relayed>,
+}
+
+/// What a relay did, which is part of no system.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Relayed {
+    pub(super) carried: Carried,
+    /// With the kernel's work on each packet's way into the receiver's socket, where the relay's own call does it.
+    pub(super) cpu_s: f64,
 }
 
 /// A system's run.
@@ -55,6 +66,7 @@ pub(super) struct Meter<'n> {
     network: &'n Network,
     counters: Vec<Counters>,
     usage: Usage,
+    relayed: Option<Relayed>,
 }
 
 /// Processor time up to now.
@@ -75,8 +87,8 @@ struct Machine {
 impl<'n> Meter<'n> {
     /// Starts it, with the processes of the system that live already.
     pub(super) fn start(network: &'n Network, processes: &[u32]) -> Result<Self> {
-        let counters = network.counters()?;
-        Ok(Self { network, counters, usage: Usage::now(processes)? })
+        let (counters, relayed) = (network.counters()?, network.relay().map(Relayed::now).transpose()?);
+        Ok(Self { network, counters, relayed, usage: Usage::now(processes)? })
     }
 
     /// Stops it, with the processes that live still.
@@ -84,6 +96,7 @@ impl<'n> Meter<'n> {
         // First what reading the counters, by processes of this program, would change.
         let usage = Usage::now(processes)?;
         let counters = self.network.counters()?;
+        let relayed = self.network.relay().map(Relayed::now).transpose()?;
         let drops = |counters: &[Counters]| counters.iter().map(|host| host.drops).sum::<u64>();
         let carried: Vec<(u64, u64)> = counters
             .iter()
@@ -96,7 +109,19 @@ impl<'n> Meter<'n> {
             drops: drops(&counters) - drops(&self.counters),
             cpu_s: usage.cpu_s_since(&self.usage),
             idle_percent: usage.machine.idle_percent_since(self.usage.machine),
+            relayed: relayed.zip(self.relayed).map(|(after, before)| after.since(before)),
         })
+    }
+}
+
+impl Relayed {
+    /// Since the relay was started.
+    fn now(relay: &Relay) -> Result<Self> {
+        Ok(Self { cpu_s: cpu_s(relay.id())?, carried: relay.carried()? })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { carried: self.carried.since(before.carried), cpu_s: self.cpu_s - before.cpu_s }
     }
 }
 
@@ -174,14 +199,13 @@ impl Usage {
     /// Processes that ended before are counted once they were waited for, as children of this one.
     pub(super) fn now(processes: &[u32]) -> Result<Self> {
         let own = read("/proc/self/stat")?;
-        let mut ticks = ticks_of(&own).context("/proc/self/stat")?.ended_children;
+        let mut sum = ticks_of(&own).context("/proc/self/stat")?.ended_children;
         for id in processes {
-            let path = format!("/proc/{id}/stat");
-            let process = ticks_of(&read(&path)?).with_context(|| path.clone())?;
-            ticks += process.own + process.ended_children;
+            let process = ticks(*id)?;
+            sum += process.own + process.ended_children;
         }
         let machine = machine(&read("/proc/stat")?).context("/proc/stat")?;
-        Ok(Self { ticks, machine })
+        Ok(Self { ticks: sum, machine })
     }
 }
 
@@ -197,6 +221,16 @@ impl Machine {
         let all = self.all_ticks.saturating_sub(before.all_ticks).max(1);
         self.idle_ticks.saturating_sub(before.idle_ticks) as f64 * 100.0 / all as f64
     }
+}
+
+/// Processor time of one process up to now, without its children.
+pub(super) fn cpu_s(process: u32) -> Result<f64> {
+    Ok(ticks(process)?.own as f64 / TICKS_PER_S)
+}
+
+fn ticks(process: u32) -> Result<Ticks> {
+    let path = format!("/proc/{process}/stat");
+    ticks_of(&read(&path)?).with_context(|| path.clone())
 }
 
 fn read(path: &str) -> Result<String> {

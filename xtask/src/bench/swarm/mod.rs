@@ -3,6 +3,7 @@
 
 mod api;
 mod content;
+mod distance;
 mod faults;
 mod figures;
 mod ground;
@@ -24,6 +25,9 @@ use super::Destination;
 use super::report::{Figure, Report};
 use crate::host::{self, Machine};
 use content::Noise;
+use distance::Distance;
+pub(super) use distance::{DistanceArgs, measure as measure_distance};
+pub(crate) use distance::{RelayPart, run as relay};
 pub(super) use faults::{FaultsArgs, measure as measure_faults};
 use ground::Ground;
 pub(super) use idle::{IdleArgs, measure as measure_idle};
@@ -59,6 +63,8 @@ enum ProfileName {
     Big,
     /// 20 MiB to 16 nodes at 50 Mbit/s.
     Delta,
+    /// 20 MiB to 8 nodes at 25 Mbit/s, 20 ms away from each other and with 0.1 % loss.
+    Wan,
     /// 40 deltas, one every 250 ms, to 8 nodes that each want another checkpoint; the product alone.
     Stream,
     /// 1 GiB to one node without a link, beside bare QUIC: processor time.
@@ -71,6 +77,7 @@ impl SwarmArgs {
             (true, _) => " --quick",
             (false, ProfileName::Big) => " --profile big",
             (false, ProfileName::Delta) => " --profile delta",
+            (false, ProfileName::Wan) => " --profile wan",
             (false, ProfileName::Stream) => " --profile stream",
             (false, ProfileName::Loopback) => " --profile loopback",
         };
@@ -96,6 +103,7 @@ pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
         (true, _) => compare(&profile::QUICK, &args.kinds(), &ground)?,
         (false, ProfileName::Big) => compare(&profile::BIG, &args.kinds(), &ground)?,
         (false, ProfileName::Delta) => compare(&profile::DELTA, &args.kinds(), &ground)?,
+        (false, ProfileName::Wan) => compare(&profile::WAN, &args.kinds(), &ground)?,
         (false, ProfileName::Stream) => stream(&ground)?,
         (false, ProfileName::Loopback) => loopback(&ground)?,
     };
@@ -111,7 +119,7 @@ pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
 }
 
 fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
-    say_links(profile.link);
+    say_links(profile.link, profile.distance);
     println!(
         "{}: {} MiB to {} receivers, bound {:.2} s",
         profile.name,
@@ -131,6 +139,9 @@ fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Fi
         match run(*kind, profile, &content, ground).with_context(|| kind.name()) {
             Ok(run) => {
                 println!("{}: {:.2} s", kind.name(), run.makespan_s);
+                if let Some(relayed) = &run.metered.relayed {
+                    println!("  relay: {}", figures::of_relay(relayed, run.makespan_s));
+                }
                 runs.push(run);
             }
             Err(error) if *kind == Kind::Pageswarm => return Err(error),
@@ -145,8 +156,12 @@ fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Fi
 
 /// One system on a network and in a directory of its own; both are gone afterwards.
 fn run(kind: Kind, profile: &Profile, content: &Path, ground: &Ground) -> Result<Run> {
-    let network = Network::new(ground.name(), profile.receivers + 1, profile.link)?;
     let directory = ground.fresh("run")?;
+    let (name, hosts, link) = (ground.name(), profile.receivers + 1, profile.link);
+    let network = match profile.distance {
+        None => Network::new(name, hosts, link)?,
+        Some(distance) => Network::distant(name, hosts, link, distance, &directory.join("relay.log"))?,
+    };
     let site = Site { network: &network, profile, content, directory: directory.clone() };
     let run = measure::run(kind, &site);
     ground::remove(&directory)?;
@@ -155,10 +170,10 @@ fn run(kind: Kind, profile: &Profile, content: &Path, ground: &Ground) -> Result
 
 fn stream(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
     let profile = &profile::STREAM;
-    say_links(profile.link);
+    say_links(profile.link, None);
     let run = stream::run(profile, ground)?;
     let outcome = serde_json::to_value(&run).context("run as JSON")?;
-    Ok((figures::of_stream(&run), outcome))
+    Ok((figures::of_stream(profile, &run), outcome))
 }
 
 fn loopback(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
@@ -168,13 +183,16 @@ fn loopback(ground: &Ground) -> Result<(Vec<Figure>, serde_json::Value)> {
     Ok((figures::of_loopback(&run), outcome))
 }
 
-fn say_links(link: Link) {
+fn say_links(link: Link, distance: Option<Distance>) {
     println!(
         "links: {} Mbit/s up and down, by HTB with bursts of {} KiB, a bfifo of {} bytes behind each; TCP is cubic",
         link.mbit_per_s,
         network::BURST_BYTES >> 10,
         link.queue_bytes()
     );
+    if let Some(distance) = distance {
+        println!("between them: {}", distance.text());
+    }
 }
 
 #[cfg(test)]
@@ -190,5 +208,7 @@ mod tests {
         let one = SwarmArgs { profile: ProfileName::Delta, only, ..SwarmArgs::default() };
         assert_eq!(one.command(), "cargo xtask bench swarm --profile delta --only pageswarm-central");
         assert_eq!(one.kinds(), [Kind::PageswarmCentral]);
+        let wan = SwarmArgs { profile: ProfileName::Wan, ..SwarmArgs::default() };
+        assert_eq!(wan.command(), "cargo xtask bench swarm --profile wan");
     }
 }

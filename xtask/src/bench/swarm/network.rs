@@ -9,24 +9,31 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use super::distance::{self, Distance, Relay};
 use super::profile::Link;
 
 /// What a class may send at once: enough that a timer which is 2.6 ms late costs nothing at 100 Mbit/s.
 pub(super) const BURST_BYTES: u64 = 32 << 10;
 /// Hosts have addresses 10.98.0.1 and on.
 const HOSTS_MAX: u32 = 200;
-const NETWORK: &str = "10.98.0.0/24";
+pub(super) const NETWORK: &str = "10.98.0.0/24";
+/// Where a container engine runs, bridges show every packet to iptables unless their namespace says otherwise.
+const PASSES_BY_THE_FIREWALL: &str =
+    "s=/proc/sys/net/bridge/bridge-nf-call-iptables; if test -e $s; then echo 0 >$s; fi";
 
 /// The network of one run of one system. Dropping it removes it; processes in it must be dropped before.
 #[derive(Debug)]
 pub(super) struct Network {
     prefix: String,
     hosts: u32,
+    /// What packets pass between distant hosts.
+    relay: Option<Relay>,
 }
 
 /// What a host's link carried.
@@ -43,30 +50,63 @@ pub(super) struct Counters {
 impl Network {
     /// Hosts 0 and on, all with the same link.
     pub(super) fn new(prefix: &str, hosts: u32, link: Link) -> Result<Self> {
+        let network = Self::unconnected(prefix, hosts)?;
+        set(&network.switch(), PASSES_BY_THE_FIREWALL)?;
+        network.connect(link, &bridge(hosts)?, way)?;
+        Ok(network)
+    }
+
+    /// The same with distance between them; what the relay says goes to the file `log`.
+    pub(super) fn distant(
+        prefix: &str,
+        hosts: u32,
+        link: Link,
+        distance: Distance,
+        log: &Path,
+    ) -> Result<Self> {
+        let mut network = Self::unconnected(prefix, hosts)?;
+        set(&network.switch(), distance::ROUTES_PACKETS)?;
+        network.connect(link, &distance::router(hosts)?, distance::ways)?;
+        network.relay = Some(Relay::start(&network.switch(), distance, log)?);
+        Ok(network)
+    }
+
+    /// Namespaces without devices. From here on whatever was made is removed, should the rest fail.
+    fn unconnected(prefix: &str, hosts: u32) -> Result<Self> {
         ensure!(hosts <= HOSTS_MAX, "{hosts} hosts: at most {HOSTS_MAX} have an address");
-        // From here on whatever was made is removed, should the rest fail.
-        let network = Self { prefix: prefix.to_owned(), hosts };
+        let network = Self { prefix: prefix.to_owned(), hosts, relay: None };
         let mut names = String::new();
         for namespace in network.namespaces() {
             writeln!(names, "netns add {namespace}")?;
         }
         batch("ip", None, &names)?;
-        let switch = network.switch();
-        pass_by_the_firewall(&switch)?;
-        batch("ip", Some(&switch), &network.cables()?)?;
+        Ok(network)
+    }
+
+    /// Cables and their shapers. `switch` are lines for `ip` that make the switch of its ports, `ways` those by which a host
+    /// with an address reaches the others.
+    fn connect(&self, link: Link, switch: &str, ways: fn(Ipv4Addr) -> String) -> Result<()> {
+        let own = self.switch();
+        batch("ip", Some(&own), &self.cables()?)?;
+        batch("ip", Some(&own), switch)?;
         let mut ports = String::new();
-        for host in 0..hosts {
+        for host in 0..self.hosts {
             shape(&mut ports, &port(host), link)?;
         }
-        batch("tc", Some(&switch), &ports)?;
+        batch("tc", Some(&own), &ports)?;
         let mut way_up = String::new();
         shape(&mut way_up, "eth0", link)?;
-        for host in 0..hosts {
-            let namespace = network.namespace(host);
-            batch("ip", Some(&namespace), &addresses(host))?;
+        for host in 0..self.hosts {
+            let (namespace, address) = (self.namespace(host), Self::address(host));
+            batch("ip", Some(&namespace), &device(address, &ways(address)))?;
             batch("tc", Some(&namespace), &way_up)?;
         }
-        Ok(network)
+        Ok(())
+    }
+
+    /// What packets pass between distant hosts.
+    pub(super) const fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
     }
 
     /// The host's namespace.
@@ -102,15 +142,14 @@ impl Network {
     }
 
     fn cables(&self) -> Result<String> {
-        let mut lines =
-            "link add name bridge0 type bridge mcast_snooping 0\nlink set dev bridge0 up\n".to_owned();
+        let mut lines = String::new();
         for host in 0..self.hosts {
             let (port, namespace) = (port(host), self.namespace(host));
             writeln!(
                 lines,
                 "link add name {port} mtu 1500 type veth peer name eth0 mtu 1500 netns {namespace}"
             )?;
-            writeln!(lines, "link set dev {port} master bridge0 up")?;
+            writeln!(lines, "link set dev {port} up")?;
         }
         Ok(lines)
     }
@@ -118,6 +157,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        drop(self.relay.take());
         for namespace in self.namespaces() {
             let deleted =
                 Command::new("ip").args(["netns", "delete", &namespace]).stderr(Stdio::null()).status();
@@ -128,31 +168,43 @@ impl Drop for Network {
     }
 }
 
-/// Where a container engine runs, bridges show every packet to iptables unless their namespace says otherwise.
-fn pass_by_the_firewall(namespace: &str) -> Result<()> {
-    const SETTING: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-    let script = format!("if test -e {SETTING}; then echo 0 >{SETTING}; fi");
-    let done = Command::new("ip").args(["netns", "exec", namespace, "sh", "-c", &script]).status();
-    ensure!(done.context("ip netns exec")?.success(), "{SETTING} cannot be set in namespace {namespace}");
+/// Makes settings in a namespace: a script for a shell.
+fn set(namespace: &str, script: &str) -> Result<()> {
+    let done = Command::new("ip").args(["netns", "exec", namespace, "sh", "-c", script]).status();
+    ensure!(done.context("ip netns exec")?.success(), "no settings can be made in namespace {namespace}");
     Ok(())
 }
 
-/// The bridge's end of a host's link.
-fn port(host: u32) -> String {
+/// The switch's end of a host's link.
+pub(super) fn port(host: u32) -> String {
     format!("port{host}")
 }
 
-/// Congestion control by route, because a namespace may not choose another default than the machine's, and BBR, which is
-/// the default of many, is not what nodes of a swarm meet.
-fn addresses(host: u32) -> String {
-    let address = Network::address(host);
+/// All ports in one bridge.
+fn bridge(hosts: u32) -> Result<String> {
+    let mut lines =
+        "link add name bridge0 type bridge mcast_snooping 0\nlink set dev bridge0 up\n".to_owned();
+    for host in 0..hosts {
+        writeln!(lines, "link set dev {} master bridge0", port(host))?;
+    }
+    Ok(lines)
+}
+
+/// A host's device, and routes over it.
+fn device(address: Ipv4Addr, ways: &str) -> String {
     format!(
         "link set dev lo up\n\
         address add {address}/24 dev eth0 noprefixroute\n\
         link set dev eth0 up\n\
-        route add {NETWORK} dev eth0 src {address} congctl cubic\n\
+        {ways}\
         route add 224.0.0.0/4 dev eth0\n"
     )
+}
+
+/// Congestion control by route, because a namespace may not choose another default than the machine's, and BBR, which is
+/// the default of many, is not what nodes of a swarm meet.
+fn way(address: Ipv4Addr) -> String {
+    format!("route add {NETWORK} dev eth0 src {address} congctl cubic\n")
 }
 
 fn shape(lines: &mut String, device: &str, link: Link) -> Result<()> {

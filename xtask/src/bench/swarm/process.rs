@@ -93,6 +93,12 @@ impl Process {
         is_listening(&sockets, address)
     }
 
+    /// Whether these words are anywhere in what it said.
+    pub(super) fn has_said(&self, words: &str) -> bool {
+        let text = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(words)
+    }
+
     /// The end of what it said.
     pub(super) fn said(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();

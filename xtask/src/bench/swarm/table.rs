@@ -60,6 +60,7 @@ pub(super) mod tests {
             drops: 3,
             cpu_s: 0.5,
             idle_percent: 40.0,
+            relayed: None,
         };
         Run {
             system,

@@ -7,6 +7,7 @@ mod nginx;
 pub(super) mod nodes;
 mod pageswarm;
 mod places;
+mod rqbit;
 mod torrent;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub(super) enum Kind {
     Aria2,
     /// BitTorrent, in instances that run already.
     Libtorrent,
+    /// BitTorrent, written in Rust.
+    Rqbit,
 }
 
 /// A program, and the package that has it.
@@ -78,8 +81,8 @@ const MKTORRENT: Needed = ("mktorrent", "mktorrent");
 
 impl Kind {
     /// In the order in which they run.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Pageswarm, Self::PageswarmCentral, Self::Http, Self::Aria2, Self::Libtorrent];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Pageswarm, Self::PageswarmCentral, Self::Http, Self::Aria2, Self::Libtorrent, Self::Rqbit];
 
     /// Those of the quick form.
     pub(super) const QUICK: [Self; 3] = [Self::Pageswarm, Self::PageswarmCentral, Self::Http];
@@ -91,6 +94,7 @@ impl Kind {
             Self::Http => "http",
             Self::Aria2 => "aria2",
             Self::Libtorrent => "libtorrent",
+            Self::Rqbit => "rqbit",
         }
     }
 
@@ -102,6 +106,7 @@ impl Kind {
             Self::Http => "time over the bound: nginx and curl",
             Self::Aria2 => "time over the bound: aria2",
             Self::Libtorrent => "time over the bound: libtorrent",
+            Self::Rqbit => "time over the bound: rqbit",
         }
     }
 
@@ -110,13 +115,14 @@ impl Kind {
         matches!(self, Self::Pageswarm | Self::PageswarmCentral)
     }
 
-    /// Packages of what it needs and this machine lacks.
+    /// Packages of what it needs and this machine lacks, or the command that brings it.
     pub(super) fn lacking(self) -> Vec<&'static str> {
         let needed: &[Needed] = match self {
             Self::Pageswarm | Self::PageswarmCentral => &[],
             Self::Http => &[NGINX, ("curl", "curl")],
             Self::Aria2 => &[("aria2c", "aria2"), NGINX, MKTORRENT],
             Self::Libtorrent => &[MKTORRENT],
+            Self::Rqbit => &[(rqbit::PROGRAM, rqbit::INSTALL), MKTORRENT],
         };
         let absent = needed.iter().filter(|(program, _)| !host::in_path(program));
         let mut packages: Vec<&'static str> = absent.map(|(_, package)| *package).collect();
@@ -133,6 +139,7 @@ impl Kind {
             Self::Http => ("nginx", &["-v"]),
             Self::Aria2 => ("aria2c", &["--version"]),
             Self::Libtorrent => (libtorrent::python().unwrap_or("python3"), &["-c", libtorrent::SAY_VERSION]),
+            Self::Rqbit => (rqbit::PROGRAM, &["--version"]),
         };
         let said = Command::new(program).args(arguments).stdin(Stdio::null()).output();
         let said = said.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
@@ -146,6 +153,7 @@ impl Kind {
             Self::Http => Box::new(http::Http::prepare(site)?),
             Self::Aria2 => Box::new(aria2::Aria2::prepare(site)?),
             Self::Libtorrent => Box::new(libtorrent::Libtorrent::prepare(site)?),
+            Self::Rqbit => Box::new(rqbit::Rqbit::prepare(site)?),
         };
         Ok(system)
     }

@@ -1,5 +1,5 @@
 //! Measures the interpreter: instructions a second on intervals of the workload guests, not observed and observed,
-//! beside the time that the same intervals took on KVM.
+//! beside the time that the same intervals took on KVM. An argument says of how many repetitions the fastest counts.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has no result")]
 
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     if !recording::kvm_or_skip("speed") {
         return ExitCode::SUCCESS;
     }
+    let repetitions = std::env::args().nth(1).map_or(REPETITIONS, |number| number.parse().unwrap());
     for workload in Workload::ALL {
         let plan = Plan {
             workload,
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
         };
         let recording = record(&plan);
         let native: u64 = recording.intervals.iter().map(|interval| interval.interval_ns).sum();
-        let (instructions, accesses, plain) = best(&recording, Unobserved);
-        let (_, _, observed) = best(&recording, Fold::default());
+        let (instructions, accesses, plain) = best(&recording, repetitions, Unobserved);
+        let (_, _, observed) = best(&recording, repetitions, Fold::default());
         let mips = |time: Duration| instructions as f64 / time.as_secs_f64() / 1e6;
         println!(
             "{workload}: {instructions} instructions, {:.2} accesses each; simulated {:.0} MIPS, observed {:.0} \
@@ -64,9 +65,9 @@ fn main() -> ExitCode {
 }
 
 /// Instructions, accesses, and the least time of some repetitions; RAM is copied outside of it.
-fn best<O: Observer + Copy>(recording: &Recording, observer: O) -> (u64, u64, Duration) {
+fn best<O: Observer + Copy>(recording: &Recording, repetitions: usize, observer: O) -> (u64, u64, Duration) {
     let mut least = (0, 0, Duration::MAX);
-    for _ in 0..REPETITIONS {
+    for _ in 0..repetitions {
         let mut ram = recording.ram.clone();
         let mut start = &recording.start;
         let (mut instructions, mut accesses, mut time) = (0, 0, Duration::ZERO);

@@ -1,10 +1,12 @@
 //! Arithmetic by the host's own instructions, so that results and flags that the manuals leave undefined are those of
-//! the processor, too. The only unsafe code of this crate: each instruction has registers for operands and nothing else.
+//! the processor, too. The only unsafe code of this crate: single instructions, which have registers for operands and
+//! nothing else, and stretches of them in `translation`.
 //!
 //! Operands narrower than 64 bits come with zeros above, and so do results.
 
 mod divide;
 mod integer;
+pub(crate) mod translation;
 mod vector;
 
 pub(crate) use divide::{Quotient, divide_signed, divide_unsigned, multiply_signed, multiply_unsigned};

@@ -1,5 +1,6 @@
 //! The cache of decoded code: straight stretches of instructions, found by where they begin.
 
+use crate::alu::translation::{Accesses, NotKept};
 use crate::cpu::{Cpu, Leave};
 use crate::decode::{Decoded, Follows, decode};
 use crate::execute::quiet::FlagUse;
@@ -9,6 +10,8 @@ use crate::observe::Observer;
 use crate::op::Op;
 use crate::paging::{Intent, Rights};
 use crate::refusal::Reason;
+use crate::stretches::{Choice, Stretches, Translated, Translation};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::ops::Range;
 
 /// Instructions that run one after the other, unless one of them leaves.
@@ -20,21 +23,24 @@ pub(crate) struct Block {
     pub(crate) next: u64,
     start: u32,
     pub(crate) length: u32,
+    pub(crate) translated: Translated,
 }
 
-const NO_BLOCK: Block = Block { rip: 0, next: 0, start: 0, length: 0 };
+const NOT_TRANSLATED: Translated = Translated::NotYet { runs: 0 };
+const NO_BLOCK: Block = Block { rip: 0, next: 0, start: 0, length: 0, translated: NOT_TRANSLATED };
 
 /// All decoded code.
 #[derive(Debug)]
 pub(crate) struct Cache<M, O> {
     places: Box<[Block]>,
     ops: Vec<Op<M, O>>,
+    pub(crate) stretches: Stretches,
 }
 
 impl<M: Memory, O: Observer> Cache<M, O> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(when: Translation) -> Self {
         let places = vec![NO_BLOCK; BLOCK_PLACES].into_boxed_slice();
-        Self { places, ops: Vec::with_capacity(INSTRUCTIONS_KEPT) }
+        Self { places, ops: Vec::with_capacity(INSTRUCTIONS_KEPT), stretches: Stretches::new(when) }
     }
 
     /// Forgets everything.
@@ -42,12 +48,24 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         if !self.ops.is_empty() {
             self.places.fill(NO_BLOCK);
             self.ops.clear();
+            self.stretches.clear();
+        }
+    }
+
+    /// The block at the processor's RIP, decoded if need be, and translated if it is time to. Where its first
+    /// instruction cannot run, that is the answer.
+    #[inline(always)]
+    pub(crate) fn block(&mut self, cpu: &mut Cpu<M, O>) -> Result<Block, Leave> {
+        match self.find(cpu.rip) {
+            Some(block) if !matches!(block.translated, Translated::NotYet { .. }) => Ok(block),
+            Some(block) if !self.is_due(cpu.rip) => Ok(block),
+            found => self.prepare(cpu, found),
         }
     }
 
     /// The block that begins at `rip`, if it is known.
     #[inline(always)]
-    pub(crate) fn find(&self, rip: u64) -> Option<Block> {
+    fn find(&self, rip: u64) -> Option<Block> {
         let block = self.places[place(rip)];
         (block.rip == rip && block.length > 0).then_some(block)
     }
@@ -59,16 +77,32 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         &self.ops[Range { start, end: start + block.length as usize }]
     }
 
-    /// Decodes the block at the processor's RIP. Where its first instruction cannot run, that is the answer;
-    /// where a later one cannot, the block ends before it.
-    pub(crate) fn decode(&mut self, cpu: &mut Cpu<M, O>) -> Result<Block, Leave> {
+    #[cold]
+    fn prepare(&mut self, cpu: &mut Cpu<M, O>, found: Option<Block>) -> Result<Block, Leave> {
+        let block = match found {
+            Some(block) => block,
+            None => self.decode(cpu, BLOCK_INSTRUCTIONS)?,
+        };
+        if !self.is_due(cpu.rip) {
+            return Ok(block);
+        }
+        self.translate(cpu, block)?;
+        match self.find(cpu.rip) {
+            Some(block) => Ok(block),
+            None => self.decode(cpu, BLOCK_INSTRUCTIONS),
+        }
+    }
+
+    /// Decodes the block at the processor's RIP, of at most so many instructions. Where its first one cannot run,
+    /// that is the answer; where a later one cannot, the block ends before it.
+    fn decode(&mut self, cpu: &mut Cpu<M, O>, most: usize) -> Result<Block, Leave> {
         if self.ops.len() + BLOCK_INSTRUCTIONS > INSTRUCTIONS_KEPT {
             self.clear();
         }
         let start = self.ops.len();
         let mut rip = cpu.rip;
         let mut flags = Vec::with_capacity(BLOCK_INSTRUCTIONS);
-        while self.ops.len() - start < BLOCK_INSTRUCTIONS {
+        while self.ops.len() - start < most {
             let position = self.ops.len() - start;
             if position > 0 && (cpu.breakpoint == Some(rip) || rip >> 12 != cpu.rip >> 12) {
                 break;
@@ -94,9 +128,60 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         quieten(&mut self.ops[start..], &flags);
         let length = u32::try_from(self.ops.len() - start).expect("a block is short");
         let start = u32::try_from(start).expect("the limit on instructions is small");
-        let block = Block { rip: cpu.rip, next: rip, start, length };
+        let block = Block { rip: cpu.rip, next: rip, start, length, translated: NOT_TRANSLATED };
         self.places[place(cpu.rip)] = block;
         Ok(block)
+    }
+
+    /// Notes that the block at `rip` runs once more; whether it is time to translate it.
+    #[inline(always)]
+    fn is_due(&mut self, rip: u64) -> bool {
+        let Translated::NotYet { runs } = &mut self.places[place(rip)].translated else {
+            return false;
+        };
+        *runs = runs.saturating_add(1);
+        self.stretches.is_due(*runs)
+    }
+
+    /// Makes a stretch of the block at the processor's RIP, or of its first part. What of it can be none stays a
+    /// block, which ends where the next stretch may begin.
+    fn translate(&mut self, cpu: &mut Cpu<M, O>, block: Block) -> Result<(), Leave> {
+        let direct = !cpu.observer.wants_each() && cpu.memory.in_one_piece().is_some();
+        let accesses = if direct { Accesses::Direct } else { Accesses::Interpreted };
+        let mut instructions = self.instructions(cpu, block)?;
+        let choice = self.stretches.choose(&instructions, accesses);
+        if let Choice::First(most) | Choice::Behind(most) = choice
+            && most < instructions.len()
+        {
+            instructions.truncate(most);
+            self.decode(cpu, most)?;
+        }
+        let may_loop = (cpu.breakpoint != Some(block.rip)).then_some(block.rip);
+        let translated = match choice {
+            Choice::First(_) => self.stretches.add(&instructions, accesses, may_loop),
+            Choice::Behind(_) | Choice::Nothing => Ok(Translated::Never),
+        };
+        match translated {
+            Ok(translated) => self.places[place(block.rip)].translated = translated,
+            Err(NotKept::NoMemory) => self.places[place(block.rip)].translated = Translated::Never,
+            Err(NotKept::Full) => self.clear(),
+        }
+        Ok(())
+    }
+
+    /// The block's instructions, decoded once more.
+    fn instructions(&self, cpu: &mut Cpu<M, O>, block: Block) -> Result<Vec<Instruction>, Leave> {
+        let mut instructions = Vec::with_capacity(block.length as usize);
+        for op in self.ops(block) {
+            let mut bytes = [0; INSTRUCTION_BYTES];
+            let length = usize::from(op.length);
+            let fetched = cpu.fetch(op.rip, &mut bytes[..length])?;
+            if fetched < length {
+                cpu.fetch(op.rip.wrapping_add(fetched as u64), &mut bytes[fetched..length])?;
+            }
+            instructions.push(Decoder::with_ip(64, &bytes[..length], op.rip, DecoderOptions::NONE).decode());
+        }
+        Ok(instructions)
     }
 }
 

@@ -144,6 +144,18 @@ impl<O: Observer> Observer for Counted<O> {
         }
         self.observer.access(access);
     }
+
+    #[inline(always)]
+    fn wants_each(&self) -> bool {
+        self.observer.wants_each()
+    }
+
+    #[inline(always)]
+    fn unseen(&mut self, reads: u64, writes: u64) {
+        self.reads += reads;
+        self.writes += writes;
+        self.observer.unseen(reads, writes);
+    }
 }
 
 /// Replays an interval in `memory`, which holds what the start's map says.

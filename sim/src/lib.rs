@@ -30,6 +30,7 @@ mod operands;
 mod paging;
 pub mod refusal;
 pub mod simulator;
+mod stretches;
 mod tlb;
 mod written;
 
@@ -38,3 +39,4 @@ pub use memory::{CompleteRam, Memory, PageUnavailable};
 pub use observe::{Access, AccessKind, Observer, Unobserved};
 pub use refusal::{Reason, Refusal, UnsupportedState};
 pub use simulator::{Exit, Simulator};
+pub use stretches::Translation;

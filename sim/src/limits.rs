@@ -13,7 +13,17 @@ pub(crate) const INSTRUCTION_BYTES: usize = 15;
 
 const _: () = assert!(TLB_ENTRIES.is_power_of_two() && BLOCK_PLACES.is_power_of_two());
 const _: () = assert!(INSTRUCTIONS_KEPT >= 2 * BLOCK_INSTRUCTIONS);
+// Rights are given page by page.
+const _: () = assert!(CODE_BYTES.is_multiple_of(1 << 12));
 // A block's length and an instruction's place in it are bytes.
 const _: () = assert!(BLOCK_INSTRUCTIONS < 256);
+/// Bytes of translated code kept; when there are more, all decoded and translated code is forgotten.
+pub(crate) const CODE_BYTES: usize = 4 << 20;
+/// Runs of a block before it is translated: most code of a short interval is not worth it.
+pub(crate) const RUNS_BEFORE_TRANSLATION: u16 = 64;
+/// Fewer instructions in a row are interpreted.
+pub(crate) const STRETCH_INSTRUCTIONS_MIN: usize = 3;
+/// The same where accesses to memory are interpreted, and cut blocks into many.
+pub(crate) const QUIET_STRETCH_INSTRUCTIONS_MIN: usize = 10;
 /// Iterations of a repeated instruction before the interpreter looks around.
 pub(crate) const REPEATS_AT_ONCE: u32 = 4096;

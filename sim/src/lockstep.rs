@@ -11,6 +11,7 @@ use crate::memory::{CompleteRam, PageBytes};
 use crate::observe::Unobserved;
 use crate::refusal::{Refusal, UnsupportedState};
 use crate::simulator::{Exit, Simulator};
+use crate::stretches::Translation;
 use chance::Chance;
 use iced_x86::Register;
 use pageswarm_machine::guest::{self, BootParameters, LoadError};
@@ -243,10 +244,9 @@ impl<N: Native> Lockstep<N> {
         code.resize(CODE_PAGES * PAGE_BYTES, 0xcc);
         let window = pages_from(WINDOW, WINDOW_PAGES).zip(case.window);
         let pages = pages_from(CODE, CODE_PAGES as u64).zip(code.as_chunks::<PAGE_BYTES>().0);
-        for (page, bytes) in window.chain(pages) {
-            self.native.write(page, bytes);
-            let start = page.0 as usize * PAGE_BYTES;
-            self.ram.bytes_mut()[start..start + PAGE_BYTES].copy_from_slice(bytes);
+        let pages: Vec<(PageNumber, &PageBytes)> = window.chain(pages).collect();
+        for (page, bytes) in &pages {
+            self.native.write(*page, bytes);
         }
         let (seed, number) = (case.seed, case.number);
         let native = self.native.run(case.start);
@@ -260,7 +260,28 @@ impl<N: Native> Lockstep<N> {
         for (page, bytes) in pages_from(WINDOW, WINDOW_PAGES).zip(&mut left) {
             self.native.read(page, bytes);
         }
-        let mut simulator = Simulator::new(case.start, &mut self.ram, Unobserved)?;
+        let native = (native, left);
+        let (interpreted, instructions) = self.simulate(case, &pages, Translation::Never)?;
+        if interpreted != native {
+            return Ok(Both { native, simulated: interpreted, instructions });
+        }
+        let (translated, _) = self.simulate(case, &pages, Translation::AtOnce)?;
+        Ok(Both { native, simulated: translated, instructions })
+    }
+
+    /// What the program leaves behind here, and the instructions that it ran.
+    fn simulate(
+        &mut self,
+        case: &Case<'_>,
+        pages: &[(PageNumber, &PageBytes)],
+        when: Translation,
+    ) -> Result<(Outcome, u64), LockstepError<N::Error>> {
+        for (page, bytes) in pages {
+            let start = page.0 as usize * PAGE_BYTES;
+            self.ram.bytes_mut()[start..start + PAGE_BYTES].copy_from_slice(*bytes);
+        }
+        let (seed, number) = (case.seed, case.number);
+        let mut simulator = Simulator::translating(case.start, &mut self.ram, Unobserved, when)?;
         let exit = simulator.run(WORK_MAX).map_err(|cause| LockstepError::Refused { seed, number, cause })?;
         if !matches!(exit, Exit::Output { .. }) {
             return Err(LockstepError::Endless { seed, number });
@@ -268,8 +289,8 @@ impl<N: Native> Lockstep<N> {
         let (state, instructions) = (simulator.state(), simulator.instructions());
         drop(simulator);
         let first = usize::try_from(WINDOW).unwrap_or(0);
-        let simulated = self.ram.bytes()[first..][..left.len() * PAGE_BYTES].as_chunks().0.to_vec();
-        Ok(Both { native: (native, left), simulated: (state, simulated), instructions })
+        let window = self.ram.bytes()[first..][..case.window.len() * PAGE_BYTES].as_chunks().0.to_vec();
+        Ok(((state, window), instructions))
     }
 }
 

@@ -36,6 +36,13 @@ pub trait Memory {
 
     /// A whole page.
     fn page(&self, page: PageNumber) -> &PageBytes;
+
+    /// All of RAM, where it is one piece: then translated code reads and writes present pages in it without asking.
+    /// Always or never `Some`.
+    #[inline(always)]
+    fn in_one_piece(&mut self) -> Option<&mut [u8]> {
+        None
+    }
 }
 
 /// RAM that is there as a whole.
@@ -98,6 +105,11 @@ impl Memory for CompleteRam {
     fn page(&self, page: PageNumber) -> &PageBytes {
         &self.bytes.as_chunks().0[page.0 as usize]
     }
+
+    #[inline(always)]
+    fn in_one_piece(&mut self) -> Option<&mut [u8]> {
+        Some(&mut self.bytes)
+    }
 }
 
 impl<M: Memory> Memory for &mut M {
@@ -121,5 +133,10 @@ impl<M: Memory> Memory for &mut M {
 
     fn page(&self, page: PageNumber) -> &PageBytes {
         (**self).page(page)
+    }
+
+    #[inline(always)]
+    fn in_one_piece(&mut self) -> Option<&mut [u8]> {
+        (**self).in_one_piece()
     }
 }

@@ -39,10 +39,28 @@ pub trait Observer {
     fn access(&mut self, access: Access) {
         let _unseen = access;
     }
+
+    /// Whether it wants to see each access; always the same answer. If not, [`Observer::access`] may be left out
+    /// for some, and [`Observer::unseen`] says how many they were.
+    #[inline(always)]
+    fn wants_each(&self) -> bool {
+        true
+    }
+
+    /// Called, where not each access is wanted, for accesses that were made and not told: so many reads and writes.
+    #[inline(always)]
+    fn unseen(&mut self, reads: u64, writes: u64) {
+        let _unseen = (reads, writes);
+    }
 }
 
 /// Nobody looks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 
-impl Observer for Unobserved {}
+impl Observer for Unobserved {
+    #[inline(always)]
+    fn wants_each(&self) -> bool {
+        false
+    }
+}

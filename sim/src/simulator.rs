@@ -8,6 +8,7 @@ use crate::limits::INSTRUCTION_BYTES;
 use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::refusal::{Reason, Refusal, UnsupportedState};
+use crate::stretches::{Translated, Translation};
 use pageswarm_machine::{CpuState, PageNumber};
 
 const ACCUMULATOR: u8 = 0;
@@ -54,9 +55,22 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
     /// # Errors
     /// When the state enables what is not modelled.
     pub fn new(state: &CpuState, memory: M, observer: O) -> Result<Self, UnsupportedState> {
+        Self::translating(state, memory, observer, Translation::WhenWarm)
+    }
+
+    /// The same, and when to translate code.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn translating(
+        state: &CpuState,
+        memory: M,
+        observer: O,
+        when: Translation,
+    ) -> Result<Self, UnsupportedState> {
         Ok(Self {
             cpu: Cpu::new(state, memory, observer)?,
-            cache: Cache::new(),
+            cache: Cache::new(when),
             at_breakpoint: false,
             deliveries: 0,
         })
@@ -146,19 +160,24 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
                 return Ok(Exit::Breakpoint);
             }
             self.at_breakpoint = false;
-            let block = match self.cache.find(rip) {
-                Some(block) => block,
-                None => match self.cache.decode(&mut self.cpu) {
-                    Ok(block) => block,
-                    Err(leave) => {
-                        self.settle(leave, rip, 0)?;
-                        continue;
-                    }
-                },
+            let block = match self.cache.block(&mut self.cpu) {
+                Ok(block) => block,
+                Err(leave) => {
+                    self.settle(leave, rip, 0)?;
+                    continue;
+                }
             };
+            let mut begun = 0;
+            if let Translated::As(stretch) = block.translated {
+                let budget = work - self.work();
+                match self.cache.stretches.run(&mut self.cpu, stretch, budget) {
+                    Some(inside) => begun = inside,
+                    None => continue,
+                }
+            }
             let (mut left, mut next) = (None, block.next);
             let mut completed = block.length;
-            for op in self.cache.ops(block) {
+            for op in &self.cache.ops(block)[begun as usize..] {
                 if let Err(leave) = (op.run)(&mut self.cpu, op) {
                     left = Some((leave, op.rip, op.next()));
                     completed = u32::from(op.position);

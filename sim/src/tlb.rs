@@ -2,16 +2,18 @@
 
 use crate::limits::TLB_ENTRIES;
 
-/// A virtual page number that no address has.
-const NO_PAGE: u64 = u64::MAX;
-
+/// One translation, in a form that translated code reads, too.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+#[repr(C)]
+pub(crate) struct Entry {
+    /// The virtual page's first address.
     page: u64,
+    /// The frame's first address.
     frame: u64,
 }
 
-const EMPTY: Entry = Entry { page: NO_PAGE, frame: 0 };
+/// No page begins there, and RAM does not reach so far.
+const EMPTY: Entry = Entry { page: u64::MAX, frame: 1 << 63 };
 
 /// Translations of virtual pages to the addresses of frames.
 #[derive(Debug)]
@@ -28,9 +30,8 @@ fn place(page: u64) -> usize {
 
 #[inline(always)]
 fn find(entries: &[Entry; TLB_ENTRIES], address: u64) -> Option<u64> {
-    let page = address >> 12;
-    let entry = entries[place(page)];
-    (entry.page == page).then_some(entry.frame | address & 0xfff)
+    let entry = entries[place(address >> 12)];
+    (entry.page == address & !0xfff).then_some(entry.frame | address & 0xfff)
 }
 
 impl Tlb {
@@ -51,11 +52,23 @@ impl Tlb {
     }
 
     pub(crate) fn learn_read(&mut self, address: u64, physical: u64) {
-        self.reads[place(address >> 12)] = Entry { page: address >> 12, frame: physical & !0xfff };
+        self.reads[place(address >> 12)] = Entry { page: address & !0xfff, frame: physical & !0xfff };
     }
 
     pub(crate) fn learn_write(&mut self, address: u64, physical: u64) {
-        self.writes[place(address >> 12)] = Entry { page: address >> 12, frame: physical & !0xfff };
+        self.writes[place(address >> 12)] = Entry { page: address & !0xfff, frame: physical & !0xfff };
+    }
+
+    /// All translations for reads.
+    #[inline(always)]
+    pub(crate) fn reads(&self) -> &[Entry; TLB_ENTRIES] {
+        &self.reads
+    }
+
+    /// All translations for writes.
+    #[inline(always)]
+    pub(crate) fn writes(&self) -> &[Entry; TLB_ENTRIES] {
+        &self.writes
     }
 
     pub(crate) fn clear(&mut self) {

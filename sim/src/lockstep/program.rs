@@ -27,9 +27,9 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The first `units` units and the end.
+    /// The first `units` units, once more, and the end. The second time around, the pages that they use are known.
     pub(crate) fn code(&self, units: usize) -> Vec<u8> {
-        let mut code: Vec<u8> = self.units[..units].concat();
+        let mut code: Vec<u8> = self.units[..units].concat().repeat(2);
         code.extend(END);
         code
     }

@@ -1,4 +1,4 @@
-//! The guest ABI's constants: addresses, ports and the parameter page; compiled into host and guest alike.
+//! The guest ABI's constants: addresses, ports and the parameter page; compiled into host and guests alike.
 
 /// Bytes of one page.
 pub const PAGE: u64 = 4096;
@@ -23,6 +23,9 @@ pub const PARAMETER_BASE: u64 = PAGE_DIRECTORY_BASE + RAM_GIB_MAX * PAGE;
 pub const FIXED_END: u64 = PARAMETER_BASE + PAGE;
 /// Where the guest program is linked.
 pub const IMAGE_BASE: u64 = 0x10_0000;
+/// Pages of a block: what one job of a guest works on.
+pub const BLOCK_PAGES: u64 = 16;
+
 /// First byte that the guest program may not use.
 pub const IMAGE_END: u64 = 0x1e_0000;
 /// The stack grows down from here.
@@ -51,7 +54,8 @@ pub enum Parameter {
 
 /// Out, 8 bits: one byte of console text.
 pub const PORT_CONSOLE: u16 = 0x3f8;
-/// In, 32 bits: low 16 bits pages to dirty now, high 16 bits pages to self-check now.
+/// In, 32 bits: low 16 bits pages to dirty now, high 16 bits pages to self-check now. A guest that works on blocks does a
+/// job when it has been told as many pages as a block has.
 pub const PORT_PACE: u16 = 0x510;
 /// In, 32 bits: low half of the clock, in nanoseconds.
 pub const PORT_CLOCK_LOW: u16 = 0x514;

@@ -1,13 +1,22 @@
-//! The workload guest's program and how it is put into RAM.
+//! The guests' programs and how they are put into RAM.
 
 use crate::abi::{self, Parameter};
 use crate::bytes::{BytesError, Reader};
 use crate::cpu::CpuState;
+use crate::forbidden::{ForbiddenInstruction, first_forbidden};
 use crate::layout::{self, Layout, RamSizeError};
 use crate::workload::Workload;
 
-/// The guest program, an ELF file built from `guest/` together with this crate.
-pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
+/// The guest program that does a workload: an ELF file built from `guest/` together with this crate.
+#[must_use]
+pub const fn program(workload: Workload) -> &'static [u8] {
+    match workload {
+        Workload::KernelBuild | Workload::SpecJbb => include_bytes!(concat!(env!("OUT_DIR"), "/paced.elf")),
+        Workload::Sorting => include_bytes!(concat!(env!("OUT_DIR"), "/sorting.elf")),
+        Workload::BTree => include_bytes!(concat!(env!("OUT_DIR"), "/tree.elf")),
+        Workload::Strings => include_bytes!(concat!(env!("OUT_DIR"), "/strings.elf")),
+    }
+}
 
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_EXECUTE: u32 = 1;
@@ -20,17 +29,6 @@ pub struct BootParameters {
     pub seed: u64,
     /// What the guest does.
     pub workload: Workload,
-}
-
-/// An instruction whose result replay could not reproduce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forbidden {
-    /// RDTSC or RDTSCP.
-    TimeStamp,
-    /// CPUID.
-    ProcessorId,
-    /// RDRAND, RDSEED or RDPID.
-    Random,
 }
 
 /// Why a program cannot be put into RAM.
@@ -52,29 +50,24 @@ pub enum LoadError {
         address: u64,
     },
     /// The program's code has an instruction that cannot be replayed.
-    #[error("guest program has a {instruction:?} instruction at {address:#x}, which cannot be replayed")]
-    Forbidden {
-        /// Which kind.
-        instruction: Forbidden,
-        /// Where.
-        address: u64,
-    },
+    #[error("guest program has an instruction that cannot be replayed: {0:?}")]
+    Forbidden(ForbiddenInstruction),
 }
 
-/// Puts tables, parameters and [`PROGRAM`] into `ram`, which must be zero, and gives the state to start with.
+/// Puts tables, parameters and the workload's [`program`] into `ram`, which must be zero, and gives the state to start
+/// with.
 ///
 /// # Errors
 /// When `ram` has an impossible size.
 pub fn load(ram: &mut [u8], parameters: BootParameters) -> Result<CpuState, LoadError> {
-    load_program(ram, PROGRAM, parameters)
+    load_program(ram, program(parameters.workload), parameters)
 }
 
 /// As [`load`], with another program for the same ABI.
 ///
 /// # Errors
-/// When `ram` has an impossible size or the program does not fit the ABI. The search for instructions that cannot be
-/// replayed looks for their bytes at every offset of the code, so it can be wrong in refusing, and it cannot see
-/// code that a program writes. HLT is not searched for: it faults in ring 3.
+/// When `ram` has an impossible size, the program does not fit the ABI, or a segment that can be executed has an
+/// instruction that cannot be replayed, as far as [`first_forbidden`] sees.
 pub fn load_program(
     ram: &mut [u8],
     program: &[u8],
@@ -134,8 +127,10 @@ fn load_segment(ram: &mut [u8], program: &[u8], mut header: Reader<'_>) -> Resul
     let mut file = Reader::new(program);
     file.take(usize::try_from(offset).map_err(|_| LoadError::Format)?)?;
     let bytes = file.take(usize::try_from(file_bytes).map_err(|_| LoadError::Format)?)?;
-    if flags & SEGMENT_EXECUTE != 0 {
-        refuse_forbidden(bytes, address)?;
+    if flags & SEGMENT_EXECUTE != 0
+        && let Some(found) = first_forbidden(bytes, address)
+    {
+        return Err(LoadError::Forbidden(found));
     }
     target.fill(0);
     target[..bytes.len()].copy_from_slice(bytes);
@@ -150,24 +145,13 @@ fn area(address: u64, bytes: u64) -> Result<std::ops::Range<usize>, LoadError> {
     Ok(index(address)?..index(end)?)
 }
 
-fn refuse_forbidden(code: &[u8], base: u64) -> Result<(), LoadError> {
-    for (offset, window) in code.windows(3).enumerate() {
-        let instruction = match *window {
-            [0x0f, 0x31, _] | [0x0f, 0x01, 0xf9] => Forbidden::TimeStamp,
-            [0x0f, 0xa2, _] => Forbidden::ProcessorId,
-            // Group 9 with a register operand: /6 is RDRAND, /7 is RDSEED or RDPID.
-            [0x0f, 0xc7, 0xf0..=0xff] => Forbidden::Random,
-            _ => continue,
-        };
-        return Err(LoadError::Forbidden { instruction, address: base + offset as u64 });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forbidden::Forbidden;
 
+    /// Where the code is in the file.
+    const TEXT_PLACE: usize = 0x1000;
     const PARAMETERS: BootParameters = BootParameters { seed: 7, workload: Workload::SpecJbb };
 
     #[test]
@@ -181,25 +165,45 @@ mod tests {
     }
 
     #[test]
-    fn programs_cut_anywhere_are_refused_without_panic() {
-        let mut ram = vec![0; 64 << 20];
-        for length in (0..PROGRAM.len()).step_by(61).filter(|&length| length < 0x4000) {
-            assert!(load_program(&mut ram, &PROGRAM[..length], PARAMETERS).is_err());
+    fn every_workload_has_a_program_that_loads() {
+        for workload in Workload::ALL {
+            load(&mut vec![0; 64 << 20], BootParameters { seed: 7, workload }).unwrap();
         }
     }
 
     #[test]
+    fn programs_cut_anywhere_are_refused_without_panic() {
+        let (mut ram, program) = (vec![0; 64 << 20], program(Workload::SpecJbb));
+        for length in (0..program.len()).step_by(61).filter(|&length| length < 0x3000) {
+            assert!(load_program(&mut ram, &program[..length], PARAMETERS).is_err());
+        }
+    }
+
+    /// Each is planted in place of the program's first instructions.
+    #[test]
     fn instructions_that_cannot_be_replayed_are_refused() {
-        let start = PROGRAM.len().min(0x1000);
-        for (bytes, instruction) in [
-            ([0x0f, 0x31, 0x90], Forbidden::TimeStamp),
-            ([0x0f, 0xa2, 0x90], Forbidden::ProcessorId),
-            ([0x0f, 0xc7, 0xf0], Forbidden::Random),
+        for (bytes, why) in [
+            (&[0x0f, 0x31][..], Forbidden::Time),
+            (&[0x0f, 0x01, 0xf9], Forbidden::Time),
+            (&[0x0f, 0x33], Forbidden::Time),
+            (&[0x0f, 0xa2], Forbidden::Processor),
+            (&[0x0f, 0x01, 0xd0], Forbidden::Processor),
+            (&[0xf3, 0x0f, 0xc7, 0xf8], Forbidden::Processor),
+            (&[0x0f, 0xc7, 0xf0], Forbidden::Random),
+            (&[0x48, 0x0f, 0xc7, 0xf9], Forbidden::Random),
+            (&[0x0f, 0x05], Forbidden::System),
+            (&[0x0f, 0x34], Forbidden::System),
+            (&[0x0f, 0x01, 0xd9], Forbidden::System),
+            (&[0x0f, 0x01, 0x00], Forbidden::Tables),
+            (&[0x0f, 0x00, 0xc8], Forbidden::Tables),
+            (&[0xc7, 0xf8, 0, 0, 0, 0], Forbidden::Transaction),
         ] {
-            let mut program = PROGRAM.to_vec();
-            program[start + 16..start + 19].copy_from_slice(&bytes);
-            let error = load_program(&mut vec![0; 64 << 20], &program, PARAMETERS).unwrap_err();
-            assert_eq!(error, LoadError::Forbidden { instruction, address: abi::IMAGE_BASE + 16 });
+            let mut planted = program(Workload::SpecJbb).to_vec();
+            planted[TEXT_PLACE..TEXT_PLACE + bytes.len()].copy_from_slice(bytes);
+            let error = load_program(&mut vec![0; 64 << 20], &planted, PARAMETERS).unwrap_err();
+            let LoadError::Forbidden(found) = error else { panic!("{error}") };
+            assert_eq!((found.why, found.address, found.bytes()), (why, abi::IMAGE_BASE, bytes));
+            assert!(error.to_string().ends_with(&found.to_string()), "{error}");
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The guest ABI: memory layout, port devices, canonical CPU state, event log and the workload guest. No KVM, no I/O.
+//! The guest ABI: memory layout, port devices, canonical CPU state, event log and the guests. No KVM, no I/O.
 //!
 //! - [`layout`]: where everything is in guest-physical memory.
-//! - [`guest`]: puts the workload guest into RAM and gives its first [`cpu::CpuState`].
+//! - [`guest`]: puts a guest's program into RAM and gives its first [`cpu::CpuState`]; [`forbidden`] is what it must not
+//!   have in it.
 //! - [`cpu`], [`devices`]: canonical architectural state with one byte form each; whoever executes the guest,
 //!   KVM or an interpreter, produces the same bytes.
 //! - [`event`]: the non-deterministic inputs of one interval.
-//! - [`workload`], [`content`]: what the guest writes, how fast, and with which contents.
+//! - [`workload`], [`content`]: what guests do, how fast, and what the paced one writes.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod content;
 pub mod cpu;
 pub mod devices;
 pub mod event;
+pub mod forbidden;
 pub mod guest;
 pub mod layout;
 pub mod workload;

@@ -1,32 +1,48 @@
-//! The two stated workloads: how fast they dirty pages and in what runs. Contents are in [`crate::content`].
+//! The stated workloads: what guests do, how fast, and in what runs of pages. The contents that the paced ones write are
+//! in [`crate::content`].
 
+use crate::abi;
 use std::fmt;
 use std::str::FromStr;
 
-/// A workload of the guest, after the two dirty rates published for SimuBoost.
+/// What a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// A Linux kernel build: 22,000 pages/s in runs of 8 consecutive pages.
+    /// The dirty rate published for SimuBoost of a Linux kernel build: 22,000 pages/s in runs of 8 consecutive pages.
     KernelBuild,
-    /// SPECjbb: 53,000 pages/s, scattered single pages.
+    /// That of SPECjbb: 53,000 pages/s, scattered single pages.
     SpecJbb,
+    /// Sorts blocks of keys in six ways and counts them in hash tables.
+    Sorting,
+    /// Inserts into, removes from, looks up in and scans B-trees whose nodes and values an allocator places.
+    BTree,
+    /// Writes, searches, copies, encodes, compresses and sums text.
+    Strings,
 }
 
 /// No workload has that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("workload is neither kernel-build nor specjbb")]
+#[error("workload is none of kernel-build, specjbb, sorting, b-tree and strings")]
 pub struct UnknownWorkload;
 
 impl Workload {
     /// All workloads.
-    pub const ALL: [Self; 2] = [Self::KernelBuild, Self::SpecJbb];
+    pub const ALL: [Self; 5] = [Self::KernelBuild, Self::SpecJbb, Self::Sorting, Self::BTree, Self::Strings];
+    /// Those of the paced guest, whose contents the content model states.
+    pub const PACED: [Self; 2] = [Self::KernelBuild, Self::SpecJbb];
+    /// Those that work on blocks of pages, one job after the other.
+    pub const JOBS: [Self; 3] = [Self::Sorting, Self::BTree, Self::Strings];
 
-    /// Pages dirtied per second when nothing holds the guest back.
+    /// Pages dirtied per second when nothing holds the guest back; of the guests that do jobs, at most.
+    ///
+    /// A job counts for all pages of its block, and may write fewer. Their rate is no published one: it is a thousand
+    /// jobs a second, which leaves a processor time for more than one guest.
     #[must_use]
     pub const fn dirty_pages_per_second(self) -> u32 {
         match self {
             Self::KernelBuild => 22_000,
             Self::SpecJbb => 53_000,
+            Self::Sorting | Self::BTree | Self::Strings => 16_000,
         }
     }
 
@@ -36,6 +52,7 @@ impl Workload {
         match self {
             Self::KernelBuild => 8,
             Self::SpecJbb => 1,
+            Self::Sorting | Self::BTree | Self::Strings => abi::BLOCK_PAGES,
         }
     }
 
@@ -45,6 +62,9 @@ impl Workload {
         match self {
             Self::KernelBuild => "kernel-build",
             Self::SpecJbb => "specjbb",
+            Self::Sorting => "sorting",
+            Self::BTree => "b-tree",
+            Self::Strings => "strings",
         }
     }
 }
@@ -71,6 +91,7 @@ mod tests {
     fn names_read_back() {
         for workload in Workload::ALL {
             assert_eq!(workload.to_string().parse(), Ok(workload));
+            assert!(UnknownWorkload.to_string().contains(workload.name()));
         }
         assert_eq!("linux".parse::<Workload>(), Err(UnknownWorkload));
     }

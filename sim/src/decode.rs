@@ -8,6 +8,7 @@ use crate::op::{Op, Run};
 use crate::operands::{self, Operands};
 use crate::refusal::Reason;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use pageswarm_machine::forbidden::Forbidden;
 
 /// What bytes are.
 pub(crate) enum Decoded<M, O> {
@@ -38,7 +39,7 @@ pub(crate) fn decode<M: Memory, O: Observer>(bytes: &[u8], rip: u64) -> Decoded<
     if instruction.is_invalid() || has_unmodelled_prefix(&instruction, bytes) {
         return Decoded::Refused(Reason::Unknown);
     }
-    if depends_on_more(instruction.mnemonic()) {
+    if Forbidden::of(instruction.mnemonic()).is_some() {
         return Decoded::Refused(Reason::NotReplayable);
     }
     let Some(run) = select(&instruction) else {
@@ -71,26 +72,6 @@ fn select<M: Memory, O: Observer>(instruction: &Instruction) -> Option<Run<M, O>
         .or_else(|| execute::vectors::select(instruction))
         .or_else(|| execute::vector_moves::select(instruction))
         .or_else(|| execute::shuffles::select(instruction))
-}
-
-/// Instructions whose results depend on more than the machine's state.
-const fn depends_on_more(mnemonic: Mnemonic) -> bool {
-    matches!(
-        mnemonic,
-        Mnemonic::Rdtsc
-            | Mnemonic::Rdtscp
-            | Mnemonic::Cpuid
-            | Mnemonic::Rdrand
-            | Mnemonic::Rdseed
-            | Mnemonic::Rdpid
-            | Mnemonic::Rdpmc
-            | Mnemonic::Xgetbv
-            | Mnemonic::Sgdt
-            | Mnemonic::Sidt
-            | Mnemonic::Sldt
-            | Mnemonic::Smsw
-            | Mnemonic::Str
-    )
 }
 
 /// 32-bit addresses anywhere; and 16-bit operands of branches, which processors read differently.

@@ -4,6 +4,7 @@
 //! difference is narrowed down to the first unit of a few instructions that makes it.
 
 mod chance;
+mod difference;
 mod program;
 mod table;
 
@@ -13,11 +14,11 @@ use crate::refusal::{Refusal, UnsupportedState};
 use crate::simulator::{Exit, Simulator};
 use crate::stretches::Translation;
 use chance::Chance;
+pub use difference::{Difference, DifferingByte};
 use iced_x86::Register;
 use pageswarm_machine::guest::{self, BootParameters, LoadError};
 use pageswarm_machine::{CpuState, PAGE_BYTES, PageNumber, Workload};
 use program::{CODE, Program, WINDOW, WINDOW_PAGES};
-use std::fmt;
 use table::Table;
 
 const RAM_BYTES: usize = 64 << 20;
@@ -53,30 +54,11 @@ pub struct Tally {
     pub instructions: u64,
 }
 
-/// The first difference of a program.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The program's seed and number.
-    pub seed: (u64, u64),
-    /// The instructions' address.
-    pub rip: u64,
-    /// Their bytes.
-    pub code: Vec<u8>,
-    /// The state before them.
-    pub before: CpuState,
-    /// The state after them as the processor has it.
-    pub native: CpuState,
-    /// The state after them as simulated.
-    pub simulated: CpuState,
-    /// Pages that differ.
-    pub pages: Vec<PageNumber>,
-}
-
 /// Why a comparison ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LockstepError<E> {
     /// The processor and the simulation disagree.
-    #[error("{0:?}")]
+    #[error("processor and simulation differ: {0}")]
     Difference(Box<Difference>),
     /// The processor did not run a program.
     #[error("program {number} of seed {seed:#x} does not run on the processor")]
@@ -105,50 +87,22 @@ pub enum LockstepError<E> {
     /// The simulation cannot start.
     #[error(transparent)]
     State(#[from] UnsupportedState),
+    /// A given program is too long.
+    #[error("program of {bytes} bytes: at most {most} can be compared")]
+    Length {
+        /// Its length.
+        bytes: usize,
+        /// The most.
+        most: usize,
+    },
     /// A program did not end.
-    #[error("program {number} of seed {seed:#x} does not end")]
+    #[error("program {number} of seed {seed:#x} does not end with an output to a port")]
     Endless {
         /// The seed.
         seed: u64,
         /// The program's number.
         number: u64,
     },
-}
-
-impl fmt::Debug for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {:#x} program {}: at {:#x} bytes", self.seed.0, self.seed.1, self.rip)?;
-        for byte in &self.code {
-            write!(f, " {byte:02x}")?;
-        }
-        let (native, simulated) = (&self.native, &self.simulated);
-        writeln!(f)?;
-        for (number, before) in self.before.general.iter().enumerate() {
-            let (native, simulated) = (native.general[number], simulated.general[number]);
-            let mark = if native == simulated { "" } else { "  <--" };
-            writeln!(f, "  r{number}: {before:#x}: native {native:#x}, simulated {simulated:#x}{mark}")?;
-        }
-        for (number, before) in self.before.xmm.iter().enumerate() {
-            let (native, simulated) = (native.xmm[number], simulated.xmm[number]);
-            if native != simulated {
-                let [before, native, simulated] = [*before, native, simulated].map(u128::from_le_bytes);
-                writeln!(f, "  xmm{number}: {before:#x}: native {native:#x}, simulated {simulated:#x}")?;
-            }
-        }
-        let (flags, before) = ((native.rflags, simulated.rflags), self.before.rflags);
-        writeln!(f, "  rflags: {before:#x}: native {:#x}, simulated {:#x}", flags.0, flags.1)?;
-        writeln!(f, "  rip: native {:#x}, simulated {:#x}", native.rip, simulated.rip)?;
-        writeln!(f, "  mxcsr: native {:#x}, simulated {:#x}", native.mxcsr, simulated.mxcsr)?;
-        let mut others = (native.clone(), simulated.clone());
-        for state in [&mut others.0, &mut others.1] {
-            (state.general, state.xmm, state.rflags, state.rip, state.mxcsr) =
-                ([0; 16], [[0; 16]; 16], 0, 0, 0);
-        }
-        if others.0 != others.1 {
-            writeln!(f, "  {:?}\n  {:?}", others.0, others.1)?;
-        }
-        write!(f, "  pages that differ: {:?}", self.pages)
-    }
 }
 
 /// The comparison.
@@ -205,37 +159,78 @@ impl<N: Native> Lockstep<N> {
         Ok(tally)
     }
 
-    /// Compares one program and returns the instructions that it ran.
+    /// Compares a program of the caller's: 64-bit code that runs at 0x100000 until its end or its first access to a port.
+    ///
+    /// RBX, RSI and RDI point into 24 KiB of noise at 0x400000, RSP to the end of that; all else is drawn from `seed`. A
+    /// difference is narrowed down by leaving off instructions from the program's end, in the order in which they lie.
+    ///
+    /// # Errors
+    /// At a difference, and when the program is too long or does not run on both sides.
+    pub fn run_program(&mut self, seed: u64, code: &[u8]) -> Result<Tally, LockstepError<N::Error>> {
+        let most = CODE_PAGES * PAGE_BYTES - program::END.len();
+        if code.len() > most {
+            return Err(LockstepError::Length { bytes: code.len(), most });
+        }
+        let program = Program::given(code);
+        let instructions = self.compare_program(seed, 0, &program, &mut Chance::new(seed, 0))?;
+        Ok(Tally { programs: 1, instructions })
+    }
+
+    /// Compares one random program and returns the instructions that it ran.
     fn compare(&mut self, seed: u64, number: u64) -> Result<u64, LockstepError<N::Error>> {
         let mut chance = Chance::new(seed, number);
         let program = Program::random(&mut self.table, &mut chance);
-        let start = start(&program, &mut chance);
-        let window: Vec<PageBytes> = (0..WINDOW_PAGES).map(|_| page_of_noise(&mut chance)).collect();
-        let case = Case { seed, number, program: &program, start: &start, window: &window };
+        self.compare_program(seed, number, &program, &mut chance)
+    }
+
+    fn compare_program(
+        &mut self,
+        seed: u64,
+        number: u64,
+        program: &Program,
+        chance: &mut Chance,
+    ) -> Result<u64, LockstepError<N::Error>> {
+        let start = start(program, chance);
+        let window: Vec<PageBytes> = (0..WINDOW_PAGES).map(|_| page_of_noise(chance)).collect();
+        let case = Case { seed, number, program, start: &start, window: &window };
         let whole = self.both(&case, program.units.len())?;
         if whole.native == whole.simulated {
             return Ok(whole.instructions);
         }
-        let mut before = start.clone();
-        let mut rip = CODE;
-        for units in 1..=program.units.len() {
-            let Both { native, simulated, .. } = self.both(&case, units)?;
-            let code = &program.units[units - 1];
-            if native != simulated {
-                return Err(LockstepError::Difference(Box::new(Difference {
-                    seed: (seed, number),
-                    rip,
-                    code: code.clone(),
-                    before,
-                    pages: differing_pages(&native.1, &simulated.1),
-                    native: native.0,
-                    simulated: simulated.0,
-                })));
+        Err(LockstepError::Difference(Box::new(self.narrow(&case, whole))))
+    }
+
+    /// The difference of the shortest beginning that has one, against the last one before it that has none. A beginning
+    /// that does not run says nothing.
+    fn narrow(&mut self, case: &Case<'_>, whole: Both) -> Difference {
+        let (mut agreed, mut before) = (0, (case.start.clone(), case.window.to_vec()));
+        let (mut end, mut differing) = (case.program.units.len(), whole);
+        for units in 1..=case.program.units.len() {
+            match self.both(case, units) {
+                Ok(both) if both.native == both.simulated => (agreed, before) = (units, both.simulated),
+                Ok(both) => {
+                    (end, differing) = (units, both);
+                    break;
+                }
+                Err(_) => {}
             }
-            before = simulated.0;
-            rip += code.len() as u64;
         }
-        unreachable!("the whole program was compared before, and differed")
+        let units = &case.program.units;
+        let (before, window) = before;
+        let Both { native, simulated, .. } = differing;
+        let mut memory = differing_bytes(&window, &native.1, &simulated.1);
+        let differing_bytes = memory.len();
+        memory.truncate(difference::BYTES_KEPT);
+        Difference {
+            seed: (case.seed, case.number),
+            rip: CODE + units[..agreed].iter().map(|unit| unit.len() as u64).sum::<u64>(),
+            code: units[agreed..end].concat(),
+            before,
+            native: native.0,
+            simulated: simulated.0,
+            memory,
+            differing_bytes,
+        }
     }
 
     /// What the first `units` units leave behind, on both sides.
@@ -249,6 +244,8 @@ impl<N: Native> Lockstep<N> {
             self.native.write(*page, bytes);
         }
         let (seed, number) = (case.seed, case.number);
+        // First, because it stops by itself where a program does not end.
+        let (interpreted, instructions) = self.simulate(case, &pages, Translation::Never)?;
         let native = self.native.run(case.start);
         let native = native.map_err(|cause| LockstepError::Native {
             seed,
@@ -332,9 +329,19 @@ fn pages_from(address: u64, count: u64) -> impl Iterator<Item = PageNumber> {
     (first..).map(PageNumber).take(usize::try_from(count).unwrap_or(0))
 }
 
-fn differing_pages(native: &[PageBytes], simulated: &[PageBytes]) -> Vec<PageNumber> {
-    let numbers = pages_from(WINDOW, WINDOW_PAGES);
-    let differing =
-        numbers.zip(native.iter().zip(simulated)).filter(|(_, (native, simulated))| native != simulated);
-    differing.map(|(page, _)| page).collect()
+/// The bytes of the window that differ.
+fn differing_bytes(
+    before: &[PageBytes],
+    native: &[PageBytes],
+    simulated: &[PageBytes],
+) -> Vec<DifferingByte> {
+    let [before, native, simulated] = [before, native, simulated].map(<[PageBytes]>::as_flattened);
+    let bytes = (WINDOW..).zip(before).zip(native.iter().zip(simulated));
+    let all = bytes.map(|((address, before), (native, simulated))| DifferingByte {
+        address,
+        before: *before,
+        native: *native,
+        simulated: *simulated,
+    });
+    all.filter(|byte| byte.native != byte.simulated).collect()
 }

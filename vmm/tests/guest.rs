@@ -13,8 +13,8 @@ use std::time::Duration;
 use support::{MIB, Running, boot, kvm_or_skip, rate};
 
 #[test]
-fn both_workloads_boot_and_pass_their_self_check_while_they_write() {
-    if !kvm_or_skip("both_workloads_boot") {
+fn all_workloads_boot_and_pass_their_self_check_while_they_write() {
+    if !kvm_or_skip("all_workloads_boot") {
         return;
     }
     for workload in Workload::ALL {

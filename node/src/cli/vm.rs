@@ -31,7 +31,8 @@ pub struct RunArgs {
     /// Which node.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// kernel-build (22,000 dirty pages/s in runs) or specjbb (53,000, scattered).
+    /// kernel-build (22,000 dirty pages/s in runs), specjbb (53,000, scattered), or sorting, b-tree or strings (1,000 jobs/s
+    /// on 16 pages each).
     #[arg(long, default_value = "specjbb")]
     pub workload: Workload,
     /// RAM, such as 256MiB.

@@ -2,7 +2,7 @@
 
 use super::chance::Chance;
 use super::table::{Rules, Table, move_signed};
-use iced_x86::{Code, Instruction, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 use pageswarm_machine::abi;
 
 /// Where the program is.
@@ -32,6 +32,25 @@ impl Program {
         let mut code: Vec<u8> = self.units[..units].concat().repeat(2);
         code.extend(END);
         code
+    }
+
+    /// Code of the caller's, an instruction a unit; a byte that begins none is a unit of its own.
+    pub(crate) fn given(code: &[u8]) -> Self {
+        let rules = Rules { pointers: [Register::RBX, Register::RSI, Register::RDI], counter: None };
+        let mut decoder = Decoder::with_ip(64, code, CODE, DecoderOptions::NONE);
+        let (mut units, mut start) = (Vec::new(), 0);
+        while start < code.len() {
+            let length = match decoder.decode() {
+                instruction if instruction.is_invalid() => 1,
+                instruction => instruction.len(),
+            };
+            units.push(code[start..start + length].to_vec());
+            start += length;
+            if decoder.set_position(start).is_err() {
+                break;
+            }
+        }
+        Self { rules, units }
     }
 
     pub(crate) fn random(table: &mut Table, chance: &mut Chance) -> Self {

@@ -1,4 +1,4 @@
-//! Recordings of the workload guest on KVM: every checkpoint of a run, with all that a replay of each interval needs.
+//! Recordings of guests on KVM: every checkpoint of a run, with all that a replay of each interval needs.
 
 #![allow(dead_code, clippy::allow_attributes, reason = "tests and examples use their own parts")]
 #![allow(unreachable_pub, reason = "the module is part of several programs")]
@@ -35,6 +35,15 @@ pub struct Plan {
     pub seed: u64,
 }
 
+impl Plan {
+    /// Several times the stated rate, so that the guest seldom waits, and short intervals.
+    #[must_use]
+    pub const fn of_jobs(workload: Workload, checkpoints: usize, seed: u64) -> Self {
+        let pace = PaceMode::Rate { dirty_pages_per_second: 80_000, check_pages_per_second: 40_000 };
+        Self { workload, pace, checkpoints, interval_us: (100, 6_000), seed }
+    }
+}
+
 /// One interval and the checkpoint at its end.
 #[derive(Debug)]
 pub struct Recorded {
@@ -52,6 +61,17 @@ pub struct Recording {
     pub ram: Vec<u8>,
     pub start: Boundary,
     pub intervals: Vec<Recorded>,
+}
+
+/// A guest that is being recorded.
+#[derive(Debug)]
+pub struct Recorder {
+    vm: VmProcess,
+    events: Receiver<VmEvent>,
+    random: Random,
+    interval_us: (u64, u64),
+    /// The pages at the last checkpoint.
+    map: PageMap,
 }
 
 /// Serves one VM if this process was started for that.
@@ -73,39 +93,69 @@ pub fn kvm_or_skip(test: &str) -> bool {
     found
 }
 
+impl Recorder {
+    /// Boots the guest; also gives its RAM and its state at that moment.
+    ///
+    /// # Panics
+    /// When the VM does not start.
+    #[must_use]
+    pub fn boot(plan: &Plan) -> (Self, Vec<u8>, Boundary) {
+        let parameters = BootParameters { seed: plan.seed, workload: plan.workload };
+        let mut ram = vec![0; usize::try_from(RAM_BYTES).unwrap()];
+        let cpu = guest::load(&mut ram, parameters).unwrap();
+        let map = map_of(&PageMap::zero(u32::try_from(ram.len() / PAGE_BYTES).unwrap()), &pages_of(&ram));
+        let start = Boundary { cpu, devices: Devices::default(), map: map.clone() };
+        let program = std::env::current_exe().unwrap();
+        let launcher = Launcher { program, arguments: vec![VM_PROCESS.into()] };
+        let options = VmOptions {
+            pace: plan.pace,
+            interval: Duration::from_micros(plan.interval_us.1),
+            ..VmOptions::default()
+        };
+        let origin = Origin::Boot { ram_bytes: RAM_BYTES, parameters };
+        let (vm, events) = VmProcess::spawn(&launcher, origin, &options).unwrap();
+        let random = Random::new(plan.seed, 1);
+        (Self { vm, events, random, interval_us: plan.interval_us, map }, ram, start)
+    }
+
+    /// Records the next interval, which ends at a random moment.
+    ///
+    /// # Panics
+    /// When the VM fails.
+    pub fn next(&mut self) -> Recorded {
+        let (least, most) = self.interval_us;
+        let interval = Duration::from_micros(least + self.random.draw() % (most - least + 1));
+        self.vm.set_interval(interval).unwrap();
+        let (captured, pages) = checkpoint(&self.vm, &self.events);
+        self.map = map_of(&self.map, &pages);
+        let end = Boundary {
+            cpu: CpuState::decode(&captured.state.cpu).unwrap(),
+            devices: Devices::decode(&captured.state.devices).unwrap(),
+            map: self.map.clone(),
+        };
+        let events = EventLog::decode(&captured.events).unwrap();
+        Recorded { events, pages, end, interval_ns: captured.figures.interval_ns }
+    }
+
+    /// Makes the guest wait while `meanwhile` runs; its interval goes on afterwards.
+    ///
+    /// # Panics
+    /// When the VM has ended.
+    pub fn while_waiting(&self, meanwhile: impl FnOnce()) {
+        self.vm.pause().unwrap();
+        meanwhile();
+        self.vm.resume().unwrap();
+    }
+}
+
 /// Runs the guest and keeps every checkpoint.
 ///
 /// # Panics
 /// When the VM fails.
 #[must_use]
 pub fn record(plan: &Plan) -> Recording {
-    let parameters = BootParameters { seed: plan.seed, workload: plan.workload };
-    let mut ram = vec![0; usize::try_from(RAM_BYTES).unwrap()];
-    let cpu = guest::load(&mut ram, parameters).unwrap();
-    let map = map_of(&PageMap::zero(u32::try_from(ram.len() / PAGE_BYTES).unwrap()), &pages_of(&ram));
-    let start = Boundary { cpu, devices: Devices::default(), map };
-    let program = std::env::current_exe().unwrap();
-    let launcher = Launcher { program, arguments: vec![VM_PROCESS.into()] };
-    let options = VmOptions { pace: plan.pace, ..VmOptions::default() };
-    let origin = Origin::Boot { ram_bytes: RAM_BYTES, parameters };
-    let (vm, events) = VmProcess::spawn(&launcher, origin, &options).unwrap();
-    let mut random = Random::new(plan.seed, 1);
-    let mut intervals: Vec<Recorded> = Vec::new();
-    while intervals.len() < plan.checkpoints {
-        let (least, most) = plan.interval_us;
-        let interval = Duration::from_micros(least + random.draw() % (most - least + 1));
-        vm.set_interval(interval).unwrap();
-        let (captured, pages) = checkpoint(&vm, &events);
-        let before = intervals.last().map_or(&start.map, |interval| &interval.end.map);
-        let end = Boundary {
-            cpu: CpuState::decode(&captured.state.cpu).unwrap(),
-            devices: Devices::decode(&captured.state.devices).unwrap(),
-            map: map_of(before, &pages),
-        };
-        let events = EventLog::decode(&captured.events).unwrap();
-        intervals.push(Recorded { events, pages, end, interval_ns: captured.figures.interval_ns });
-    }
-    vm.stop();
+    let (mut recorder, ram, start) = Recorder::boot(plan);
+    let intervals = (0..plan.checkpoints).map(|_| recorder.next()).collect();
     Recording { ram, start, intervals }
 }
 

@@ -23,7 +23,9 @@ pub fn phase(phase: u32) {
 /// Writes text to the console.
 pub fn print(text: &[u8]) {
     for &byte in text {
-        unsafe { asm!("out dx, al", in("dx") abi::PORT_CONSOLE, in("al") byte, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("out dx, al", in("dx") abi::PORT_CONSOLE, in("al") byte, options(nostack, preserves_flags))
+        };
     }
 }
 

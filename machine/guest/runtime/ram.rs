@@ -10,6 +10,9 @@ unsafe extern "C" {
     static __constant_end: u8;
 }
 
+/// The number of a page with a wrong byte.
+pub struct WrongPage(pub u32);
+
 pub struct Ram {
     data_base: u64,
     data_pages: u64,
@@ -24,9 +27,8 @@ pub fn parameter(which: Parameter) -> u64 {
 }
 
 impl Ram {
-    /// Writes the base image and builds the checksum table.
-    pub fn fill() -> Self {
-        let seed = parameter(Parameter::Seed);
+    /// RAM whose data pages are zero, as are their checksums.
+    pub(crate) fn new() -> Self {
         let mut ram = Self {
             data_base: parameter(Parameter::DataBase),
             data_pages: parameter(Parameter::DataPages),
@@ -34,37 +36,54 @@ impl Ram {
             cursor: 0,
             constant_sums: [0; CONSTANT_PAGES],
         };
-        for page in 0..ram.data_pages {
-            if content::base_kind(seed, page) == content::BaseKind::Zero {
-                continue; // RAM starts zero, and so does its table entry.
-            }
-            content::fill_base(seed, page, ram.words(page));
-            let sum = content::checksum(ram.words(page));
-            *ram.entry(page) = sum;
-            ram.global_sum = ram.global_sum.wrapping_add(sum.wrapping_mul(content::page_factor(page)));
-        }
         for (index, address) in constant_pages().enumerate() {
             ram.constant_sums[index] = content::checksum(page_at(address));
         }
         ram
     }
 
+    pub fn data_pages(&self) -> u64 {
+        self.data_pages
+    }
+
     /// Changes one data page and keeps its checksum and the global sum true.
     pub fn change(&mut self, page: u64, random: &mut Random) {
         let grown = content::change(random, self.words(page));
+        self.grow(page, grown);
+    }
+
+    /// Makes the checksum of a data page that of its content.
+    pub fn seal(&mut self, page: u64) {
+        let sum = content::checksum(self.words(page));
+        let grown = sum.wrapping_sub(*self.entry(page));
+        self.grow(page, grown);
+    }
+
+    fn grow(&mut self, page: u64, grown: u64) {
         let entry = self.entry(page);
         *entry = entry.wrapping_add(grown);
         self.global_sum = self.global_sum.wrapping_add(grown.wrapping_mul(content::page_factor(page)));
     }
 
-    /// Checks the next `count` pages. True when that completed a pass; an error is a wrong page's number.
-    pub fn check(&mut self, count: u32) -> Result<bool, u32> {
+    /// Compares a data page with its checksum.
+    pub fn verify(&mut self, page: u64) -> Result<(), WrongPage> {
+        if content::checksum(self.words(page)) == *self.entry(page) {
+            Ok(())
+        } else {
+            Err(self.wrong_data_page(page))
+        }
+    }
+
+    /// The page number of a data page.
+    pub(crate) fn wrong_data_page(&self, page: u64) -> WrongPage {
+        WrongPage((self.data_base / PAGE + page) as u32)
+    }
+
+    /// Checks the next `count` pages. True when that completed a pass.
+    pub(crate) fn check(&mut self, count: u32) -> Result<bool, WrongPage> {
         let mut passed = false;
         for _ in 0..count {
-            let page = self.cursor;
-            if content::checksum(self.words(page)) != *self.entry(page) {
-                return Err(((self.data_base / PAGE) + page) as u32);
-            }
+            self.verify(self.cursor)?;
             self.cursor += 1;
             if self.cursor == self.data_pages {
                 self.cursor = 0;
@@ -76,23 +95,23 @@ impl Ram {
     }
 
     /// The table as a whole against the global sum, then everything that must never change.
-    fn check_rest(&mut self) -> Result<(), u32> {
+    fn check_rest(&mut self) -> Result<(), WrongPage> {
         let mut sum = 0_u64;
         for page in 0..self.data_pages {
             sum = sum.wrapping_add(self.entry(page).wrapping_mul(content::page_factor(page)));
         }
         if sum != self.global_sum {
-            return Err((abi::TABLE_BASE / PAGE) as u32);
+            return Err(WrongPage((abi::TABLE_BASE / PAGE) as u32));
         }
         for (index, address) in constant_pages().enumerate() {
             if content::checksum(page_at(address)) != self.constant_sums[index] {
-                return Err((address / PAGE) as u32);
+                return Err(WrongPage((address / PAGE) as u32));
             }
         }
         Ok(())
     }
 
-    fn words(&mut self, page: u64) -> &mut Words {
+    pub fn words(&mut self, page: u64) -> &mut Words {
         unsafe { &mut *((self.data_base + page * PAGE) as *mut Words) }
     }
 

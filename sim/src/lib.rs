@@ -2,6 +2,7 @@
 //!
 //! - [`simulator`]: the interpreter itself; [`memory`] and [`observe`] are what it is given.
 //! - [`interval`]: the replay of one interval, from a checkpoint and an event log to the next checkpoint.
+//! - [`trace`]: the accesses of an interval as a file, and what can be asked about it.
 //! - [`lockstep`]: random programs, run here and by a processor, compared.
 //! - [`refusal`]: what it does not simulate, it refuses with bytes and address.
 //!
@@ -32,6 +33,7 @@ pub mod refusal;
 pub mod simulator;
 mod stretches;
 mod tlb;
+pub mod trace;
 mod written;
 
 pub use interval::{Boundary, Interval, ReplayError, ReplayFailure, Replayed, replay, replay_while};

@@ -27,3 +27,26 @@ pub(crate) const STRETCH_INSTRUCTIONS_MIN: usize = 3;
 pub(crate) const QUIET_STRETCH_INSTRUCTIONS_MIN: usize = 10;
 /// Iterations of a repeated instruction before the interpreter looks around.
 pub(crate) const REPEATS_AT_ONCE: u32 = 4096;
+
+/// Accesses of one row group of a trace.
+pub(crate) const TRACE_GROUP_ROWS: usize = 1 << 18;
+/// Row groups of a trace: four billion accesses.
+pub(crate) const TRACE_GROUPS_MAX: usize = 1 << 14;
+/// Columns of a trace with values.
+pub(crate) const TRACE_COLUMNS: usize = 7;
+/// Bytes of a trace's footer.
+pub(crate) const TRACE_FOOTER_BYTES_MAX: u32 = 32 << 20;
+/// Entries of a trace's metadata, each a key and a text.
+pub(crate) const TRACE_ENTRIES_MAX: usize = 64;
+/// Bytes of the name of the simulator that wrote a trace.
+pub(crate) const TRACE_SIMULATOR_BYTES_MAX: usize = 256;
+/// Bytes of a column's page once it is decompressed: a value for each access, and the levels that say which are there.
+pub(crate) const TRACE_PAGE_BYTES_MAX: usize = TRACE_GROUP_ROWS * 8 + TRACE_GROUP_ROWS / 2 + 64;
+/// Bytes of a row group as it is in the file.
+pub(crate) const TRACE_GROUP_BYTES_MAX: usize = TRACE_COLUMNS * (TRACE_PAGE_BYTES_MAX + (1 << 16));
+/// Different addresses that one query about a trace counts.
+pub(crate) const QUERY_KEYS_MAX: usize = 1 << 22;
+/// Rows of an answer.
+pub(crate) const QUERY_ROWS_MAX: usize = 1 << 20;
+
+const _: () = assert!(TRACE_GROUP_BYTES_MAX < 32 << 20);

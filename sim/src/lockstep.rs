@@ -258,7 +258,6 @@ impl<N: Native> Lockstep<N> {
             self.native.read(page, bytes);
         }
         let native = (native, left);
-        let (interpreted, instructions) = self.simulate(case, &pages, Translation::Never)?;
         if interpreted != native {
             return Ok(Both { native, simulated: interpreted, instructions });
         }

@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub clock_skew: Duration,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
+    /// Bytes of RAM for the images of proven checkpoints.
+    pub image_bytes: u64,
     /// Bytes of chunks that this node sends a second at most, all peers together.
     pub upload_bytes_per_s: Option<u64>,
     /// Whom this node asks for chunks.

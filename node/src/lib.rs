@@ -18,6 +18,7 @@ pub mod follow;
 pub mod gossip;
 pub mod hub;
 pub mod identity;
+pub mod images;
 pub mod import;
 pub mod join;
 pub mod limits;

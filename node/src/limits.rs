@@ -38,6 +38,8 @@ pub const SIMULATIONS: usize = 2;
 pub const SIMULATED_RAM_BYTES_MAX: u64 = 8 << 30;
 /// How long the simulation of one interval may take.
 pub const SIMULATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long an image is kept that nobody asks for.
+pub const IMAGE_IDLE: Duration = Duration::from_secs(60);
 /// The longest blob that is read back: the event log is most of the longest.
 pub const BLOB_BYTES_MAX: u64 = 128 << 20;
 /// Checkpoint maps kept for one lineage besides the latest.

@@ -466,11 +466,12 @@ async fn lazy_origin(
         }
         let ram_bytes = lineage.genesis.ram_bytes();
         let pages = lineage.genesis.pages;
+        let image = preparing.images.get(id, index);
         let prefetch = match order {
             Order::WrittenFirst => preparing.lineages.written_after(&id, index),
             Order::ByNumber => Vec::new(),
         };
-        let source = Box::new(CheckpointPages::new(preparing, lineage, map));
+        let source = Box::new(CheckpointPages::new(preparing, lineage, map, image));
         let memory = LazyMemory { source, prefetch, background: Background::Fill, timeout: FAULT_TIMEOUT };
         Ok::<_, MachineError>((Origin::LazyRestore { ram_bytes, state, memory }, head.state_root, pages))
     });

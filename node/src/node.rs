@@ -23,6 +23,7 @@ use crate::events::{Events, StoreRepairs, What};
 use crate::gossip::{Gossip, GossipCommand, GossipError, GossipEvent};
 use crate::hub::{self, Hub};
 use crate::identity::{self, KeyError};
+use crate::images::Images;
 use crate::import::Imports;
 use crate::join::{self, JoinError};
 use crate::limits::{CODING_THREADS, SIMULATIONS};
@@ -115,6 +116,8 @@ pub struct Node {
     pub lineages: Lineages,
     /// Chunks that passed through lately.
     pub recent: RecentChunks,
+    /// RAM of checkpoints that were proven lately.
+    pub images: Images,
     /// Answers under way.
     pub uploads: Uploads,
     /// Virtual machines.
@@ -182,6 +185,7 @@ impl Node {
         };
         let lineages = Lineages::load(Arc::clone(&store))?;
         let (hub, queue) = hub::channel();
+        let images = Images::new(config.image_bytes);
         let (commands, command_queue) = mpsc::channel(1024);
         let node = Arc::new(Self {
             id,
@@ -199,6 +203,7 @@ impl Node {
             hub,
             lineages,
             recent: RecentChunks::new(recent::bytes_default()),
+            images,
             uploads: Uploads::default(),
             machines: Machines::default(),
             imports: Imports::default(),
@@ -470,6 +475,7 @@ async fn keep_house(node: Arc<Node>) {
             node.close_ended_memberships();
         }
         if turns.is_multiple_of(20) {
+            node.images.drop_idle(Instant::now());
             renew_membership(&node).await;
         }
     }

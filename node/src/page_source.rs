@@ -9,6 +9,7 @@ use pageswarm_store::ChunkRead;
 use pageswarm_swarm::{BirthSet, Input};
 use pageswarm_vmm::{Awaited, FilledPages, PageSource, SourceError};
 
+use crate::images::Image;
 use crate::lineages::{Lineage, lineage_of};
 use crate::node::Node;
 
@@ -17,12 +18,15 @@ const AHEAD_PAGES: u32 = 512;
 /// So many pages are asked for together only where memory is filled in order.
 const IN_ORDER_PAGES: usize = 32;
 
-/// Gives out pages of one checkpoint, each verified against its hash on every read from store or swarm.
+/// Gives out pages of one checkpoint, each verified against its hash on every read from store or swarm, or
+/// all of them when their image was proven.
 #[derive(Debug)]
 pub struct CheckpointPages {
     node: Arc<Node>,
     lineage: Lineage,
     map: CheckpointMap,
+    /// All of it, if it was proven lately.
+    image: Option<Arc<Image>>,
     ahead: Ahead,
 }
 
@@ -45,10 +49,10 @@ struct Wanted {
 }
 
 impl CheckpointPages {
-    /// Pages of the checkpoint that `map` describes.
+    /// Pages of the checkpoint that `map` describes, from `image` if there is one of it.
     #[must_use]
-    pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap) -> Self {
-        Self { node, lineage, map, ahead: Ahead::default() }
+    pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap, image: Option<Arc<Image>>) -> Self {
+        Self { node, lineage, map, image, ahead: Ahead::default() }
     }
 
     /// Reads ahead from `first`, if all of that is in the store.
@@ -185,6 +189,10 @@ impl PageSource for CheckpointPages {
         awaited: Option<Awaited>,
     ) -> Result<FilledPages, SourceError> {
         let all = FilledPages::first(out.len() / PAGE_BYTES);
+        if let Some(pages) = self.image.as_ref().and_then(|image| image.pages(first, out.len())) {
+            out.copy_from_slice(pages);
+            return Ok(all);
+        }
         let in_order = awaited.is_none() || out.len() >= IN_ORDER_PAGES * PAGE_BYTES;
         if in_order && self.ahead.get(first, out.len()).is_none() {
             self.read_ahead(first)?;

@@ -56,6 +56,16 @@ pub enum RebuildError {
         /// How many its map says.
         bytes: u64,
     },
+    /// Its map names a chunk that is no page.
+    #[error(
+        "page {page} of checkpoint {index} is a chunk that does not have {PAGE_BYTES} bytes: its writer made no page of it"
+    )]
+    NoPage {
+        /// Which checkpoint.
+        index: CheckpointIndex,
+        /// Which page.
+        page: PageNumber,
+    },
     /// The image cannot be written.
     #[error("image file")]
     Image(#[from] std::io::Error),
@@ -72,7 +82,8 @@ pub struct Rebuilt {
     pub pages: u64,
 }
 
-/// Reads all of a checkpoint back and checks its state root; writes RAM to `image` on the way, if given.
+/// Reads all of a checkpoint back and checks its state root; writes RAM to `image` on the way, if given. What was proven
+/// is kept for VMs that start from it, as far as there is room for it.
 ///
 /// # Errors
 ///
@@ -83,14 +94,19 @@ pub fn rebuild(
     index: CheckpointIndex,
     image: Option<&Path>,
 ) -> Result<Rebuilt, RebuildError> {
-    let Some(path) = image else {
-        return rebuild_into(node, id, index, |_, _| Ok(()));
-    };
     let map = node.lineages.map_at(id, index)?;
-    let file = create_image(path, &map)?;
-    rebuild_into(node, id, index, |page, bytes| {
-        file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64)
-    })
+    let file = image.map(|path| create_image(path, &map)).transpose()?;
+    let mut draft = node.images.draft(ram_bytes(&map));
+    let rebuilt = rebuild_into(node, id, index, |page, bytes| {
+        if let Some(draft) = &mut draft {
+            draft.put(page, bytes);
+        }
+        file.as_ref().map_or(Ok(()), |file| file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64))
+    })?;
+    if let Some(draft) = draft {
+        node.images.keep(*id, index, draft);
+    }
+    Ok(rebuilt)
 }
 
 /// Reads all of a checkpoint back and checks its state root; gives each page that is not zero to `keep` on the way, in
@@ -103,7 +119,7 @@ pub fn rebuild_into(
     node: &Node,
     id: &LineageId,
     index: CheckpointIndex,
-    mut keep: impl FnMut(PageNumber, &[u8]) -> std::io::Result<()>,
+    mut keep: impl FnMut(PageNumber, &[u8; PAGE_BYTES]) -> std::io::Result<()>,
 ) -> Result<Rebuilt, RebuildError> {
     let map = node.lineages.map_at(id, index)?;
     let head = node.lineages.head(id, index)?.ok_or(MapError::UnknownCheckpoint { lineage: *id, index })?;
@@ -111,18 +127,23 @@ pub fn rebuild_into(
     let names: Vec<ChunkHash> = chunks.iter().map(|(_, _, hash)| *hash).collect();
     let mut slots: Vec<(PageNumber, Slot)> = Vec::with_capacity(chunks.len());
     let mut missing = 0;
-    let mut written = Ok(());
+    let (mut written, mut no_page) = (Ok(()), None);
     node.store.read_chunks(&names, |at, read| match read {
         ChunkRead::Held(bytes) => {
             let (page, source, _) = chunks[at];
             slots.push((page, Slot::Chunk { source, hash: bytes.hash() }));
-            if written.is_ok() {
-                written = keep(page, bytes.bytes());
+            match bytes.bytes().try_into() {
+                Ok(bytes) if written.is_ok() => written = keep(page, bytes),
+                Ok(_) => {}
+                Err(_) => no_page = Some(page),
             }
         }
         ChunkRead::NotHeld | ChunkRead::Bad(_) => missing += 1,
     })?;
     written?;
+    if let Some(page) = no_page {
+        return Err(RebuildError::NoPage { index, page });
+    }
     if missing > 0 {
         return Err(RebuildError::Missing { index, missing });
     }
@@ -186,6 +207,10 @@ pub fn read_blob(
 
 fn create_image(path: &Path, map: &CheckpointMap) -> std::io::Result<File> {
     let file = File::create(path)?;
-    file.set_len(u64::from(map.ram.pages()) * PAGE_BYTES as u64)?;
+    file.set_len(ram_bytes(map))?;
     Ok(file)
+}
+
+fn ram_bytes(map: &CheckpointMap) -> u64 {
+    u64::from(map.ram.pages()) * PAGE_BYTES as u64
 }

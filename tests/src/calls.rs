@@ -41,6 +41,17 @@ impl NodeProcess {
         Ok(self.client().get("/api/v1/status").await?)
     }
 
+    /// The value of one of its metrics, by its whole name.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer, or has no such metric, or one that is no whole number.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let metrics = self.client().text("/metrics").await?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("no metric {name}: {metrics}"))?.parse()?)
+    }
+
     /// A ticket of this node's swarm.
     ///
     /// # Errors

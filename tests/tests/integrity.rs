@@ -64,10 +64,7 @@ async fn assert_reported(victim: &NodeProcess, hostile: &str) -> anyhow::Result<
     let status = victim.status().await?;
     println!("{} chunks came with wrong bytes", status.transfer.corrupt_chunks);
     assert!(status.transfer.corrupt_chunks > 0);
-    let metrics = victim.client().text("/metrics").await?;
-    let counted = metrics.lines().find_map(|line| line.strip_prefix("pageswarm_chunks_corrupt_total "));
-    let counted: u64 = counted.context("no such metric")?.parse()?;
-    assert!(counted >= status.transfer.corrupt_chunks);
+    assert!(victim.metric("pageswarm_chunks_corrupt_total").await? >= status.transfer.corrupt_chunks);
     Ok(())
 }
 
@@ -137,10 +134,11 @@ fn bend_file(directory: &Path, ending: &str, count: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A publisher, and a node that has fetched checkpoint 1 and was stopped.
+/// A publisher, and a node that has fetched checkpoint 1 and was stopped. It keeps no copy of what it proved, so that a
+/// guest gets its pages from the store.
 async fn stopped_holder(ground: &Ground) -> anyhow::Result<(NodeProcess, NodeProcess, String)> {
     let publisher = ground.create("publisher", &[]).await?;
-    let mut node = ground.join("node", &publisher, "reader", &[]).await?;
+    let mut node = ground.join("node", &publisher, "reader", &["--image-memory", "0"]).await?;
     let lineage = publisher.run_vm(Guest { checkpoints: Some(2), ..Guest::default() }).await?;
     node.wait_checkpoint(&lineage, 1).await?;
     node.get(&lineage, 1).await?;
@@ -202,6 +200,28 @@ async fn a_guest_never_sees_a_bit_flipped_in_a_pack() -> anyhow::Result<()> {
     assert!(check.counter_after > check.counter_before);
     events::wait_for(node.directory(), PATIENCE, |event| event["event"] == "chunk_bad").await?;
     fetched_again(&node).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_starts_from_the_copy_of_a_proven_checkpoint() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let node = ground.join("node", &publisher, "reader", &[]).await?;
+    let guest = Guest { checkpoints: Some(2), ..Guest::default() };
+    let ram_bytes = guest.ram_bytes;
+    let lineage = publisher.run_vm(guest).await?;
+    node.wait_checkpoint(&lineage, 1).await?;
+    node.get(&lineage, 1).await?;
+    assert_eq!(node.metric("pageswarm_images_bytes").await?, ram_bytes);
+    // In the middle of the pack are pages. With the copy nobody reads them again, so nobody finds them bad.
+    bend_file(&node.directory().join("store/packs"), ".pack", 1)?;
+    let check = node.self_check(&lineage, 1, PATIENCE).await?;
+    assert!(check.holds, "{check:?}");
+    assert_eq!(node.metric("pageswarm_chunks_bad_total").await?, 0);
     Ok(())
 }
 

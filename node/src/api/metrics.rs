@@ -26,6 +26,7 @@ pub fn text(node: &Node) -> Result<String, fmt::Error> {
     let snapshot = Snapshot {
         status: server::status_view(node),
         connections_refused: node.counters.connections_refused.load(Ordering::Relaxed),
+        image_bytes: node.images.bytes(),
         latest,
     };
     registry.register_collector(Box::new(snapshot));
@@ -39,6 +40,7 @@ pub fn text(node: &Node) -> Result<String, fmt::Error> {
 struct Snapshot {
     status: StatusView,
     connections_refused: u64,
+    image_bytes: u64,
     latest: Option<CheckpointFigures>,
 }
 
@@ -93,7 +95,7 @@ impl Snapshot {
         ]
     }
 
-    const fn levels(&self) -> [(&'static str, &'static str, Option<&'static Unit>, u64); 6] {
+    const fn levels(&self) -> [(&'static str, &'static str, Option<&'static Unit>, u64); 7] {
         let (status, store) = (&self.status, &self.status.store);
         let bytes = Some(&Unit::Bytes);
         [
@@ -102,6 +104,7 @@ impl Snapshot {
             ("store_chunks", "Chunks held", None, store.chunks),
             ("store_decoded", "Decoded bytes of the chunks held", bytes, store.decoded_bytes),
             ("store_packs", "Bytes of all packs", bytes, store.pack_bytes),
+            ("images", "RAM copies of proven checkpoints", bytes, self.image_bytes),
             ("receive_buffer", "UDP receive buffer as granted", bytes, status.receive_buffer_bytes),
         ]
     }

@@ -58,6 +58,9 @@ pub struct NodeRunArgs {
     /// Bytes of chunks sent a second at most, all peers together, such as 20MiB. No limit if not given.
     #[arg(long, value_name = "BYTES", value_parser = values::size)]
     pub upload_limit: Option<u64>,
+    /// RAM for copies of checkpoints that were read back whole, from which VMs start faster, such as 2GiB; 0 for none.
+    #[arg(long, value_name = "BYTES", value_parser = values::size, default_value = "512MiB")]
+    pub image_memory: u64,
     /// Ask nobody but a lineage's writer for its chunks: distribution from one server, to be compared with.
     #[arg(long)]
     pub central: bool,
@@ -93,6 +96,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         peers: args.peers,
         clock_skew: args.clock_skew,
         quota_bytes: args.quota,
+        image_bytes: args.image_memory,
         upload_bytes_per_s: args.upload_limit,
         sources: if args.central { Sources::Writer } else { Sources::Swarm },
         mdns: if args.mdns { Mdns::On } else { Mdns::Off },

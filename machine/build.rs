@@ -17,7 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .args(["--edition=2024", "--crate-name=guest", "--crate-type=bin"])
         .args(["--target=x86_64-unknown-linux-gnu", "-Dwarnings"])
         .args(["-Copt-level=3", "-Cpanic=abort", "-Crelocation-model=static", "-Cdebuginfo=0"])
-        .args(["-Ccodegen-units=1", "-Ctarget-cpu=x86-64", "-Coverflow-checks=off", "-Cstrip=symbols"])
+        .args(["-Ccodegen-units=1", "-Ctarget-cpu=x86-64", "-Coverflow-checks=off"])
+        // Symbols stay, for debuggers.
+        .arg("-Cstrip=debuginfo")
         // Scalar code only where there is a choice: an interpreter of this guest stays small.
         .args(["-Cno-vectorize-loops", "-Cno-vectorize-slp"])
         .args(["-Clink-arg=-nostdlib", "-Clink-arg=-nostartfiles", "-Clink-arg=-static"])

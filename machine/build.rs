@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for program in PROGRAMS {
         let mut compile = compiler(&guest.join(program).join("main.rs"))?;
         compile
-            .args(["--crate-name=guest", "--crate-type=bin", "-Cstrip=symbols"])
+            // Symbols stay, for debuggers.
+            .args(["--crate-name=guest", "--crate-type=bin", "-Cstrip=debuginfo"])
             .arg(format!("--extern=runtime={}", runtime.display()))
             .args(["-Clink-arg=-nostdlib", "-Clink-arg=-nostartfiles", "-Clink-arg=-static"])
             .args(["-Clink-arg=-Wl,--build-id=none", "-Clink-arg=-Wl,-z,max-page-size=4096"])

@@ -194,7 +194,7 @@ struct Replay<'a, M, O> {
     interval: &'a Interval<'a>,
     simulator: Simulator<M, Counted<O>>,
     devices: Devices,
-    landmark: Landmark<'a>,
+    landmark: Landmark,
     given: usize,
 }
 
@@ -300,7 +300,7 @@ impl<'a, M: Memory, O: Observer> Replay<'a, M, O> {
     }
 }
 
-const fn bytes_of(event: &Event) -> usize {
+pub(crate) const fn bytes_of(event: &Event) -> usize {
     match event.size {
         EventSize::Byte => 1,
         EventSize::Word => 2,

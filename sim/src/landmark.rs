@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 /// What RAM must become.
 #[derive(Debug)]
-pub(crate) struct Landmark<'a> {
-    end: &'a PageMap,
+pub(crate) struct Landmark {
+    end: PageMap,
     /// Pages that were not as at the end when last looked at.
     wrong: BTreeSet<PageNumber>,
     /// One of them, looked at first: as long as it is wrong, the others do not matter.
@@ -19,14 +19,14 @@ pub(crate) struct Landmark<'a> {
     pub(crate) comparisons: u64,
 }
 
-impl<'a> Landmark<'a> {
+impl Landmark {
     /// The way from the RAM of `start` to that of `end`, which have one size.
-    pub(crate) fn new(start: &PageMap, end: &'a PageMap) -> Self {
+    pub(crate) fn new(start: &PageMap, end: &PageMap) -> Self {
         let differs = |page: PageNumber| hash_in(start, page) != hash_in(end, page);
         let changes = end.changes_from(start).into_iter().map(|(page, _)| page);
         let wrong: BTreeSet<PageNumber> = changes.filter(|&page| differs(page)).collect();
         let suspect = wrong.first().copied();
-        Self { end, wrong, suspect, comparisons: 0 }
+        Self { end: end.clone(), wrong, suspect, comparisons: 0 }
     }
 
     /// Pages that are still not as at the end, as far as looked at.
@@ -39,7 +39,7 @@ impl<'a> Landmark<'a> {
         if let Some(suspect) = self.suspect {
             // A page that was never written is as at the start, and may not even be there.
             let written = simulator.has_written(suspect);
-            if !written || Some(chunk_hash(simulator.memory().page(suspect))) != hash_in(self.end, suspect) {
+            if !written || Some(chunk_hash(simulator.memory().page(suspect))) != hash_in(&self.end, suspect) {
                 return false;
             }
         }
@@ -48,7 +48,7 @@ impl<'a> Landmark<'a> {
         let contents: Vec<&[u8]> =
             recent.iter().map(|&page| simulator.memory().page(page).as_slice()).collect();
         for (page, hash) in recent.iter().zip(chunk_hashes(&contents)) {
-            if hash_in(self.end, *page) == Some(hash) {
+            if hash_in(&self.end, *page) == Some(hash) {
                 self.wrong.remove(page);
             } else {
                 self.wrong.insert(*page);

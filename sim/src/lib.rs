@@ -3,6 +3,7 @@
 //! - [`simulator`]: the interpreter itself; [`memory`] and [`observe`] are what it is given.
 //! - [`interval`]: the replay of one interval, from a checkpoint and an event log to the next checkpoint.
 //! - [`trace`]: the accesses of an interval as a file, and what can be asked about it.
+//! - [`debug`]: recorded intervals under gdb, forwards and backwards.
 //! - [`lockstep`]: random programs, run here and by a processor, compared.
 //! - [`refusal`]: what it does not simulate, it refuses with bytes and address.
 //!
@@ -16,6 +17,7 @@ mod access;
 mod alu;
 mod cache;
 mod cpu;
+pub mod debug;
 mod decode;
 mod exception;
 #[expect(clippy::unnecessary_wraps, reason = "instructions have one form, whether they can fail or not")]

@@ -50,3 +50,30 @@ pub(crate) const QUERY_KEYS_MAX: usize = 1 << 22;
 pub(crate) const QUERY_ROWS_MAX: usize = 1 << 20;
 
 const _: () = assert!(TRACE_GROUP_BYTES_MAX < 32 << 20);
+/// Places for instructions that were decoded for single steps; a power of two, as the places of blocks.
+pub(crate) const STEP_PLACES: usize = 1 << 12;
+
+const _: () = assert!(STEP_PLACES.is_power_of_two() && STEP_PLACES <= 1 << 16);
+
+/// Snapshots of one interval that a debugged session keeps.
+pub(crate) const SNAPSHOTS_MAX: usize = 64;
+/// Bytes of pages that those snapshots keep, beyond which they are thinned out. The interval's start is always kept, so
+/// one version of each page that the interval wrote may be beyond it.
+pub(crate) const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// Work between two snapshots: a hundredth of a second.
+pub(crate) const SNAPSHOT_WORK: u64 = 1 << 20;
+/// No snapshot comes closer than this to where a session goes back to.
+pub(crate) const SNAPSHOT_WORK_MIN: u64 = 1 << 8;
+/// Work between two looks at whether the debugger wants something.
+pub(crate) const DEBUG_SLICE: u64 = 1 << 19;
+/// How far [`crate::Simulator::run`] may go beyond what it was asked for: a block and the repetitions of its last
+/// instruction, and as much again.
+pub(crate) const RUN_MARGIN: u64 = 2 * (REPEATS_AT_ONCE as u64 + BLOCK_INSTRUCTIONS as u64);
+/// Breakpoints of a session.
+pub(crate) const BREAKPOINTS_MAX: usize = 1024;
+/// Watchpoints of a session.
+pub(crate) const WATCHPOINTS_MAX: usize = 64;
+/// Bytes of one packet of the remote protocol, either way.
+pub(crate) const PACKET_BYTES: usize = 1 << 14;
+
+const _: () = assert!(SNAPSHOTS_MAX >= 16 && SNAPSHOT_WORK_MIN >= 8 && SNAPSHOT_WORK > SNAPSHOT_WORK_MIN);

@@ -1,5 +1,7 @@
 //! The interpreter: runs instructions until something from outside is needed.
 
+pub(crate) mod steps;
+
 use crate::alu::low;
 use crate::cache::Cache;
 use crate::cpu::{Cpu, Leave};

@@ -148,7 +148,8 @@ impl Arrangement {
     /// One access through all columns. A reader gives any access and gets the one that was written.
     #[inline(always)]
     pub(crate) fn pass<S: Side>(&mut self, side: &mut S, given: &Access) -> Result<Access, S::Error> {
-        let followed = &mut self.next[hashed(self.rip.wrapping_add(self.earlier_rip.rotate_left(17)), CODE_PLACES)];
+        let followed =
+            &mut self.next[hashed(self.rip.wrapping_add(self.earlier_rip.rotate_left(17)), CODE_PLACES)];
         let rip = side.settle(Column::Rip, Some(*followed), given.rip)?;
         *followed = rip;
 
@@ -162,7 +163,8 @@ impl Arrangement {
         self.is_second = is_same && since == 0 && !self.is_second;
         let (size, kind) = self.shape(side, rip, given)?;
 
-        let site = hashed(rip.wrapping_mul(2).wrapping_add(u64::from(kind == AccessKind::Write)), CODE_PLACES);
+        let site =
+            hashed(rip.wrapping_mul(2).wrapping_add(u64::from(kind == AccessKind::Write)), CODE_PLACES);
         let (place, step) = &mut self.places[site];
         let new_step =
             side.settle(Column::Virtual, Some(*step), given.virtual_address.wrapping_sub(*place))?;
@@ -186,7 +188,12 @@ impl Arrangement {
     }
 
     #[inline(always)]
-    fn shape<S: Side>(&mut self, side: &mut S, rip: u64, given: &Access) -> Result<(u8, AccessKind), S::Error> {
+    fn shape<S: Side>(
+        &mut self,
+        side: &mut S,
+        rip: u64,
+        given: &Access,
+    ) -> Result<(u8, AccessKind), S::Error> {
         let place = rip.wrapping_mul(2).wrapping_add(u64::from(self.is_second));
         let shape = &mut self.shapes[hashed(place, CODE_PLACES)];
         let shown = u64::from(given.size) << 1 | u64::from(given.kind == AccessKind::Write);
@@ -198,7 +205,13 @@ impl Arrangement {
     }
 
     #[inline(always)]
-    fn value<S: Side>(&mut self, side: &mut S, physical: u64, size: u8, given: u128) -> Result<u128, S::Error> {
+    fn value<S: Side>(
+        &mut self,
+        side: &mut S,
+        physical: u64,
+        size: u8,
+        given: u128,
+    ) -> Result<u128, S::Error> {
         let number = physical >> 3;
         let word = &mut self.words[usize::from((number & 0x3fff).to_le_bytes()[0])
             | usize::from((number & 0x3fff).to_le_bytes()[1]) << 8];

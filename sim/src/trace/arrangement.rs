@@ -25,7 +25,7 @@ pub(crate) enum Column {
     Instructions,
     /// Twice the size in bytes, plus one for a write. Predicted: as in the instruction's last access.
     Shape,
-    /// Virtual address minus that of the instruction's last access of this kind. Predicted: as the last time.
+    /// Virtual address minus that of the instruction's last access of this kind, folded. Predicted: as the last time.
     Virtual,
     /// Physical minus virtual address. Predicted: as in the last access to the virtual page.
     Physical,
@@ -166,9 +166,9 @@ impl Arrangement {
         let site =
             hashed(rip.wrapping_mul(2).wrapping_add(u64::from(kind == AccessKind::Write)), CODE_PLACES);
         let (place, step) = &mut self.places[site];
-        let new_step =
-            side.settle(Column::Virtual, Some(*step), given.virtual_address.wrapping_sub(*place))?;
-        let virtual_address = place.wrapping_add(new_step);
+        let new_step = folded(given.virtual_address.wrapping_sub(*place));
+        let new_step = side.settle(Column::Virtual, Some(*step), new_step)?;
+        let virtual_address = place.wrapping_add(unfolded(new_step));
         (*place, *step) = (virtual_address, new_step);
 
         let offset = &mut self.offsets[hashed(virtual_address >> 12, PAGE_PLACES)];
@@ -230,9 +230,31 @@ impl Arrangement {
 
 const _: () = assert!(WORD_PLACES == 0x3fff + 1);
 
+/// A signed number as one without sign whose high bytes are zeros if it is small: 0, -1, 1, -2 as 0, 1, 2, 3. Signs in
+/// all high bytes would double the size of the column.
+const fn folded(number: u64) -> u64 {
+    (number << 1) ^ (number.cast_signed() >> 63).cast_unsigned()
+}
+
+const fn unfolded(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
 /// The low and the high eight bytes.
 pub(crate) fn halves(value: u128) -> [u64; 2] {
     let bytes = value.to_le_bytes();
     let half = |start: usize| bytes[start..].first_chunk().map_or(0, |half| u64::from_le_bytes(*half));
     [half(0), half(8)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_numbers_are_small_and_unfold() {
+        let numbers = [0, u64::MAX, 1, u64::MAX - 1, 1 << 63, (1 << 63) - 1];
+        assert_eq!(numbers.map(folded), [0, 1, 2, 3, u64::MAX, u64::MAX - 1]);
+        assert_eq!(numbers.map(folded).map(unfolded), numbers);
+    }
 }

@@ -273,7 +273,7 @@ fn write_group<W: Write + Send>(
 
 fn schema(values: Values) -> Result<Type, ParquetError> {
     let field = |column: &Column| {
-        let is_signed = matches!(column, Column::Virtual | Column::Physical);
+        let is_signed = *column == Column::Physical;
         Type::primitive_type_builder(column.name(), PhysicalType::INT64)
             .with_repetition(Repetition::OPTIONAL)
             .with_logical_type(Some(LogicalType::integer(64, is_signed)))

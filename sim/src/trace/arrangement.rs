@@ -112,6 +112,7 @@ pub(crate) struct Arrangement {
     words: Box<[Word]>,
 }
 
+#[inline(always)]
 fn hashed(number: u64, places: usize) -> usize {
     let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     usize::from(u16::from_be_bytes([mixed[0], mixed[1]])) % places
@@ -232,15 +233,18 @@ const _: () = assert!(WORD_PLACES == 0x3fff + 1);
 
 /// A signed number as one without sign whose high bytes are zeros if it is small: 0, -1, 1, -2 as 0, 1, 2, 3. Signs in
 /// all high bytes would double the size of the column.
+#[inline(always)]
 const fn folded(number: u64) -> u64 {
     (number << 1) ^ (number.cast_signed() >> 63).cast_unsigned()
 }
 
+#[inline(always)]
 const fn unfolded(number: u64) -> u64 {
     (number >> 1) ^ (number & 1).wrapping_neg()
 }
 
 /// The low and the high eight bytes.
+#[inline(always)]
 pub(crate) fn halves(value: u128) -> [u64; 2] {
     let bytes = value.to_le_bytes();
     let half = |start: usize| bytes[start..].first_chunk().map_or(0, |half| u64::from_le_bytes(*half));

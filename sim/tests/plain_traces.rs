@@ -32,16 +32,8 @@ for row in table.iter_rows():
     print(*(int(cell) for cell in row))
 ";
 
-const NAMES: [&str; 8] = [
-    "instruction",
-    "rip",
-    "virtual_address",
-    "physical_address",
-    "size",
-    "is_write",
-    "value",
-    "value_high",
-];
+const NAMES: [&str; 8] =
+    ["instruction", "rip", "virtual_address", "physical_address", "size", "is_write", "value", "value_high"];
 
 /// What a program prints, or why it cannot be asked.
 fn printed(package: &str, script: &str, file: &Path) -> Result<String, String> {

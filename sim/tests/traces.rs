@@ -194,7 +194,8 @@ fn questions_are_answered_as_by_looking_at_every_access() {
     let pages = query::pages(&mut trace, &range, PageOrder::Writes, usize::MAX).unwrap();
     let page_of = |access: &Access| access.physical_address >> 12;
     for row in &pages {
-        let writes = seen.iter().filter(|access| page_of(access) == row.page && access.kind == AccessKind::Write);
+        let writes =
+            seen.iter().filter(|access| page_of(access) == row.page && access.kind == AccessKind::Write);
         assert_eq!(row.writes, writes.count() as u64);
     }
     let written: u64 = seen.iter().filter(|access| access.kind == AccessKind::Write).count() as u64;

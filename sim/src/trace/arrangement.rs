@@ -25,7 +25,7 @@ pub(crate) enum Column {
     Instructions,
     /// Twice the size in bytes, plus one for a write. Predicted: as in the instruction's last access.
     Shape,
-    /// Virtual address minus that of the instruction's last access of this kind. Predicted: as the last time.
+    /// Virtual address minus that of the instruction's last access of this kind, folded. Predicted: as the last time.
     Virtual,
     /// Physical minus virtual address. Predicted: as in the last access to the virtual page.
     Physical,
@@ -112,6 +112,7 @@ pub(crate) struct Arrangement {
     words: Box<[Word]>,
 }
 
+#[inline(always)]
 fn hashed(number: u64, places: usize) -> usize {
     let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     usize::from(u16::from_be_bytes([mixed[0], mixed[1]])) % places
@@ -148,7 +149,8 @@ impl Arrangement {
     /// One access through all columns. A reader gives any access and gets the one that was written.
     #[inline(always)]
     pub(crate) fn pass<S: Side>(&mut self, side: &mut S, given: &Access) -> Result<Access, S::Error> {
-        let followed = &mut self.next[hashed(self.rip.wrapping_add(self.earlier_rip.rotate_left(17)), CODE_PLACES)];
+        let followed =
+            &mut self.next[hashed(self.rip.wrapping_add(self.earlier_rip.rotate_left(17)), CODE_PLACES)];
         let rip = side.settle(Column::Rip, Some(*followed), given.rip)?;
         *followed = rip;
 
@@ -162,11 +164,12 @@ impl Arrangement {
         self.is_second = is_same && since == 0 && !self.is_second;
         let (size, kind) = self.shape(side, rip, given)?;
 
-        let site = hashed(rip.wrapping_mul(2).wrapping_add(u64::from(kind == AccessKind::Write)), CODE_PLACES);
+        let site =
+            hashed(rip.wrapping_mul(2).wrapping_add(u64::from(kind == AccessKind::Write)), CODE_PLACES);
         let (place, step) = &mut self.places[site];
-        let new_step =
-            side.settle(Column::Virtual, Some(*step), given.virtual_address.wrapping_sub(*place))?;
-        let virtual_address = place.wrapping_add(new_step);
+        let new_step = folded(given.virtual_address.wrapping_sub(*place));
+        let new_step = side.settle(Column::Virtual, Some(*step), new_step)?;
+        let virtual_address = place.wrapping_add(unfolded(new_step));
         (*place, *step) = (virtual_address, new_step);
 
         let offset = &mut self.offsets[hashed(virtual_address >> 12, PAGE_PLACES)];
@@ -186,7 +189,12 @@ impl Arrangement {
     }
 
     #[inline(always)]
-    fn shape<S: Side>(&mut self, side: &mut S, rip: u64, given: &Access) -> Result<(u8, AccessKind), S::Error> {
+    fn shape<S: Side>(
+        &mut self,
+        side: &mut S,
+        rip: u64,
+        given: &Access,
+    ) -> Result<(u8, AccessKind), S::Error> {
         let place = rip.wrapping_mul(2).wrapping_add(u64::from(self.is_second));
         let shape = &mut self.shapes[hashed(place, CODE_PLACES)];
         let shown = u64::from(given.size) << 1 | u64::from(given.kind == AccessKind::Write);
@@ -198,7 +206,13 @@ impl Arrangement {
     }
 
     #[inline(always)]
-    fn value<S: Side>(&mut self, side: &mut S, physical: u64, size: u8, given: u128) -> Result<u128, S::Error> {
+    fn value<S: Side>(
+        &mut self,
+        side: &mut S,
+        physical: u64,
+        size: u8,
+        given: u128,
+    ) -> Result<u128, S::Error> {
         let number = physical >> 3;
         let word = &mut self.words[usize::from((number & 0x3fff).to_le_bytes()[0])
             | usize::from((number & 0x3fff).to_le_bytes()[1]) << 8];
@@ -217,9 +231,34 @@ impl Arrangement {
 
 const _: () = assert!(WORD_PLACES == 0x3fff + 1);
 
+/// A signed number as one without sign whose high bytes are zeros if it is small: 0, -1, 1, -2 as 0, 1, 2, 3. Signs in
+/// all high bytes would double the size of the column.
+#[inline(always)]
+const fn folded(number: u64) -> u64 {
+    (number << 1) ^ (number.cast_signed() >> 63).cast_unsigned()
+}
+
+#[inline(always)]
+const fn unfolded(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
 /// The low and the high eight bytes.
+#[inline(always)]
 pub(crate) fn halves(value: u128) -> [u64; 2] {
     let bytes = value.to_le_bytes();
     let half = |start: usize| bytes[start..].first_chunk().map_or(0, |half| u64::from_le_bytes(*half));
     [half(0), half(8)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_numbers_are_small_and_unfold() {
+        let numbers = [0, u64::MAX, 1, u64::MAX - 1, 1 << 63, (1 << 63) - 1];
+        assert_eq!(numbers.map(folded), [0, 1, 2, 3, u64::MAX, u64::MAX - 1]);
+        assert_eq!(numbers.map(folded).map(unfolded), numbers);
+    }
 }

@@ -179,8 +179,7 @@ pub(crate) fn parse(entries: &BTreeMap<&str, &str>) -> Result<(TraceHeader, Vec<
         return Err(malformed(KEYS[5]));
     }
     let values = [Values::Kept, Values::Omitted].into_iter().find(|kind| kind.text() == values);
-    let groups: Option<Vec<Group>> =
-        directory.lines().take(TRACE_GROUPS_MAX + 1).map(Group::parse).collect();
+    let groups: Option<Vec<Group>> = directory.lines().take(TRACE_GROUPS_MAX + 1).map(Group::parse).collect();
     let groups = groups.filter(|groups| groups.len() <= TRACE_GROUPS_MAX).ok_or(malformed(KEYS[8]))?;
     let header = TraceHeader {
         subject,

@@ -137,7 +137,7 @@ impl Header {
 
     /// `DataPageHeader`.
     fn data_page(&mut self, thrift: &mut Thrift<'_>, field: Field) -> Result<(), ThriftError> {
-        thrift.structure(field)?;
+        field.structure()?;
         let mut last = 0;
         while let Some(field) = thrift.field(&mut last)? {
             match field.id {

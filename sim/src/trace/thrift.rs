@@ -40,6 +40,13 @@ pub(crate) struct Field {
     kind: u8,
 }
 
+impl Field {
+    /// What follows must be a structure.
+    pub(crate) fn structure(self) -> Result<(), ThriftError> {
+        if self.kind == STRUCT { Ok(()) } else { Err(ThriftError::Kind) }
+    }
+}
+
 /// What is left to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Thrift<'a> {
@@ -115,11 +122,6 @@ impl<'a> Thrift<'a> {
         }
         let length = self.varint()?;
         self.take(length)
-    }
-
-    /// The structure in a field begins here.
-    pub(crate) fn structure(&mut self, field: Field) -> Result<(), ThriftError> {
-        if field.kind == STRUCT { Ok(()) } else { Err(ThriftError::Kind) }
     }
 
     /// The length of a list of structures.

@@ -273,7 +273,7 @@ fn write_group<W: Write + Send>(
 
 fn schema(values: Values) -> Result<Type, ParquetError> {
     let field = |column: &Column| {
-        let is_signed = matches!(column, Column::Virtual | Column::Physical);
+        let is_signed = *column == Column::Physical;
         Type::primitive_type_builder(column.name(), PhysicalType::INT64)
             .with_repetition(Repetition::OPTIONAL)
             .with_logical_type(Some(LogicalType::integer(64, is_signed)))
@@ -296,8 +296,14 @@ fn properties(values: Values) -> Result<WriterProperties, ParquetError> {
         .set_write_batch_size(TRACE_GROUP_ROWS)
         .set_max_row_group_row_count(None);
     for column in Column::of(values) {
+        let path = ColumnPath::from(column.name());
         let encoding = if column.is_split() { Encoding::BYTE_STREAM_SPLIT } else { Encoding::PLAIN };
-        properties = properties.set_column_encoding(ColumnPath::from(column.name()), encoding);
+        properties = properties.set_column_encoding(path.clone(), encoding);
+        if *column == Column::Value {
+            // Nearly all bytes of a trace are in it, and the higher level's longer window finds copies of pages.
+            let level = Compression::ZSTD(ZstdLevel::try_new(3)?);
+            properties = properties.set_column_compression(path, level);
+        }
     }
     Ok(properties.build())
 }

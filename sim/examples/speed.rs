@@ -8,7 +8,7 @@ mod recording;
 
 use pageswarm_machine::{CheckpointIndex, Workload};
 use pageswarm_sim::{Access, Interval, Observer, Unobserved, replay};
-use pageswarm_vmm::PaceMode;
+use pageswarm_vmm::{PaceMode, Strategy};
 use recording::{Plan, Recording, copy_of, record};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         let plan = Plan {
             workload,
             pace: PaceMode::Verify { dirty_first: 40_000 },
+            strategy: Strategy::PreCopy,
             checkpoints: 12,
             interval_us: (20_000, 60_000),
             seed: 31,

@@ -2,17 +2,20 @@
 
 use crate::access::Part;
 use crate::cpu::{Cpu, Leave};
+use crate::limits::INSTRUCTION_BYTES;
 use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::op::Op;
 use crate::paging::{Rights, is_canonical};
 use crate::refusal::Reason;
+use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
 use pageswarm_machine::cpu::{RFLAGS_RESUME, Segment};
 
 const DIVIDE: u8 = 0;
 const BREAKPOINT: u8 = 3;
 const INVALID_OPCODE: u8 = 6;
 const DOUBLE_FAULT: u8 = 8;
+const STACK: u8 = 12;
 const GENERAL_PROTECTION: u8 = 13;
 const PAGE_FAULT: u8 = 14;
 
@@ -42,6 +45,8 @@ pub(crate) struct Exception {
     vector: u8,
     error: Option<u32>,
     address: Option<u64>,
+    /// The address of data that is not canonical: the instruction's segment says which exception that is.
+    not_canonical: Option<u64>,
     origin: Origin,
 }
 
@@ -58,7 +63,7 @@ enum Origin {
 
 impl Exception {
     const fn fault(vector: u8, error: Option<u32>) -> Self {
-        Self { vector, error, address: None, origin: Origin::Fault }
+        Self { vector, error, address: None, not_canonical: None, origin: Origin::Fault }
     }
 
     pub(crate) const fn divide() -> Self {
@@ -71,6 +76,11 @@ impl Exception {
 
     pub(crate) const fn general_protection(error: u32) -> Self {
         Self::fault(GENERAL_PROTECTION, Some(error))
+    }
+
+    /// #GP, unless the access is through the stack's segment.
+    pub(crate) const fn not_canonical(address: u64) -> Self {
+        Self { not_canonical: Some(address), ..Self::general_protection(0) }
     }
 
     pub(crate) const fn page_fault(address: u64, error: u32) -> Self {
@@ -115,6 +125,10 @@ struct Gate {
 impl<M: Memory, O: Observer> Cpu<M, O> {
     /// Delivers `first`, and what its delivery causes. RIP is where the handler returns to.
     pub(crate) fn deliver(&mut self, first: Exception) -> Result<(), Leave> {
+        let first = match first.not_canonical {
+            Some(address) if self.is_on_stack(address) => Exception::fault(STACK, Some(0)),
+            _ => first,
+        };
         let mut event = first;
         loop {
             if let Some(address) = event.address {
@@ -125,6 +139,27 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
                 done => return done,
             }
         }
+    }
+
+    /// Whether the instruction at RIP accesses `address` through the stack's segment.
+    fn is_on_stack(&mut self, address: u64) -> bool {
+        /// What an instruction accesses beside its operand is no further from RSP.
+        const REACH: u64 = 48;
+        let (rip, mut bytes) = (self.rip, [0; INSTRUCTION_BYTES]);
+        let mut fetched = self.fetch(rip, &mut bytes).unwrap_or(0);
+        if fetched < bytes.len() {
+            // Behind the page's end there may be nothing, and nothing that is needed.
+            fetched += self.fetch(rip.wrapping_add(fetched as u64), &mut bytes[fetched..]).unwrap_or(0);
+            (self.raised, self.refused) = (None, None);
+        }
+        let instruction = Decoder::with_ip(64, &bytes[..fetched], rip, DecoderOptions::NONE).decode();
+        let has_operand =
+            (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+        if has_operand && instruction.memory_segment() == Register::SS {
+            return true;
+        }
+        let is_near = address.wrapping_sub(self.registers[4]).wrapping_add(REACH) < 2 * REACH;
+        instruction.is_stack_instruction() && (!has_operand || is_near)
     }
 
     /// What follows when delivering `event` raised another one (Intel SDM volume 3, table 6-5).

@@ -50,7 +50,10 @@ impl<M: Memory, O: Observer> Cpu<M, O> {
     #[cold]
     pub(crate) fn translate(&mut self, address: u64, intent: Intent, rights: Rights) -> Result<u64, Leave> {
         if !is_canonical(address) {
-            return Err(self.raise(Exception::general_protection(0)));
+            return Err(self.raise(match intent {
+                Intent::Execute => Exception::general_protection(0),
+                Intent::Read | Intent::Write => Exception::not_canonical(address),
+            }));
         }
         let mut visited = [Visited::default(); LEVELS as usize];
         let mut table = self.control[2] & FRAME;

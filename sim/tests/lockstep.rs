@@ -2,6 +2,8 @@
 //! random programs of all instructions that it knows, run on KVM at ring 3 and simulated; registers, flags, vectors
 //! and memory are compared after each.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
+
 use pageswarm_machine::{CpuState, PAGE_BYTES, PageNumber};
 use pageswarm_sim::lockstep::{Lockstep, LockstepError, Native, Tally, initial_ram};
 use pageswarm_sim::memory::{Memory, PageBytes};

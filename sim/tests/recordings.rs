@@ -14,7 +14,7 @@ mod recording;
 
 use exactness::all_exact;
 use pageswarm_machine::Workload;
-use pageswarm_vmm::PaceMode;
+use pageswarm_vmm::{PaceMode, Strategy};
 use recording::Plan;
 use std::process::ExitCode;
 
@@ -62,20 +62,50 @@ fn main() -> ExitCode {
 fn specjbb() {
     let pace = PaceMode::Rate { dirty_pages_per_second: 53_000, check_pages_per_second: 20_000 };
     let workload = Workload::SpecJbb;
-    compare("specjbb", Plan { workload, pace, checkpoints: 60, interval_us: (500, 25_000), seed: 21 });
+    compare(
+        "specjbb",
+        Plan {
+            workload,
+            pace,
+            strategy: Strategy::PreCopy,
+            checkpoints: 60,
+            interval_us: (500, 25_000),
+            seed: 21,
+        },
+    );
 }
 
 fn kernel_build() {
     let pace = PaceMode::Rate { dirty_pages_per_second: 22_000, check_pages_per_second: 20_000 };
     let workload = Workload::KernelBuild;
-    compare("kernel-build", Plan { workload, pace, checkpoints: 60, interval_us: (500, 25_000), seed: 22 });
+    compare(
+        "kernel-build",
+        Plan {
+            workload,
+            pace,
+            strategy: Strategy::PreCopy,
+            checkpoints: 60,
+            interval_us: (500, 25_000),
+            seed: 22,
+        },
+    );
 }
 
 /// Nothing but work between the moments, so that most of them are in the midst of it.
 fn without_pause() {
     let pace = PaceMode::Verify { dirty_first: 60_000 };
     let workload = Workload::SpecJbb;
-    compare("without pause", Plan { workload, pace, checkpoints: 60, interval_us: (100, 8_000), seed: 23 });
+    compare(
+        "without pause",
+        Plan {
+            workload,
+            pace,
+            strategy: Strategy::PreCopy,
+            checkpoints: 60,
+            interval_us: (100, 8_000),
+            seed: 23,
+        },
+    );
 }
 
 fn sorting() {

@@ -1,17 +1,29 @@
 //! Jumps, calls, returns, and what a condition decides.
 
 use crate::cpu::{Cpu, Leave};
+use crate::exception::Exception;
 use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::op::{First, FirstByte, Immediate, InMemory, Op, Place, Run, Second, Source};
 use crate::operands::{Form, Operands};
+use crate::paging::is_canonical;
 use iced_x86::{ConditionCode, FlowControl, Instruction, Mnemonic};
 
 const COUNTER: u8 = 1;
 const STACK: u8 = 4;
 
+impl<M: Memory, O: Observer> Cpu<M, O> {
+    /// Faults on the jump itself where its target is not canonical.
+    #[inline(always)]
+    fn check_target(&mut self, target: u64) -> Result<(), Leave> {
+        if is_canonical(target) { Ok(()) } else { Err(self.raise(Exception::general_protection(0))) }
+    }
+}
+
 fn jump<S: Source, M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
-    cpu.rip = S::load::<8, M, O>(cpu, op)?;
+    let target = S::load::<8, M, O>(cpu, op)?;
+    cpu.check_target(target)?;
+    cpu.rip = target;
     Err(Leave::Jumped)
 }
 
@@ -22,6 +34,7 @@ fn branch<M: Memory, O: Observer, const C: u8>(cpu: &mut Cpu<M, O>, op: &Op<M, O
 
 fn call<S: Source, M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
     let target = S::load::<8, M, O>(cpu, op)?;
+    cpu.check_target(target)?;
     let top = cpu.register::<8>(STACK).wrapping_sub(8);
     cpu.store::<8>(op, top, op.next())?;
     cpu.set_register::<8>(STACK, top);
@@ -32,7 +45,9 @@ fn call<S: Source, M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -
 /// RET; its immediate operand, if any, is zero otherwise.
 fn ret<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
     let top = cpu.register::<8>(STACK);
-    cpu.rip = cpu.load::<8>(op, top)?;
+    let target = cpu.load::<8>(op, top)?;
+    cpu.check_target(target)?;
+    cpu.rip = target;
     cpu.set_register::<8>(STACK, top.wrapping_add(8).wrapping_add(op.immediate));
     Err(Leave::Jumped)
 }

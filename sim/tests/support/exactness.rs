@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 const WORK_PER_NS: u64 = 8;
 /// Work that is allowed besides.
 const WORK_MORE: u64 = 100_000_000;
-/// Intervals recorded before the guest waits for their replays, so that memory does not grow with their number.
-const BATCH: usize = 50;
 
 /// What was replayed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,11 +68,8 @@ pub fn all_exact(name: &str, plan: &Plan) -> Option<Exact> {
     let (mut recorder, ram, start) = Recorder::boot(plan);
     let memory = CompleteRam::new(ram.clone());
     let mut replays = Replays { name, ram, memory: Some(memory), start, exact: Exact::default() };
-    let mut left = plan.checkpoints;
-    while left > 0 {
-        let batch: Vec<Recorded> = (0..left.min(BATCH)).map(|_| recorder.next()).collect();
-        left -= batch.len();
-        recorder.while_waiting(|| batch.into_iter().for_each(|recorded| replays.compare(recorded)));
+    for _ in 0..plan.checkpoints {
+        replays.compare(recorder.next());
     }
     println!("{name}: {}", replays.exact);
     Some(replays.exact)

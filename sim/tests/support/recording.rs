@@ -8,7 +8,9 @@ use pageswarm_machine::content::Random;
 use pageswarm_machine::guest::{self, BootParameters};
 use pageswarm_machine::{CpuState, Devices, EventLog, PAGE_BYTES, PageNumber, Workload};
 use pageswarm_sim::{Boundary, CompleteRam};
-use pageswarm_vmm::{Captured, Launcher, Origin, PaceMode, PageBatch, VmEvent, VmOptions, VmProcess};
+use pageswarm_vmm::{
+    Captured, Launcher, Origin, PaceMode, PageBatch, Strategy, VmEvent, VmOptions, VmProcess,
+};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -28,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Plan {
     pub workload: Workload,
     pub pace: PaceMode,
+    pub strategy: Strategy,
     /// Checkpoints after the boot.
     pub checkpoints: usize,
     /// Intervals are drawn between these.
@@ -40,7 +43,9 @@ impl Plan {
     #[must_use]
     pub const fn of_jobs(workload: Workload, checkpoints: usize, seed: u64) -> Self {
         let pace = PaceMode::Rate { dirty_pages_per_second: 80_000, check_pages_per_second: 40_000 };
-        Self { workload, pace, checkpoints, interval_us: (100, 6_000), seed }
+        // The guest stands still while it is copied, so that intervals stay short however busy the machine is.
+        let strategy = Strategy::IncrementalStopAndCopy;
+        Self { workload, pace, strategy, checkpoints, interval_us: (100, 6_000), seed }
     }
 }
 
@@ -109,6 +114,7 @@ impl Recorder {
         let launcher = Launcher { program, arguments: vec![VM_PROCESS.into()] };
         let options = VmOptions {
             pace: plan.pace,
+            strategy: plan.strategy,
             interval: Duration::from_micros(plan.interval_us.1),
             ..VmOptions::default()
         };
@@ -118,15 +124,18 @@ impl Recorder {
         (Self { vm, events, random, interval_us: plan.interval_us, map }, ram, start)
     }
 
-    /// Records the next interval, which ends at a random moment.
+    /// Records the next interval, which ends at a random moment. Between two calls the guest waits: what is done with a
+    /// checkpoint makes no interval longer.
     ///
     /// # Panics
     /// When the VM fails.
     pub fn next(&mut self) -> Recorded {
+        self.vm.resume().unwrap();
         let (least, most) = self.interval_us;
         let interval = Duration::from_micros(least + self.random.draw() % (most - least + 1));
         self.vm.set_interval(interval).unwrap();
         let (captured, pages) = checkpoint(&self.vm, &self.events);
+        self.vm.pause().unwrap();
         self.map = map_of(&self.map, &pages);
         let end = Boundary {
             cpu: CpuState::decode(&captured.state.cpu).unwrap(),
@@ -135,16 +144,6 @@ impl Recorder {
         };
         let events = EventLog::decode(&captured.events).unwrap();
         Recorded { events, pages, end, interval_ns: captured.figures.interval_ns }
-    }
-
-    /// Makes the guest wait while `meanwhile` runs; its interval goes on afterwards.
-    ///
-    /// # Panics
-    /// When the VM has ended.
-    pub fn while_waiting(&self, meanwhile: impl FnOnce()) {
-        self.vm.pause().unwrap();
-        meanwhile();
-        self.vm.resume().unwrap();
     }
 }
 

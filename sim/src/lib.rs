@@ -2,6 +2,8 @@
 //!
 //! - [`simulator`]: the interpreter itself; [`memory`] and [`observe`] are what it is given.
 //! - [`interval`]: the replay of one interval, from a checkpoint and an event log to the next checkpoint.
+//! - [`analysis`]: what is found in simulated intervals, one by one and merged.
+//! - [`speed_up`]: what simulating in parallel can gain, by the model.
 //! - [`lockstep`]: random programs, run here and by a processor, compared.
 //! - [`refusal`]: what it does not simulate, it refuses with bytes and address.
 //!
@@ -13,6 +15,7 @@
 mod access;
 #[expect(unsafe_code, reason = "arithmetic by the host's instructions")]
 mod alu;
+pub mod analysis;
 mod cache;
 mod cpu;
 mod decode;
@@ -30,6 +33,7 @@ mod operands;
 mod paging;
 pub mod refusal;
 pub mod simulator;
+pub mod speed_up;
 mod tlb;
 mod written;
 

@@ -13,7 +13,7 @@ mod recording;
 use debuggable::Debuggable;
 use pageswarm_machine::{CheckpointIndex, Workload, guest};
 use pageswarm_sim::debug::{Ended, Session, loopback, serve};
-use pageswarm_vmm::PaceMode;
+use pageswarm_vmm::{PaceMode, Strategy};
 use recording::Plan;
 use std::process::ExitCode;
 
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let plan = Plan {
         workload: Workload::SpecJbb,
         pace: PaceMode::Rate { dirty_pages_per_second: 53_000, check_pages_per_second: 20_000 },
+        strategy: Strategy::PreCopy,
         checkpoints: 20,
         interval_us: (10_000, 20_000),
         seed: 41,

@@ -12,7 +12,7 @@ use pageswarm_checkpoint::{LineageId, StateRoot};
 use pageswarm_machine::{CheckpointIndex, Workload};
 use pageswarm_sim::trace::{TraceOptions, TraceSubject, TraceWriter, Values};
 use pageswarm_sim::{Interval, Replayed, Unobserved, replay};
-use pageswarm_vmm::PaceMode;
+use pageswarm_vmm::{PaceMode, Strategy};
 use recording::{Plan, Recording, copy_of, record};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -93,6 +93,7 @@ fn main() -> ExitCode {
         let plan = Plan {
             workload,
             pace: PaceMode::Verify { dirty_first: 40_000 },
+            strategy: Strategy::PreCopy,
             checkpoints,
             interval_us: (20_000, 60_000),
             seed: 31,

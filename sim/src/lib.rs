@@ -4,6 +4,8 @@
 //! - [`interval`]: the replay of one interval, from a checkpoint and an event log to the next checkpoint.
 //! - [`trace`]: the accesses of an interval as a file, and what can be asked about it.
 //! - [`debug`]: recorded intervals under gdb, forwards and backwards.
+//! - [`analysis`]: what is found in simulated intervals, one by one and merged.
+//! - [`speed_up`]: what simulating in parallel can gain, by the model.
 //! - [`lockstep`]: random programs, run here and by a processor, compared.
 //! - [`refusal`]: what it does not simulate, it refuses with bytes and address.
 //!
@@ -15,6 +17,7 @@
 mod access;
 #[expect(unsafe_code, reason = "arithmetic by the host's instructions")]
 mod alu;
+pub mod analysis;
 mod cache;
 mod cpu;
 pub mod debug;
@@ -33,6 +36,7 @@ mod operands;
 mod paging;
 pub mod refusal;
 pub mod simulator;
+pub mod speed_up;
 mod stretches;
 mod tlb;
 pub mod trace;

@@ -77,3 +77,17 @@ pub(crate) const WATCHPOINTS_MAX: usize = 64;
 pub(crate) const PACKET_BYTES: usize = 1 << 14;
 
 const _: () = assert!(SNAPSHOTS_MAX >= 16 && SNAPSHOT_WORK_MIN >= 8 && SNAPSHOT_WORK > SNAPSHOT_WORK_MIN);
+/// Intervals whose own outcome a series of an analysis lists.
+pub(crate) const INTERVALS_LISTED: usize = 4096;
+/// Instructions that an analysis keeps figures for; those of others are summed.
+pub(crate) const PLACES_KEPT: usize = 1 << 14;
+/// Rows of places, pages or findings that an outcome shows.
+pub(crate) const ROWS_SHOWN: usize = 24;
+/// Groups of pages that a heat map tells apart.
+pub(crate) const HEAT_GROUPS: usize = 4096;
+/// Calls into a region that may be open at the same time; of more, the oldest is forgotten.
+pub(crate) const CALLS_OPEN: usize = 64;
+/// Bytes whose fetches are remembered in one call.
+pub(crate) const FETCHED_BYTES: usize = 1 << 16;
+/// Steps that are kept for a call that may be open at an interval's start.
+pub(crate) const STEPS_UNDECIDED: usize = 1 << 20;

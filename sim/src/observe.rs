@@ -54,6 +54,15 @@ pub trait Observer {
     }
 }
 
+/// Two that see the same; each may be two.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    #[inline(always)]
+    fn access(&mut self, access: Access) {
+        self.0.access(access);
+        self.1.access(access);
+    }
+}
+
 /// Nobody looks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;

@@ -13,7 +13,7 @@ mod recording;
 use debuggable::Debuggable;
 use pageswarm_machine::{CheckpointIndex, PAGE_BYTES, Workload, guest};
 use pageswarm_sim::debug::{Ended, Session, loopback, serve};
-use pageswarm_vmm::PaceMode;
+use pageswarm_vmm::{PaceMode, Strategy};
 use recording::{Plan, Recording, kvm_or_skip, record};
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -76,6 +76,7 @@ fn gdb_goes_forward_and_backward() {
     let recording = record(&Plan {
         workload: Workload::SpecJbb,
         pace,
+        strategy: Strategy::PreCopy,
         checkpoints: 2,
         interval_us: (1000, 1500),
         seed: 44,

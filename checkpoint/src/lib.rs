@@ -8,6 +8,7 @@
 //! - [`map`]: which chunk each page is, with a Merkle root and proofs
 //! - [`delta`]: what a checkpoint changed, and keyframes
 //! - [`record`]: genesis, heads, interval records and the state root
+//! - [`result`]: signed results of simulations
 //! - [`membership`]: certificates, revocations, tickets
 //! - [`wire`]: what nodes say to each other
 //! - [`blob`]: byte streams that are not RAM, cut into chunks
@@ -26,6 +27,7 @@ pub mod ids;
 pub mod map;
 pub mod membership;
 pub mod record;
+pub mod result;
 pub mod wire;
 
 #[cfg(test)]
@@ -41,4 +43,7 @@ pub use ids::{
 pub use map::{PageMap, PageProof, Slot, zero_page_hash};
 pub use record::{
     BranchPoint, Genesis, Head, IntervalRecord, ObjectName, RecordError, node_id, object_hash, state_root,
+};
+pub use result::{
+    AnnouncedResult, Outcome, SimulationFailure, SimulationResult, SimulatorBuild, Trace, Work,
 };

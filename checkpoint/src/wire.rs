@@ -6,11 +6,14 @@
 use crate::codec::{FormatError, Put, Take, length_u64};
 use crate::ids::{Birth, LineageId, NodeId};
 use crate::record::{GENESIS_BYTES_MAX, HEAD_BYTES_MAX};
+use crate::result::AnnouncedResult;
 
+mod lease;
 mod need;
 mod object;
 mod run;
 
+pub use lease::{JOBS_MAX, LEASE_LIST_MAX, LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish};
 pub use need::{LinkRate, NEED_RANGES_MAX, NEED_TIMES_MAX, Need, NeedTime};
 pub use object::{ObjectAnswer, ObjectRequest};
 pub use run::{Patience, RUN_CHUNKS_MAX, Refusal, RunAnswer, RunRequest, STEPS_MAX, Urgency};
@@ -43,6 +46,8 @@ pub enum Opening {
     },
     /// Asks the authority for a fresh certificate; an [`ObjectAnswer`] comes back.
     Renew,
+    /// Asks for an interval to simulate; a [`LeaseAnswer`] comes back.
+    Lease(LeaseRequest),
 }
 
 /// What is said on the control stream.
@@ -74,6 +79,8 @@ pub enum Control {
     Revocations(Vec<u8>),
     /// What the sender lacks of a lineage and wants, and what its links can do.
     Need(Need),
+    /// Signed results of simulations, the latest of each worker's log for a lineage that the sender knows.
+    Results(Vec<AnnouncedResult>),
 }
 
 /// Who the sender is and where it can be reached.
@@ -127,6 +134,10 @@ impl Opening {
                 out.extend_from_slice(invitation);
             }
             Self::Renew => out.push(5),
+            Self::Lease(request) => {
+                out.push(6);
+                request.put(&mut out);
+            }
         }
         out
     }
@@ -144,6 +155,7 @@ impl Opening {
             3 => Self::Object(ObjectRequest::take(&mut take)?),
             4 => Self::Join { invitation: take.array()? },
             5 => Self::Renew,
+            6 => Self::Lease(LeaseRequest::take(&mut take)?),
             _ => {
                 return Err(FormatError::Unexpected { at: 0, what: "kind of stream" });
             }
@@ -193,6 +205,10 @@ impl Control {
                 out.push(8);
                 need.put(&mut out);
             }
+            Self::Results(results) => {
+                out.push(9);
+                AnnouncedResult::put_list(results, &mut out);
+            }
         }
         out
     }
@@ -236,6 +252,7 @@ impl Control {
             6 => Self::Revocations(take.bytes(MEMBERSHIP_BYTES_MAX)?.to_vec()),
             7 => Self::Follow(LineageId(take.array()?)),
             8 => Self::Need(Need::take(&mut take)?),
+            9 => Self::Results(AnnouncedResult::take_list(&mut take)?),
             _ => {
                 return Err(FormatError::Unexpected { at: 0, what: "kind of control message" });
             }

@@ -4,10 +4,10 @@
 
 use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Ticket};
-use pageswarm_checkpoint::wire::{Control, ObjectAnswer, Opening, RunAnswer};
+use pageswarm_checkpoint::wire::{Control, LeaseAnswer, ObjectAnswer, Opening, RunAnswer};
 use pageswarm_checkpoint::{
     Birth, CHUNK_BYTES_MAX, CheckpointMap, Decoder, Delta, EncodedChunk, Encoding, Genesis, Head,
-    IntervalRecord, node_id, record,
+    IntervalRecord, NodeId, SimulationResult, node_id, record,
 };
 use pageswarm_machine::{CpuState, Devices, EventLog};
 use pageswarm_swarm::SetLimits;
@@ -43,6 +43,8 @@ pub(crate) fn check(target: &str, bytes: &[u8]) {
         "genesis" => genesis(bytes),
         "head" => head(bytes),
         "interval_record" => interval_record(bytes),
+        "result" => result(bytes),
+        "lease_answer" => again(bytes, LeaseAnswer::decode(bytes).ok().map(|value| value.encode())),
         "certificate" => certificate(bytes),
         "revocations" => revocations(bytes),
         "ticket" => ticket(bytes),
@@ -83,6 +85,15 @@ fn head(bytes: &[u8]) {
 fn interval_record(fields: &[u8]) {
     let record = record::sign(b"pageswarm interval record 1", fields.to_vec(), &key());
     let opened = IntervalRecord::open(&record, &node_id(&key())).ok();
+    again(&record, opened.map(|value| value.sign(&key())));
+}
+
+/// `fields` are without the version, the worker and the signature, so that the signature can be its own.
+fn result(fields: &[u8]) {
+    let NodeId(worker) = node_id(&key());
+    let fields = [&[1][..], &worker, fields].concat();
+    let record = record::sign(b"pageswarm simulation result 1", fields, &key());
+    let opened = SimulationResult::open(&record).ok();
     again(&record, opened.map(|value| value.sign(&key())));
 }
 

@@ -5,13 +5,14 @@ use std::num::NonZeroU64;
 
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Role, Ticket};
 use pageswarm_checkpoint::wire::{
-    BirthRange, Control, Hello, LinkRate, Need, NeedTime, ObjectAnswer, ObjectRequest, Opening, Patience,
-    PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
+    BirthRange, Control, Hello, LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish, LinkRate, Need, NeedTime,
+    ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
-    Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef,
-    ChunkSource, Delta, Effort, EncodedChunk, Encoder, Encoding, Generation, Genesis, Head, IntervalRecord,
-    LineageId, NodeId, ObjectHash, ObjectName, PageChange, PageMap, PageNumber, Slot, StateRoot, node_id,
+    AnnouncedResult, Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap,
+    ChunkHash, ChunkRef, ChunkSource, Delta, Effort, EncodedChunk, Encoder, Encoding, Generation, Genesis,
+    Head, IntervalRecord, LineageId, NodeId, ObjectHash, ObjectName, Outcome, PageChange, PageMap,
+    PageNumber, SimulationFailure, SimulationResult, SimulatorBuild, Slot, StateRoot, Trace, Work, node_id,
 };
 use pageswarm_machine::event::{Event, EventSize};
 use pageswarm_machine::{CpuState, Devices, EventLog};
@@ -27,7 +28,19 @@ const ANCESTOR: ChunkRef = ChunkRef { generation: Generation(2), birth: Birth(40
 
 /// All of them, the same every time.
 pub(crate) fn all() -> Vec<Seed> {
-    [streams(), control(), answers(), metadata(), records(), membership(), chunks(), guest()].concat()
+    [
+        streams(),
+        lease_answers(),
+        control(),
+        answers(),
+        metadata(),
+        records(),
+        results(),
+        membership(),
+        chunks(),
+        guest(),
+    ]
+    .concat()
 }
 
 fn streams() -> Vec<Seed> {
@@ -42,6 +55,9 @@ fn streams() -> Vec<Seed> {
         ],
     };
     let object = ObjectRequest::Keyframe(LINEAGE, CheckpointIndex(32));
+    let results = ObjectRequest::Results { lineage: LINEAGE, worker: NodeId([3; 32]), from: 256 };
+    let lacks = vec![(CheckpointIndex(4), 0), (CheckpointIndex(5), 70_000)];
+    let intervals = vec![CheckpointIndex(4), CheckpointIndex(300)];
     vec![
         ("opening", "control", Opening::Control.encode()),
         ("opening", "run", Opening::Run(run).encode()),
@@ -49,6 +65,61 @@ fn streams() -> Vec<Seed> {
         ("opening", "genesis", Opening::Object(ObjectRequest::Genesis(LINEAGE)).encode()),
         ("opening", "join", Opening::Join { invitation: [9; 16] }.encode()),
         ("opening", "renew", Opening::Renew.encode()),
+        ("opening", "results", Opening::Object(results).encode()),
+        ("opening", "lease_ask", lease(LeaseWish::Ask { jobs: 2, lacks }).encode()),
+        ("opening", "lease_renew", lease(LeaseWish::Renew(intervals)).encode()),
+        ("opening", "lease_give_back", lease(LeaseWish::GiveBack(CheckpointIndex(300))).encode()),
+    ]
+}
+
+fn lease(wish: LeaseWish) -> Opening {
+    Opening::Lease(LeaseRequest { lineage: LINEAGE, wish })
+}
+
+fn lease_answers() -> Vec<Seed> {
+    let intervals = vec![CheckpointIndex(4), CheckpointIndex(300)];
+    let granted = LeaseAnswer::Granted { interval: CheckpointIndex(7), term_ms: 30_000 };
+    vec![
+        ("lease_answer", "granted", granted.encode()),
+        ("lease_answer", "candidates", LeaseAnswer::Candidates(intervals).encode()),
+        ("lease_answer", "idle", LeaseAnswer::Idle { finished: true }.encode()),
+        ("lease_answer", "noted", LeaseAnswer::Noted.encode()),
+        ("lease_answer", "refused", LeaseAnswer::Refused(LeaseRefusal::Distrusted).encode()),
+    ]
+}
+
+fn results() -> Vec<Seed> {
+    let work = Work { instructions: 1_000_000, reads: 300_000, writes: 100_000, changed_pages: 900 };
+    let ended = SimulationResult {
+        worker: node_id(&key()),
+        lineage: LINEAGE,
+        number: 3,
+        parent: ObjectHash([1; 32]),
+        interval: CheckpointIndex(130),
+        input_root: StateRoot([2; 32]),
+        simulator: SimulatorBuild([3; 32]),
+        options: Vec::new(),
+        outcome: Outcome::Ended { end_root: StateRoot([4; 32]), work },
+        simulation_ms: 900,
+        finished_unix_ms: 1_800_000_000_000,
+        trace: None,
+    };
+    let file = Some(ObjectName { hash: ObjectHash([6; 32]), length: 70_000 });
+    let traced = SimulationResult {
+        options: b"trace=all".to_vec(),
+        trace: Some(Trace { digest: [5; 32], file }),
+        ..ended.clone()
+    };
+    let failed = SimulationResult {
+        outcome: Outcome::Failed(SimulationFailure::NotReplayed),
+        trace: Some(Trace { digest: [5; 32], file: None }),
+        ..ended.clone()
+    };
+    let named = |result: SimulationResult| fields(result.sign(&key())).split_off(33);
+    vec![
+        ("result", "ended", named(ended)),
+        ("result", "traced", named(traced)),
+        ("result", "failed", named(failed)),
     ]
 }
 
@@ -72,6 +143,7 @@ fn need(births: Option<Vec<BirthRange>>) -> Need {
 fn control() -> Vec<Seed> {
     let births = vec![BirthRange { first: Birth(0), length: 7 }, BirthRange { first: Birth(100), length: 1 }];
     let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421, session: [2; 8] };
+    let announced = AnnouncedResult { certificate: vec![1; 140], record: vec![2; 300] };
     let peer = PeerAddress { node: NodeId([3; 32]), address: "10.0.0.7:7420".to_owned() };
     vec![
         ("control", "hello", Control::Hello(hello).encode()),
@@ -83,6 +155,7 @@ fn control() -> Vec<Seed> {
         ("control", "need", Control::Need(need(Some(births))).encode()),
         ("control", "need_as_before", Control::Need(need(None)).encode()),
         ("control", "revocations", Control::Revocations(vec![8; 70]).encode()),
+        ("control", "results", Control::Results(vec![announced.clone(), announced]).encode()),
     ]
 }
 

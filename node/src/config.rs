@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pageswarm_checkpoint::membership::Ticket;
 
+use crate::leases::Share;
+
 /// How to start a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -33,6 +35,10 @@ pub struct NodeConfig {
     pub upload_bytes_per_s: Option<u64>,
     /// Whom this node asks for chunks.
     pub sources: Sources,
+    /// How long a lease of an interval holds after each renewal.
+    pub lease_term: Duration,
+    /// Share of the intervals that different workers simulate twice.
+    pub simulate_twice: Share,
     /// Whether members in the local network are found by multicast.
     pub mdns: Mdns,
 }

@@ -36,6 +36,8 @@ pub enum What {
     CheckpointLearnt { lineage: String, index: u64 },
     CheckpointTaken { lineage: String, index: u64, downtime_us: u64 },
     CheckpointHeld { lineage: String, index: u64, took_ms: u64 },
+    IntervalSimulated { lineage: String, interval: u64, lease_to_start_ms: Option<u64>, simulation_ms: u64 },
+    WorkerLied { worker: String, lineage: String },
     VmStarted { vm: u64, lineage: Option<String> },
     VmReport { vm: u64, passes: u64, counter: u64 },
     VmEnded { vm: u64, why: String },

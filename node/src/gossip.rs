@@ -29,6 +29,8 @@ pub enum GossipCommand {
     Forbid(NodeId),
     /// Announce a signed head.
     Head(Vec<u8>),
+    /// Announce a signed result of a simulation, with its worker's certificate.
+    Result(Vec<u8>),
     /// Announce the revocation list.
     Revocations(Vec<u8>),
     /// Say in the DHT that this node follows a lineage.
@@ -40,6 +42,8 @@ pub enum GossipCommand {
 pub enum GossipEvent {
     /// A signed head from whoever; not yet checked.
     Head(Vec<u8>),
+    /// A result of a simulation from whoever; not yet checked.
+    Result(Vec<u8>),
     /// A revocation list from whoever; not yet checked.
     Revocations(Vec<u8>),
 }
@@ -79,6 +83,7 @@ pub struct Gossip {
     swarm: libp2p::Swarm<Behaviour>,
     heads: IdentTopic,
     revocations: IdentTopic,
+    results: IdentTopic,
     addresses: BTreeMap<NodeId, (PeerId, Multiaddr)>,
     connected: BTreeSet<PeerId>,
     waiting: Option<Vec<u8>>,
@@ -107,7 +112,8 @@ impl Gossip {
             .build();
         let heads = IdentTopic::new(format!("pageswarm/1/{swarm_id}/heads"));
         let revocations = IdentTopic::new(format!("pageswarm/1/{swarm_id}/revocations"));
-        for topic in [&heads, &revocations] {
+        let results = IdentTopic::new(format!("pageswarm/1/{swarm_id}/results"));
+        for topic in [&heads, &revocations, &results] {
             swarm.behaviour_mut().gossip.subscribe(topic).map_err(|error| setup(&error))?;
         }
         swarm.listen_on(tcp_multiaddr(address)).map_err(|source| GossipError::Listen { address, source })?;
@@ -131,6 +137,7 @@ impl Gossip {
             swarm,
             heads,
             revocations,
+            results,
             addresses: BTreeMap::new(),
             connected: BTreeSet::new(),
             waiting: None,
@@ -178,6 +185,13 @@ impl Gossip {
                 }
             }
             GossipCommand::Head(record) => self.publish_head(record),
+            // Those who do not hear it hear of it when they connect, or with the worker's next one.
+            GossipCommand::Result(record) => {
+                let topic = self.results.clone();
+                if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, record) {
+                    tracing::debug!(%error, "result not gossiped");
+                }
+            }
             GossipCommand::Revocations(record) => {
                 let topic = self.revocations.clone();
                 if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, record) {
@@ -210,6 +224,8 @@ impl Gossip {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message { message, .. })) => {
                 let heard = if message.topic == self.heads.hash() {
                     GossipEvent::Head(message.data)
+                } else if message.topic == self.results.hash() {
+                    GossipEvent::Result(message.data)
                 } else {
                     GossipEvent::Revocations(message.data)
                 };

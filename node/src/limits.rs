@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pageswarm_checkpoint::result::{ANNOUNCED_BYTES_MAX, RESULTS_LISTED_MAX};
 use pageswarm_checkpoint::wire;
 
 /// Inputs that may wait for the engine.
@@ -34,6 +35,14 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CODING_THREADS: usize = 2;
 /// Intervals simulated at a time; each takes the RAM of its guest.
 pub const SIMULATIONS: usize = 2;
+/// How long the host of a lease table may take to answer, its own waiting included.
+pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Signed results of simulations that a node keeps, those of all workers and lineages together.
+pub const RESULTS_MAX: usize = 1 << 20;
+/// Workers whose results a node keeps for one lineage.
+pub const RESULT_WORKERS_MAX: usize = 1024;
+/// The longest list of results that a peer may answer with.
+pub const RESULT_LIST_BYTES_MAX: u64 = (RESULTS_LISTED_MAX * ANNOUNCED_BYTES_MAX + 16) as u64;
 /// RAM of a guest that is simulated, in bytes: as much as a VM of a node may have.
 pub const SIMULATED_RAM_BYTES_MAX: u64 = 8 << 30;
 /// How long the simulation of one interval may take.
@@ -74,4 +83,12 @@ const _: () =
 const _: () = assert!(
     INVITATION_TIMEOUT.as_secs() < HELLO_TIMEOUT.as_secs(),
     "a second connection with the admin is still open when the first has not answered an invitation"
+);
+const _: () = assert!(
+    RESULTS_LISTED_MAX * ANNOUNCED_BYTES_MAX + 16 < wire::FRAME_BYTES_MAX,
+    "a list of results fits a control message"
+);
+const _: () = assert!(
+    LEASE_ANSWER_TIMEOUT.as_millis() > 2 * crate::leases::ASK_PATIENCE.as_millis(),
+    "a host that lets a request wait is not taken for one that is gone"
 );

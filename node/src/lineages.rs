@@ -432,6 +432,8 @@ impl Lineages {
             ObjectRequest::WriterCertificate(id) => {
                 return Ok(self.store.note(&note(CERTIFICATE_NOTES, id))?);
             }
+            // Workers write those, not the lineage's writer.
+            ObjectRequest::Results { .. } => None,
             ObjectRequest::Head(id, index) => self.store.head(*id, *index)?,
             ObjectRequest::Delta(id, index) => self.head(id, *index)?.map(|head| head.delta.hash),
             ObjectRequest::Keyframe(id, index) => self
@@ -451,7 +453,9 @@ impl Lineages {
             ObjectRequest::Head(_, index)
             | ObjectRequest::Delta(_, index)
             | ObjectRequest::Keyframe(_, index) => *index,
-            ObjectRequest::Genesis(_) | ObjectRequest::WriterCertificate(_) => return false,
+            ObjectRequest::Genesis(_)
+            | ObjectRequest::WriterCertificate(_)
+            | ObjectRequest::Results { .. } => return false,
         };
         self.get(&request.lineage()).is_some_and(|lineage| {
             let applied = lineage.applied.map(|(head, _)| head.index);

@@ -155,6 +155,16 @@ impl Members {
         })
     }
 
+    /// The certificate in `record`, if it allows `node` to publish results of simulations; otherwise as
+    /// [`Self::admit_writer`].
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`] says what is wrong.
+    pub fn admit_worker(&self, node: &NodeId, record: &[u8]) -> Result<Certificate, MembershipError> {
+        self.admit_author(node, record, Role::Worker)
+    }
+
     /// The certificate in `record`, if it allows `node` to write lineages. A writer whose certificate expired since
     /// it wrote is still believed: its heads were announced while it was a member. A revoked one is not.
     ///
@@ -162,10 +172,14 @@ impl Members {
     ///
     /// [`MembershipError`] says what is wrong.
     pub fn admit_writer(&self, node: &NodeId, record: &[u8]) -> Result<Certificate, MembershipError> {
+        self.admit_author(node, record, Role::Publisher)
+    }
+
+    fn admit_author(&self, node: &NodeId, record: &[u8], role: Role) -> Result<Certificate, MembershipError> {
         let certificate = Certificate::open(record, &self.swarm)?;
         let while_valid = certificate.not_after_unix_s.min(clock::unix_s());
         self.read(|state| certificate.check(node, while_valid, self.skew_s, &state.revocations))?;
-        certificate.allows(Role::Publisher)?;
+        certificate.allows(role)?;
         Ok(certificate)
     }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::membership::Role;
 use pageswarm_checkpoint::wire::{Hello, PeerAddress};
-use pageswarm_checkpoint::{Head, NodeId, node_id};
-use pageswarm_store::{OpenError, OpenReport, Store, StoreOptions};
+use pageswarm_checkpoint::{AnnouncedResult, Head, NodeId, node_id};
+use pageswarm_store::{IndexError, OpenError, OpenReport, Store, StoreOptions};
 use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
 use pageswarm_vmm::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -26,6 +26,7 @@ use crate::identity::{self, KeyError};
 use crate::images::Images;
 use crate::import::Imports;
 use crate::join::{self, JoinError};
+use crate::leases::{self, LeaseHost};
 use crate::limits::{CODING_THREADS, SIMULATIONS};
 use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
@@ -33,6 +34,7 @@ use crate::members::{Members, MembersError};
 use crate::multicast::{Multicast, MulticastError};
 use crate::peers::{Peers, close};
 use crate::recent::RecentChunks;
+use crate::results::{self, Results};
 use crate::session::{self, SessionError};
 use crate::spread::{self, Spreads};
 use crate::transport::endpoint::{self, EndpointError};
@@ -81,6 +83,9 @@ pub enum StartError {
     /// What the store says about lineages.
     #[error("lineages in the store")]
     Lineages(#[from] LineageError),
+    /// What the store says about results.
+    #[error("results in the store")]
+    Results(#[from] IndexError),
 }
 
 /// A running node.
@@ -136,6 +141,10 @@ pub struct Node {
     pub coding: Arc<Semaphore>,
     /// Places for simulations.
     pub simulations: Arc<Semaphore>,
+    /// Signed results of simulations.
+    pub results: Results,
+    /// The lease tables that this node hosts.
+    pub leases: LeaseHost,
     /// Held while an unknown lineage is learnt.
     pub learning: tokio::sync::Mutex<()>,
     /// Tells this process from an earlier one with the same key.
@@ -184,6 +193,7 @@ impl Node {
             Mdns::Off => None,
         };
         let lineages = Lineages::load(Arc::clone(&store))?;
+        let results = Results::load(Arc::clone(&store))?;
         let (hub, queue) = hub::channel();
         let images = Images::new(config.image_bytes);
         let (commands, command_queue) = mpsc::channel(1024);
@@ -213,6 +223,8 @@ impl Node {
             effort: EffortGauge::default(),
             coding: Arc::new(Semaphore::new(CODING_THREADS)),
             simulations: Arc::new(Semaphore::new(SIMULATIONS)),
+            results,
+            leases: LeaseHost::default(),
             learning: tokio::sync::Mutex::default(),
             session: identity::random()?,
             gossip: commands,
@@ -231,10 +243,16 @@ impl Node {
         for lineage in node.lineages.all() {
             follow::start(&node, &lineage).await;
         }
-        tokio::spawn(keep_connected(Arc::clone(&node)));
-        tokio::spawn(keep_house(Arc::clone(&node)));
-        tokio::spawn(spread::tell(Arc::clone(&node)));
+        node.start_keeping();
         Ok(node)
+    }
+
+    /// What goes on for as long as the node runs, whatever it is asked for.
+    fn start_keeping(self: &Arc<Self>) {
+        tokio::spawn(keep_connected(Arc::clone(self)));
+        tokio::spawn(keep_house(Arc::clone(self)));
+        tokio::spawn(spread::tell(Arc::clone(self)));
+        tokio::spawn(leases::host::keep(Arc::clone(self)));
     }
 
     /// What this node says first on every connection.
@@ -426,6 +444,10 @@ async fn listen_to_gossip(node: Arc<Node>, mut heard: mpsc::Receiver<GossipEvent
         match event {
             GossipEvent::Head(record) => node.offer_head(record).await,
             GossipEvent::Revocations(record) => node.offer_revocations(record),
+            GossipEvent::Result(record) => match AnnouncedResult::decode(&record) {
+                Ok(announced) => results::hear(&node, announced).await,
+                Err(_) => node.note_refused_record("malformed result"),
+            },
         }
     }
 }

@@ -20,7 +20,13 @@ pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut s
     let found = loop {
         let changed = node.lineages.changed();
         let looking = Arc::clone(node);
-        let found = tokio::task::spawn_blocking(move || looking.lineages.object(&request)).await;
+        let found = tokio::task::spawn_blocking(move || match request {
+            ObjectRequest::Results { lineage, worker, from } => {
+                Ok(looking.results.object(lineage, worker, from)?)
+            }
+            of_lineage => looking.lineages.object(&of_lineage),
+        });
+        let found = found.await;
         let patience = OBJECT_PATIENCE.saturating_sub(start.elapsed());
         match found {
             Ok(Ok(Some(bytes))) => break Some(bytes),

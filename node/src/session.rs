@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::peers::{Direction, NotKept, Peer, Replaced, close};
 use crate::transport::frames::{self, FrameError};
 use crate::transport::tls;
-use crate::{births, objects, uploads};
+use crate::{births, leases, objects, results, uploads};
 
 /// Why there is no session with a node.
 #[derive(Debug, thiserror::Error)]
@@ -236,6 +236,9 @@ fn introduce(node: &Arc<Node>, peer: &Peer) {
     for part in heads.chunks(pageswarm_checkpoint::wire::LIST_MAX) {
         peer.tell(Control::Heads(part.to_vec()));
     }
+    for part in node.results.latest().chunks(pageswarm_checkpoint::result::RESULTS_LISTED_MAX) {
+        peer.tell(Control::Results(part.to_vec()));
+    }
 }
 
 async fn write_control(mut send: SendStream, mut queue: mpsc::Receiver<Control>) -> Result<(), SessionError> {
@@ -285,6 +288,11 @@ async fn read_control(
                 sets.rest().await;
             }
             Control::Revocations(record) => node.offer_revocations(record),
+            Control::Results(list) => {
+                for announced in list {
+                    results::hear(node, announced).await;
+                }
+            }
             Control::Need(need) => node.spreads.hear(peer.id, need),
         }
     }
@@ -330,6 +338,7 @@ async fn accept_streams(node: &Arc<Node>, peer: &Arc<Peer>) -> Result<(), Sessio
             match opening {
                 Ok(Opening::Run(run)) => uploads::answer(&node, &peer, run, send).await,
                 Ok(Opening::Object(request)) => objects::answer(&node, &peer, request, send).await,
+                Ok(Opening::Lease(request)) => leases::host::answer_peer(&node, &peer, request, send).await,
                 Ok(Opening::Renew) => renew(&node, &peer, send).await,
                 Ok(Opening::Control | Opening::Join { .. }) | Err(_) => {
                     peer.connection.close(close::PROTOCOL, b"malformed request");

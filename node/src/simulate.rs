@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
     Birth, BlobKind, CheckpointIndex, CheckpointMap, ChunkRef, IntervalRecord, LineageId, PAGE_BYTES,
-    PageNumber, RecordError, Slot, StateRoot, chunk_hash, state_root, zero_page_hash,
+    PageNumber, RecordError, Slot, StateRoot, Work, chunk_hash, state_root, zero_page_hash,
 };
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
 use pageswarm_sim::{
     Boundary, CompleteRam, Interval, Memory, ReplayError, Replayed, Unobserved, replay_while,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::fetch::{self, FetchError, Fetched};
@@ -78,6 +78,8 @@ pub enum SimulateError {
         found: StateRoot,
         /// In the head.
         promised: StateRoot,
+        /// What was done on the way.
+        work: Work,
     },
     /// What it needs did not come in time, or other simulations took all places.
     #[error("what the interval needs did not come within {} s: `status` shows who has it", waited.as_secs())]
@@ -116,6 +118,8 @@ pub struct Simulated {
     pub fetched: Fetched,
     /// Reading checkpoint k back and checking it.
     pub read_back: Duration,
+    /// When the first instruction was simulated.
+    pub began: Instant,
     /// The simulation itself.
     pub simulation: Duration,
     /// Instructions; a repeated string instruction is one.
@@ -140,7 +144,8 @@ struct Prepared {
     read_back: Duration,
 }
 
-/// Fetches what interval `interval` needs within `patience`, simulates it, and proves its end. If this is dropped, the
+/// Fetches what interval `interval` needs within `patience`, simulates it in one of `places`, and proves its end. If
+/// this is dropped, the
 /// simulation ends soon.
 ///
 /// # Errors
@@ -155,9 +160,11 @@ pub async fn simulate(
     id: LineageId,
     interval: CheckpointIndex,
     patience: Duration,
+    places: &Arc<Semaphore>,
 ) -> Result<Simulated, SimulateError> {
     let late = |_| SimulateError::Late { waited: patience };
-    let (fetched, place) = timeout(patience, gather(node, id, interval, patience)).await.map_err(late)??;
+    let (fetched, place) =
+        timeout(patience, gather(node, id, interval, patience, places)).await.map_err(late)??;
     let abandoned = Abandoned::default();
     let (stop, simulating) = (Arc::clone(&abandoned.0), Arc::clone(node));
     let simulated = tokio::task::spawn_blocking(move || {
@@ -178,11 +185,12 @@ async fn gather(
     id: LineageId,
     interval: CheckpointIndex,
     patience: Duration,
+    places: &Arc<Semaphore>,
 ) -> Result<(Fetched, OwnedSemaphorePermit), SimulateError> {
     fetch::wait_announced(node, id, interval.next(), patience).await?;
     let fetched = fetch::fetch(node, id, interval).await?;
     fetch::fetch_state(node, id, interval.next()).await?;
-    let place = Arc::clone(&node.simulations).acquire_owned().await;
+    let place = Arc::clone(places).acquire_owned().await;
     Ok((fetched, place.map_err(|_| SimulateError::Ending)?))
 }
 
@@ -252,11 +260,18 @@ fn run(
     let simulation = clock.elapsed();
     let found = root_of(&start, &replayed);
     if found != promised {
-        return Err(SimulateError::OtherEnd { interval, found, promised });
+        let work = Work {
+            instructions: replayed.instructions,
+            reads: replayed.reads,
+            writes: replayed.writes,
+            changed_pages: replayed.changed.len() as u64,
+        };
+        return Err(SimulateError::OtherEnd { interval, found, promised, work });
     }
     Ok(Simulated {
         fetched,
         read_back,
+        began: clock,
         simulation,
         instructions: replayed.instructions,
         reads: replayed.reads,

@@ -7,7 +7,9 @@ use pageswarm_node::api::views::{
     CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, LineageView, RebuildView, RunRequest,
     SelfCheckView, StatusView, TicketRequest, TicketView, VmView,
 };
+use pageswarm_node::api::work::{StandingsView, WorkRequest, WorkView};
 use pageswarm_node::exit::Failure;
+use tokio::task::JoinSet;
 
 use crate::cluster::{NodeProcess, PATIENCE, until};
 
@@ -175,6 +177,27 @@ impl NodeProcess {
         let fetched = self.fetch(lineage, index).await.with_context(at)?;
         let rebuilt = self.rebuild(lineage, index).await.with_context(at)?;
         Ok((fetched, rebuilt))
+    }
+
+    /// Where the lineage's intervals stand, as this node knows it.
+    ///
+    /// # Errors
+    ///
+    /// What the API answered.
+    pub async fn standings(&self, lineage: &str) -> Result<StandingsView, Failure> {
+        self.client().get(&format!("/api/v1/lineages/{lineage}/simulations")).await
+    }
+
+    /// Works on the lineage until every interval has a result. Aborting the task, or dropping it, ends the work.
+    #[must_use]
+    pub fn start_work(&self, lineage: &str) -> JoinSet<Result<WorkView, Failure>> {
+        let (client, lineage) = (self.client().clone(), lineage.to_owned());
+        let mut working = JoinSet::new();
+        working.spawn(async move {
+            let request = WorkRequest { lineage, jobs: 1, until_done: true };
+            client.post("/api/v1/work", &request).await
+        });
+        working
     }
 
     /// Resumes a checkpoint lazily and lets its guest check all of its memory.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ed25519_dalek::SigningKey;
-use pageswarm_checkpoint::wire::{Control, Hello, ObjectRequest, Opening, RunAnswer, RunRequest};
+use pageswarm_checkpoint::wire::{
+    Control, Hello, LeaseAnswer, LeaseRequest, ObjectRequest, Opening, RunAnswer, RunRequest,
+};
 use pageswarm_checkpoint::{NodeId, node_id};
 use pageswarm_node::transport::{endpoint, frames, tls};
 use pageswarm_node::{identity, join, objects};
@@ -126,6 +128,19 @@ impl Session {
         frames::write(&mut send, &Opening::Object(request).encode()).await?;
         let answer = timeout(PATIENCE, objects::read_answer(&mut receive, OBJECT_BYTES_MAX)).await;
         Ok(answer.context("no answer to a request for an object")??.ok())
+    }
+
+    /// Asks the host of a lease table.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed, or the answer is not one.
+    pub async fn lease(&self, request: LeaseRequest) -> anyhow::Result<LeaseAnswer> {
+        let (mut send, mut receive) = self.connection.open_bi().await?;
+        frames::write(&mut send, &Opening::Lease(request).encode()).await?;
+        let answer =
+            timeout(PATIENCE, frames::read(&mut receive)).await.context("no answer about a lease")??;
+        Ok(LeaseAnswer::decode(&answer.context("the stream ended without an answer")?)?)
     }
 
     /// Asks for a run; all answers until the stream ends.

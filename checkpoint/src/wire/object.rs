@@ -2,7 +2,7 @@
 
 use super::{put_text, take_text};
 use crate::codec::{FormatError, Put, Take};
-use crate::ids::{CheckpointIndex, LineageId};
+use crate::ids::{CheckpointIndex, LineageId, NodeId};
 
 /// Names a metadata object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,15 @@ pub enum ObjectRequest {
     Delta(LineageId, CheckpointIndex),
     /// The keyframe of a checkpoint.
     Keyframe(LineageId, CheckpointIndex),
+    /// A worker's results for a lineage, from a number on: a list of announced results.
+    Results {
+        /// Whose intervals.
+        lineage: LineageId,
+        /// Who signed them.
+        worker: NodeId,
+        /// The first number wanted.
+        from: u64,
+    },
 }
 
 /// The answer to a request for an object, followed by the object's bytes if there is one.
@@ -38,17 +47,21 @@ pub enum ObjectAnswer {
 
 impl ObjectRequest {
     pub(super) fn put(self, out: &mut Vec<u8>) {
-        let (tag, lineage, index) = match self {
+        let (tag, lineage, number) = match self {
             Self::Genesis(lineage) => (1, lineage, None),
             Self::WriterCertificate(lineage) => (2, lineage, None),
-            Self::Head(lineage, index) => (3, lineage, Some(index)),
-            Self::Delta(lineage, index) => (4, lineage, Some(index)),
-            Self::Keyframe(lineage, index) => (5, lineage, Some(index)),
+            Self::Head(lineage, index) => (3, lineage, Some(index.0)),
+            Self::Delta(lineage, index) => (4, lineage, Some(index.0)),
+            Self::Keyframe(lineage, index) => (5, lineage, Some(index.0)),
+            Self::Results { lineage, from, .. } => (6, lineage, Some(from)),
         };
         out.push(tag);
         out.extend_from_slice(lineage.as_bytes());
-        if let Some(index) = index {
-            out.put_varint(index.0);
+        if let Self::Results { worker, .. } = self {
+            out.extend_from_slice(worker.as_bytes());
+        }
+        if let Some(number) = number {
+            out.put_varint(number);
         }
     }
 
@@ -61,6 +74,7 @@ impl ObjectRequest {
             3 => Self::Head(lineage, CheckpointIndex(take.varint()?)),
             4 => Self::Delta(lineage, CheckpointIndex(take.varint()?)),
             5 => Self::Keyframe(lineage, CheckpointIndex(take.varint()?)),
+            6 => Self::Results { lineage, worker: NodeId(take.array()?), from: take.varint()? },
             _ => {
                 return Err(FormatError::Unexpected { at: 0, what: "kind of object" });
             }
@@ -75,7 +89,8 @@ impl ObjectRequest {
             | Self::WriterCertificate(lineage)
             | Self::Head(lineage, _)
             | Self::Delta(lineage, _)
-            | Self::Keyframe(lineage, _) => *lineage,
+            | Self::Keyframe(lineage, _)
+            | Self::Results { lineage, .. } => *lineage,
         }
     }
 }

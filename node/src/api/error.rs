@@ -20,6 +20,7 @@ use crate::rebuild::RebuildError;
 use crate::report::chain;
 use crate::session::SessionError;
 use crate::simulate::SimulateError;
+use crate::work::WorkError;
 
 /// A failure on its way out of the API.
 #[derive(Debug)]
@@ -117,6 +118,9 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     }
     if let Some(error) = error.downcast_ref::<SimulateError>() {
         return simulate_code(error);
+    }
+    if matches!(error.downcast_ref(), Some(WorkError::Role(_) | WorkError::Refused(_))) {
+        return Some(ExitCode::NotMember);
     }
     let is_no_writer = matches!(error.downcast_ref(), Some(MachineError::Role(_)));
     if error.is::<SessionError>() || error.is::<JoinError>() || is_no_writer {

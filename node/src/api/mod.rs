@@ -8,3 +8,4 @@ pub mod simulations;
 pub mod spreads;
 pub mod views;
 pub mod vms;
+pub mod work;

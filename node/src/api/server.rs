@@ -26,7 +26,7 @@ use super::views::{
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
-use super::{metrics, simulations, spreads, vms};
+use super::{metrics, simulations, spreads, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -116,6 +116,7 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/bytes", get(lineage_bytes))
         .route("/api/v1/lineages/{lineage}/spread", get(lineage_spread))
         .merge(vms::reading())
+        .merge(work::reading())
 }
 
 fn changing() -> Router<Arc<Node>> {
@@ -129,6 +130,7 @@ fn changing() -> Router<Arc<Node>> {
         .route("/api/v1/end", post(end))
         .merge(vms::changing())
         .merge(simulations::changing())
+        .merge(work::changing())
 }
 
 async fn dashboard() -> Html<&'static str> {
@@ -500,7 +502,7 @@ pub(super) fn lineage_id(text: &str) -> Result<LineageId, ApiError> {
     text.parse().map_err(|error| ApiError(Failure::new(ExitCode::Usage, format!("lineage: {error}"))))
 }
 
-fn unknown_lineage(id: LineageId) -> ApiError {
+pub(super) fn unknown_lineage(id: LineageId) -> ApiError {
     failed(MapError::UnknownLineage(id))
 }
 
@@ -517,7 +519,7 @@ pub(super) fn failed(error: impl std::error::Error + 'static) -> ApiError {
     ApiError::failed(&error)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     node: Arc<Node>,
     work: impl FnOnce(&Node) -> Result<T, ApiError> + Send + 'static,
 ) -> Answer<T> {

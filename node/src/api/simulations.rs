@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use pageswarm_checkpoint::CheckpointIndex;
+use pageswarm_checkpoint::membership::Role;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
@@ -13,6 +14,18 @@ use super::server::{Answer, lineage_id, millis, patience};
 use super::views::CheckpointRequest;
 use crate::node::Node;
 use crate::simulate;
+use crate::work::{self, WorkError};
+
+/// An interval to be simulated.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SimulationRequest {
+    /// The lineage, the interval as `index`, and the patience.
+    #[serde(flatten)]
+    pub of: CheckpointRequest,
+    /// Whether what comes of it is published as this node's signed result.
+    #[serde(default)]
+    pub publish: bool,
+}
 
 /// A simulated interval whose end is its checkpoint, bit for bit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,13 +58,23 @@ pub(super) fn changing() -> Router<Arc<Node>> {
 
 async fn simulate(
     State(node): State<Arc<Node>>,
-    Json(request): Json<CheckpointRequest>,
+    Json(SimulationRequest { of: request, publish }): Json<SimulationRequest>,
 ) -> Answer<SimulationView> {
+    if publish {
+        node.members
+            .certificate()
+            .allows(Role::Worker)
+            .map_err(|error| ApiError::failed(&WorkError::from(error)))?;
+    }
     let (id, interval) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
     if request.index == u64::MAX {
         return Err(ApiError::usage("index: there is no interval behind the last checkpoint that can be"));
     }
-    let simulated = simulate::simulate(&node, id, interval, patience(&request)).await;
+    let simulated = simulate::simulate(&node, id, interval, patience(&request), &node.simulations).await;
+    if publish {
+        let published = work::publish_one(&node, id, interval, &simulated).await;
+        published.map_err(|error| ApiError::failed(&error))?;
+    }
     let simulated = simulated.map_err(|error| ApiError::failed(&error))?;
     Ok(Json(SimulationView {
         interval: interval.0,

@@ -11,12 +11,16 @@ use crate::api::error::code_of;
 use crate::api::server;
 use crate::config::{Mdns, MembershipStart, NodeConfig, Sources};
 use crate::exit::{ExitCode, Failure};
+use crate::leases::Share;
 use crate::limits::TICKET_ADDRESSES_MAX;
 use crate::node::Node;
 use crate::report::chain;
 
 /// Below this an answer of the usual size takes longer than others wait for it.
 const UPLOAD_LIMIT_MIN: u64 = 64 << 10;
+
+/// A worker renews three times a term.
+const LEASE_TERM_MIN: Duration = Duration::from_millis(100);
 
 /// Runs a node until SIGTERM, SIGINT or an order through its API.
 #[derive(Debug, clap::Args)]
@@ -64,6 +68,12 @@ pub struct NodeRunArgs {
     /// Ask nobody but a lineage's writer for its chunks: distribution from one server, to be compared with.
     #[arg(long)]
     pub central: bool,
+    /// Of the simulations that workers ask this node for, the share that is done twice, by different workers.
+    #[arg(long, value_name = "SHARE", default_value = "5%")]
+    pub simulate_twice: Share,
+    /// How long a worker that this node leased an interval to may be silent before another one gets it.
+    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "10s")]
+    pub lease_term: Duration,
 }
 
 /// Runs the node.
@@ -79,6 +89,10 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
     }
     if args.upload_limit.is_some_and(|limit| limit < UPLOAD_LIMIT_MIN) {
         let message = "--upload-limit is in bytes a second: give at least 64KiB";
+        return Err(Failure::new(ExitCode::Usage, message));
+    }
+    if args.lease_term < LEASE_TERM_MIN {
+        let message = "--lease-term: give at least 100ms, or workers renew their leases without end";
         return Err(Failure::new(ExitCode::Usage, message));
     }
     let membership = match args.join {
@@ -99,6 +113,8 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         image_bytes: args.image_memory,
         upload_bytes_per_s: args.upload_limit,
         sources: if args.central { Sources::Writer } else { Sources::Swarm },
+        lease_term: args.lease_term,
+        simulate_twice: args.simulate_twice,
         mdns: if args.mdns { Mdns::On } else { Mdns::Off },
     };
     let node = Node::start(config).await.map_err(|error| Failure::new(code_of(&error), chain(&error)))?;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use pageswarm_checkpoint::wire::JOBS_MAX;
 
 use super::checkpoint::resolve;
 use super::{NodeArgs, print, values};
 use crate::api::client::Client;
-use crate::api::simulations::SimulationView;
+use crate::api::simulations::{SimulationRequest, SimulationView};
 use crate::api::views::CheckpointRequest;
+use crate::api::work::{StandingsView, WorkRequest, WorkView, WorkerView};
 use crate::exit::Failure;
 
 /// `pageswarm sim`.
@@ -16,6 +18,36 @@ use crate::exit::Failure;
 pub enum SimCommand {
     /// Fetch a checkpoint, simulate the interval that follows it, and prove that its end is the next checkpoint.
     Run(RunArgs),
+    /// Simulate a lineage's intervals with others: take leases of the swarm, publish signed results.
+    Work(WorkArgs),
+    /// Show where a lineage's intervals stand, and what each worker found.
+    Status(StatusArgs),
+}
+
+/// What to work on.
+#[derive(Debug, clap::Args)]
+pub struct WorkArgs {
+    /// Which node; its role must be worker at least.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The lineage, or the first digits of its name if no other starts so.
+    pub lineage: String,
+    /// Simulations at a time; each takes the RAM of its guest, and that of the next one is fetched meanwhile.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=JOBS_MAX))]
+    pub jobs: u64,
+    /// End once every interval recorded so far has a result. Without it, wait for more until interrupted.
+    #[arg(long)]
+    pub until_done: bool,
+}
+
+/// Whose intervals.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The lineage, or the first digits of its name if no other starts so.
+    pub lineage: String,
 }
 
 /// What to simulate.
@@ -35,6 +67,9 @@ pub struct RunArgs {
     /// How long to wait for what each interval needs.
     #[arg(long, value_parser = values::duration, default_value = "1m")]
     pub patience: Duration,
+    /// Publish what comes of it as this node's signed result; its role must be worker at least.
+    #[arg(long)]
+    pub publish: bool,
 }
 
 /// Carries out the command.
@@ -43,18 +78,26 @@ pub struct RunArgs {
 ///
 /// [`Failure`].
 pub async fn run(command: SimCommand) -> Result<(), Failure> {
-    let SimCommand::Run(args) = command;
+    match command {
+        SimCommand::Run(args) => run_intervals(args).await,
+        SimCommand::Work(args) => work(args).await,
+        SimCommand::Status(args) => status(args).await,
+    }
+}
+
+async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.lineage).await?;
     let mut views: Vec<SimulationView> = Vec::new();
     let mut failed = None;
     for index in (0..args.count).map(|number| args.interval.saturating_add(number)) {
-        let request = CheckpointRequest {
+        let of = CheckpointRequest {
             lineage: lineage.clone(),
             index,
             patience_ms: u64::try_from(args.patience.as_millis()).ok(),
             ..CheckpointRequest::default()
         };
+        let request = SimulationRequest { of, publish: args.publish };
         let view = match client.post::<SimulationView>("/api/v1/simulations", &request).await {
             Ok(view) => view,
             Err(failure) => {
@@ -88,5 +131,84 @@ fn sentence(view: &SimulationView) -> String {
         view.lacked_chunks,
         view.fetch_ms,
         view.read_back_ms
+    )
+}
+
+async fn work(args: WorkArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node.dir);
+    let lineage = resolve(&client, &args.lineage).await?;
+    let request = WorkRequest { lineage, jobs: args.jobs, until_done: args.until_done };
+    let view: WorkView = client.post("/api/v1/work", &request).await?;
+    if args.node.json {
+        return print::json(&view);
+    }
+    for published in &view.published {
+        let after = published.lease_to_start_ms.map_or_else(String::new, |ms| {
+            format!(
+                ", first instruction {ms} ms after its lease ({} ms idle)",
+                published.idle_ms.unwrap_or(0)
+            )
+        });
+        print::line(&format!(
+            "interval {}: {}, {} instructions in {} ms{after}",
+            published.interval, published.outcome, published.instructions, published.simulation_ms
+        ))?;
+    }
+    print::line(&format!("{} results published, {} leases given back", view.published.len(), view.given_back))
+}
+
+async fn status(args: StatusArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node.dir);
+    let lineage = resolve(&client, &args.lineage).await?;
+    let view: StandingsView = client.get(&format!("/api/v1/lineages/{lineage}/simulations")).await?;
+    if args.node.json {
+        return print::json(&view);
+    }
+    print::line(&standings(&view))
+}
+
+fn standings(view: &StandingsView) -> String {
+    let leases = if view.is_host {
+        format!(
+            "{} leases, {} expired, {} given twice",
+            view.leases.len(),
+            view.leases_expired,
+            view.leases_hedged
+        )
+    } else {
+        "leases are known to the node that hosts them".to_owned()
+    };
+    let mut rows = vec![
+        ["worker", "results", "exact", "different", "failed", "leased", "instructions", "ms", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let leased =
+        |worker: &WorkerView| view.leases.iter().filter(|lease| lease.worker == worker.worker).count();
+    for worker in &view.workers {
+        rows.push(vec![
+            worker.worker.chars().take(10).collect(),
+            worker.results.to_string(),
+            worker.exact.to_string(),
+            worker.different.to_string(),
+            worker.failed.to_string(),
+            leased(worker).to_string(),
+            worker.instructions.to_string(),
+            worker.simulation_ms.to_string(),
+            if worker.is_distrusted { "LIED".to_owned() } else { String::new() },
+        ]);
+    }
+    format!(
+        "{} intervals: {} open, {} exact, {} confirmed, {} unconfirmed, {} different, {} failed, {} disagreed; \
+         {leases}\n\n{}",
+        view.intervals,
+        view.open,
+        view.exact,
+        view.confirmed,
+        view.unconfirmed,
+        view.different,
+        view.failed,
+        view.disagreed,
+        print::table(&rows)
     )
 }

@@ -1,0 +1,177 @@
+//! What the results of one interval say together: whether more are wanted, and who lied.
+
+use std::collections::BTreeMap;
+
+use pageswarm_checkpoint::{NodeId, ObjectHash};
+
+/// What one worker found, compared with the heads of the lineage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It started at checkpoint k and ended at checkpoint k+1, bit for bit.
+    Exact,
+    /// It started or ended elsewhere.
+    Different,
+    /// It says that nobody can simulate the interval.
+    Failed,
+}
+
+/// One worker's result, as far as the table needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Equal for results that agree.
+    pub name: ObjectHash,
+    /// Compared with the heads.
+    pub verdict: Verdict,
+}
+
+/// How many results an interval takes if its first is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// One.
+    Once,
+    /// Two, of different workers: it is in the sample.
+    Twice,
+}
+
+/// Where an interval stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// There is no result.
+    Open,
+    /// There is one, and another worker is to confirm it.
+    Unconfirmed,
+    /// One worker found it exact, and that is enough.
+    Exact,
+    /// Several found it exact.
+    Confirmed,
+    /// Several found that it does not end as the next checkpoint.
+    Different,
+    /// Several found that it cannot be simulated.
+    Failed,
+    /// Results differ, and none has a majority.
+    Disagreed,
+}
+
+/// What the results of an interval say together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Where it stands.
+    pub standing: Standing,
+    /// How many more results it takes.
+    pub wanted: usize,
+    /// Who said something else than the majority.
+    pub liars: Vec<NodeId>,
+}
+
+impl Standing {
+    /// Whether no more results are needed.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Exact | Self::Confirmed | Self::Different | Self::Failed)
+    }
+
+    /// The standing's name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Exact => "exact",
+            Self::Confirmed => "confirmed",
+            Self::Different => "different",
+            Self::Failed => "failed",
+            Self::Disagreed => "disagreed",
+        }
+    }
+}
+
+/// Judges the findings of workers that are not distrusted, one a worker.
+///
+/// One exact result is believed unless the interval is in the sample; anything else must be confirmed by another
+/// worker. Where two differ a third decides, and whoever said otherwise lied.
+#[must_use]
+pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
+    let sample = match checked {
+        Checked::Once => 1,
+        Checked::Twice => 2,
+    };
+    let mut groups: BTreeMap<ObjectHash, (usize, Verdict)> = BTreeMap::new();
+    for (_, finding) in findings {
+        groups.entry(finding.name).or_insert((0, finding.verdict)).0 += 1;
+    }
+    let mut ranked: Vec<(usize, ObjectHash, Verdict)> =
+        groups.iter().map(|(name, (count, verdict))| (*count, *name, *verdict)).collect();
+    ranked.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
+    let wanting = |standing, wanted| Judgement { standing, wanted, liars: Vec::new() };
+    match ranked.as_slice() {
+        [] => wanting(Standing::Open, sample),
+        [(count, _, verdict)] => {
+            let needed = if *verdict == Verdict::Exact { sample } else { 2 };
+            if *count < needed {
+                return wanting(Standing::Unconfirmed, needed - count);
+            }
+            wanting(settled(*verdict, *count), 0)
+        }
+        [(most, name, verdict), (next, ..), ..] if most > next => {
+            let liars = findings.iter().filter(|(_, finding)| finding.name != *name);
+            let liars = liars.map(|(worker, _)| *worker).collect();
+            Judgement { standing: settled(*verdict, *most), wanted: 0, liars }
+        }
+        _ => wanting(Standing::Disagreed, 1),
+    }
+}
+
+const fn settled(verdict: Verdict, count: usize) -> Standing {
+    match verdict {
+        Verdict::Exact if count > 1 => Standing::Confirmed,
+        Verdict::Exact => Standing::Exact,
+        Verdict::Different => Standing::Different,
+        Verdict::Failed => Standing::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(worker: u8, name: u8, verdict: Verdict) -> (NodeId, Finding) {
+        (NodeId([worker; 32]), Finding { name: ObjectHash([name; 32]), verdict })
+    }
+
+    fn said(findings: &[(NodeId, Finding)], checked: Checked) -> (Standing, usize, Vec<u8>) {
+        let Judgement { standing, wanted, liars } = judge(findings, checked);
+        (standing, wanted, liars.iter().map(|liar| liar.0[0]).collect())
+    }
+
+    #[test]
+    fn an_exact_result_is_enough_outside_the_sample() {
+        let one = [finding(1, 7, Verdict::Exact)];
+        let two = [one[0], finding(2, 7, Verdict::Exact)];
+        assert_eq!(said(&[], Checked::Once), (Standing::Open, 1, vec![]));
+        assert_eq!(said(&[], Checked::Twice), (Standing::Open, 2, vec![]));
+        assert_eq!(said(&one, Checked::Once), (Standing::Exact, 0, vec![]));
+        assert_eq!(said(&one, Checked::Twice), (Standing::Unconfirmed, 1, vec![]));
+        assert_eq!(said(&two, Checked::Twice), (Standing::Confirmed, 0, vec![]));
+    }
+
+    #[test]
+    fn anything_else_takes_two() {
+        for (verdict, standing) in
+            [(Verdict::Different, Standing::Different), (Verdict::Failed, Standing::Failed)]
+        {
+            let two = [finding(1, 7, verdict), finding(2, 7, verdict)];
+            assert_eq!(said(&two[..1], Checked::Once), (Standing::Unconfirmed, 1, vec![]));
+            assert_eq!(said(&two, Checked::Once), (standing, 0, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_third_decides_between_two() {
+        let differing = [finding(1, 7, Verdict::Exact), finding(2, 8, Verdict::Exact)];
+        assert_eq!(said(&differing, Checked::Once), (Standing::Disagreed, 1, vec![]));
+        let third = [differing[0], differing[1], finding(3, 7, Verdict::Exact)];
+        assert_eq!(said(&third, Checked::Twice), (Standing::Confirmed, 0, vec![2]));
+        let split = [differing[0], differing[1], finding(3, 9, Verdict::Failed)];
+        assert_eq!(said(&split, Checked::Once), (Standing::Disagreed, 1, vec![]));
+    }
+}

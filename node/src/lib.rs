@@ -34,6 +34,7 @@ pub mod peers;
 pub mod publish;
 pub mod rebuild;
 pub mod recent;
+pub mod recording;
 pub mod report;
 pub mod results;
 pub mod runs;

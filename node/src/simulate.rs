@@ -13,9 +13,7 @@ use pageswarm_checkpoint::{
 };
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
-use pageswarm_sim::{
-    Boundary, CompleteRam, Interval, Memory, ReplayError, Replayed, Unobserved, replay_while,
-};
+use pageswarm_sim::{Boundary, CompleteRam, Memory, ReplayError, Replayed, Unobserved, replay_while};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -24,10 +22,7 @@ use crate::limits::{SIMULATED_RAM_BYTES_MAX, SIMULATION_TIMEOUT};
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
 use crate::rebuild::{self, RebuildError};
-
-/// Instructions, iterations and exceptions after which an interval's end is given up: what a fast processor does in ten
-/// seconds, and the interpreter in some minutes.
-const WORK_MAX: u64 = 50_000_000_000;
+use crate::recording::Recording;
 
 /// Why an interval was not simulated.
 #[derive(Debug, thiserror::Error)]
@@ -135,18 +130,17 @@ pub struct Simulated {
 }
 
 /// What a simulation needs, read and checked.
-struct Prepared {
-    ram: Vec<u8>,
-    start: Boundary,
-    end: Boundary,
-    events: EventLog,
-    promised: StateRoot,
+#[derive(Debug)]
+pub struct Prepared {
+    /// All RAM of the checkpoint that the interval begins with.
+    pub ram: Vec<u8>,
+    /// Everything else.
+    pub recording: Recording,
     read_back: Duration,
 }
 
 /// Fetches what interval `interval` needs within `patience`, simulates it in one of `places`, and proves its end. If
-/// this is dropped, the
-/// simulation ends soon.
+/// this is dropped, the simulation ends soon.
 ///
 /// # Errors
 ///
@@ -177,6 +171,34 @@ pub async fn simulate(
         if error.is_panic() { SimulateError::BrokeOff } else { SimulateError::Ending }
     };
     simulated.await.map_err(broken)?
+}
+
+/// Fetches what interval `interval` needs within `patience` and gives it to whoever simulates it elsewhere.
+///
+/// # Errors
+///
+/// [`SimulateError`].
+///
+/// # Panics
+///
+/// As [`simulate`].
+pub async fn prepared<T: Send + 'static>(
+    node: &Arc<Node>,
+    id: LineageId,
+    interval: CheckpointIndex,
+    patience: Duration,
+    give: impl FnOnce(Prepared) -> T + Send + 'static,
+) -> Result<T, SimulateError> {
+    let late = |_| SimulateError::Late { waited: patience };
+    let gathered = gather(node, id, interval, patience, &node.simulations);
+    let (_, place) = timeout(patience, gathered).await.map_err(late)??;
+    let preparing = Arc::clone(node);
+    let given = tokio::task::spawn_blocking(move || {
+        let given = prepare(&preparing, &id, interval).map(give);
+        drop(place);
+        given
+    });
+    given.await.map_err(|_| SimulateError::Ending)?
 }
 
 /// What has to be waited for: the chunks, and a place.
@@ -232,10 +254,14 @@ fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Pre
     }
     Ok(Prepared {
         ram,
-        start: boundary(&rebuilt.state.cpu, &rebuilt.state.devices, map)?,
-        end: boundary(&end_cpu, &end_devices, next_map)?,
-        events: EventLog::decode(&record.event_log)?,
-        promised,
+        recording: Recording {
+            interval,
+            start_root: rebuilt.state_root,
+            end_root: promised,
+            start: boundary(&rebuilt.state.cpu, &rebuilt.state.devices, map)?,
+            events: EventLog::decode(&record.event_log)?,
+            end: boundary(&end_cpu, &end_devices, next_map)?,
+        },
         read_back: clock.elapsed(),
     })
 }
@@ -251,14 +277,13 @@ fn run(
     fetched: Fetched,
     stop: &AtomicBool,
 ) -> Result<Simulated, SimulateError> {
-    let Prepared { ram, start, end, events, promised, read_back } = prepared;
-    let clock = Instant::now();
-    let wanted = Interval { index: interval, start: &start, events: &events, end: &end, work_max: WORK_MAX };
-    let replayed = replay_while(&wanted, CompleteRam::new(ram), Unobserved, || {
+    let Prepared { ram, recording, read_back } = prepared;
+    let (clock, promised) = (Instant::now(), recording.end_root);
+    let replayed = replay_while(&recording.wanted(), CompleteRam::new(ram), Unobserved, || {
         !stop.load(Ordering::Relaxed) && clock.elapsed() < SIMULATION_TIMEOUT
     })?;
     let simulation = clock.elapsed();
-    let found = root_of(&start, &replayed);
+    let found = root_of(&recording.start, &replayed);
     if found != promised {
         let work = Work {
             instructions: replayed.instructions,
@@ -281,8 +306,8 @@ fn run(
     })
 }
 
-/// The state root of what was simulated: the pages that it wrote hashed anew, the others those of the start.
-fn root_of<O>(start: &Boundary, replayed: &Replayed<CompleteRam, O>) -> StateRoot {
+/// The state root of what was simulated from `start` on: the pages that it wrote hashed anew, the others those of the start.
+pub fn root_of<O>(start: &Boundary, replayed: &Replayed<CompleteRam, O>) -> StateRoot {
     let slot = |page: &PageNumber| {
         let hash = chunk_hash(replayed.memory.page(*page));
         // The root is over hashes; where a chunk was born makes no difference to it.

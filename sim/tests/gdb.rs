@@ -100,7 +100,7 @@ fn gdb_goes_forward_and_backward() {
     let has = |name: &str, text: &str| assert!(part(name).contains(text), "{name} has no {text:?}: {said}");
     has("begin", "in _start ()");
     has("breakpoint", "Breakpoint 1, 0x");
-    has("breakpoint", "in guest::ports::print");
+    has("breakpoint", "in runtime::ports::print");
     has("refused", "E.this is a recording");
     has("refused", "Cannot access memory at address 0x7fffffff0000");
     assert_eq!(part("registers"), part("registers again"));
@@ -128,7 +128,7 @@ set width 0
 === begin
 CONNECT
 === breakpoint
-rbreak ^guest::ports::print
+rbreak ^runtime::ports::print
 continue
 === refused
 set $rax = 0x1234

@@ -19,7 +19,7 @@ use recording::Plan;
 use std::process::ExitCode;
 
 /// Intervals of each guest that does jobs.
-const JOBS_INTERVALS: usize = 100;
+const JOBS_INTERVALS: usize = 25;
 
 const TESTS: [(&str, fn()); 6] = [
     ("specjbb_intervals_replay_exactly", specjbb),

@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::server::{Answer, lineage_id, millis, patience};
 use super::views::CheckpointRequest;
 use crate::node::Node;
+use crate::rebuild::RebuildError;
 use crate::simulate;
 use crate::work::{self, WorkError};
 
@@ -52,8 +53,41 @@ pub struct SimulationView {
     pub simulation_ms: u64,
 }
 
+/// An interval that was written to files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordingView {
+    /// Which.
+    pub interval: u64,
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+}
+
 pub(super) fn changing() -> Router<Arc<Node>> {
-    Router::new().route("/api/v1/simulations", post(simulate))
+    Router::new()
+        .route("/api/v1/simulations", post(simulate))
+        .route("/api/v1/recordings", post(write_recording))
+}
+
+/// Writes what another process needs to simulate an interval: RAM to `output`, everything else to `state_output`.
+async fn write_recording(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CheckpointRequest>,
+) -> Answer<RecordingView> {
+    let (id, interval) = (lineage_id(&request.lineage)?, CheckpointIndex(request.index));
+    if request.index == u64::MAX {
+        return Err(ApiError::usage("index: there is no interval behind the last checkpoint that can be"));
+    }
+    let patience = patience(&request);
+    let (Some(ram_file), Some(state_file)) = (request.output, request.state_output) else {
+        return Err(ApiError::usage("output and state_output: name a file for RAM and one for the rest"));
+    };
+    let written = simulate::prepared(&node, id, interval, patience, move |prepared| {
+        std::fs::write(&ram_file, &prepared.ram)?;
+        std::fs::write(&state_file, prepared.recording.encode())?;
+        Ok::<_, std::io::Error>(RecordingView { interval: interval.0, ram_bytes: prepared.ram.len() as u64 })
+    });
+    let written = written.await.map_err(|error| ApiError::failed(&error))?;
+    Ok(Json(written.map_err(|error| ApiError::failed(&RebuildError::Image(error)))?))
 }
 
 async fn simulate(

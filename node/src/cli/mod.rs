@@ -1,12 +1,17 @@
 //! The command line: its grammar, and one module for each group of commands.
 
+pub mod analyze;
 pub mod checkpoint;
+pub mod debug;
 pub mod demo;
+pub mod lockstep;
 pub mod node_run;
 pub mod print;
+pub mod recorded;
 pub mod sim;
 pub mod status;
 pub mod swarm;
+pub mod trace;
 pub mod values;
 pub mod vm;
 
@@ -48,6 +53,9 @@ pub enum Command {
     /// Simulate intervals between checkpoints.
     #[command(subcommand)]
     Sim(sim::SimCommand),
+    /// Trace every access to memory of an interval, and ask about it.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Invite nodes into the swarm, and throw them out.
     #[command(subcommand)]
     Swarm(swarm::SwarmCommand),
@@ -88,6 +96,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Checkpoint(command) => checkpoint::run(command).await,
         Command::Restore(args) => vm::restore(args).await,
         Command::Sim(command) => sim::run(command).await,
+        Command::Trace(command) => trace::run(command).await,
         Command::Swarm(command) => swarm::run(command).await,
         Command::VmProcess => {
             Err(Failure::new(crate::exit::ExitCode::Usage, "vm-process is started by a node"))

@@ -11,7 +11,7 @@ use crate::api::client::Client;
 use crate::api::simulations::{SimulationRequest, SimulationView};
 use crate::api::views::CheckpointRequest;
 use crate::api::work::{StandingsView, WorkRequest, WorkView, WorkerView};
-use crate::exit::Failure;
+use crate::exit::{ExitCode, Failure};
 
 /// `pageswarm sim`.
 #[derive(Debug, Subcommand)]
@@ -20,6 +20,12 @@ pub enum SimCommand {
     Run(RunArgs),
     /// Simulate a lineage's intervals with others: take leases of the swarm, publish signed results.
     Work(WorkArgs),
+    /// Look into recorded intervals: redundancy, working sets, writes, double fetches.
+    Analyze(Box<super::analyze::AnalyzeArgs>),
+    /// Serve recorded intervals to gdb, forwards and backwards.
+    Debug(super::debug::DebugArgs),
+    /// Compare the simulator with this host's processor, on random programs or a given one.
+    Lockstep(super::lockstep::LockstepArgs),
     /// Show where a lineage's intervals stand, and what each worker found.
     Status(StatusArgs),
 }
@@ -82,6 +88,9 @@ pub async fn run(command: SimCommand) -> Result<(), Failure> {
         SimCommand::Run(args) => run_intervals(args).await,
         SimCommand::Work(args) => work(args).await,
         SimCommand::Status(args) => status(args).await,
+        SimCommand::Analyze(args) => super::analyze::run(*args).await,
+        SimCommand::Debug(args) => super::debug::run(args).await,
+        SimCommand::Lockstep(args) => blocking(move || super::lockstep::run(&args)).await,
     }
 }
 
@@ -211,4 +220,18 @@ fn standings(view: &StandingsView) -> String {
         view.disagreed,
         print::table(&rows)
     )
+}
+
+/// Runs what takes a processor's time beside the runtime.
+///
+/// # Errors
+///
+/// As `work`.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        Failure::new(ExitCode::Failed, format!("broke off, a fault of this program: {error}"))
+    })?
 }

@@ -1,6 +1,7 @@
 //! Values people write on a command line: durations and sizes with units, addresses.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Reads `500ms`, `2s`, `5m`, `1h` or `30d`.
@@ -22,6 +23,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<u64, String> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("", 1)];
     with_unit(text, &units, "a number of bytes, or with KiB, MiB or GiB, such as 256MiB")
+}
+
+/// Reads `10..20`, `10..` or `..20`, in decimal or with `0x`: from the first number on, without the last.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn range(text: &str) -> Result<Range<u64>, String> {
+    let error = || "expected a range such as 0x100000..0x101000, 10.. or ..20".to_owned();
+    let number = |digits: &str, absent| match (digits, digits.strip_prefix("0x")) {
+        ("", _) => Ok(absent),
+        (_, Some(digits)) => u64::from_str_radix(digits, 16).map_err(|_| error()),
+        (digits, None) => digits.parse().map_err(|_| error()),
+    };
+    let (start, end) = text.split_once("..").ok_or_else(error)?;
+    let range = number(start, 0)?..number(end, u64::MAX)?;
+    if range.is_empty() { Err("the range is empty".to_owned()) } else { Ok(range) }
 }
 
 /// Reads an address that others can reach, such as `192.0.2.7:7420`.
@@ -50,6 +68,16 @@ fn with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_half_open_and_may_lack_an_end() {
+        assert_eq!(range("0x10..0x20"), Ok(16..32));
+        assert_eq!(range("5.."), Ok(5..u64::MAX));
+        assert_eq!(range("..7"), Ok(0..7));
+        for wrong in ["5", "7..7", "9..2", "0xg..1", "-1..3", "1..=2", ""] {
+            assert!(range(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_and_sizes_need_their_units() {

@@ -170,7 +170,7 @@ fn map_of_ram(picture: &mut Picture, whole: &WriteHeatOutcome) {
             picture.rectangle(place, (SIDE - 0.5, SIDE - 0.5), fill);
         }
     }
-    scale(picture, (left, top + 64.0 * SIDE + 30.0), most, "writes to a square");
+    scale(picture, (left, top + 64.0 * SIDE + 54.0), most, "writes to a square");
 }
 
 /// A column for each interval, addresses growing upwards.
@@ -202,7 +202,7 @@ fn by_interval(picture: &mut Picture, series: &Series<WriteHeatOutcome>) {
             picture.rectangle((x, y), (width + 0.1, height + 0.1), Shade::of(*writes, most));
         }
     }
-    scale(picture, (plot.left, 546.0), most, "writes to a band in an interval");
+    scale(picture, (plot.left, 570.0), most, "writes to a band in an interval");
 }
 
 fn scale(picture: &mut Picture, (x, y): (f64, f64), most: u64, name: &str) {

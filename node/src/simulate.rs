@@ -167,9 +167,6 @@ pub async fn simulate(
         drop(place);
         simulated
     });
-    let broken = |error: tokio::task::JoinError| {
-        if error.is_panic() { SimulateError::BrokeOff } else { SimulateError::Ending }
-    };
     simulated.await.map_err(broken)?
 }
 
@@ -198,7 +195,11 @@ pub async fn prepared<T: Send + 'static>(
         drop(place);
         given
     });
-    given.await.map_err(|_| SimulateError::Ending)?
+    given.await.map_err(broken)?
+}
+
+fn broken(error: tokio::task::JoinError) -> SimulateError {
+    if error.is_panic() { SimulateError::BrokeOff } else { SimulateError::Ending }
 }
 
 /// What has to be waited for: the chunks, and a place.

@@ -34,13 +34,16 @@ const NO_BLOCK: Block = Block { rip: 0, next: 0, start: 0, length: 0, translated
 pub(crate) struct Cache<M, O> {
     places: Box<[Block]>,
     ops: Vec<Op<M, O>>,
+    /// What each of them was decoded from: memory may have been mapped anew since.
+    bytes: Vec<[u8; INSTRUCTION_BYTES]>,
     pub(crate) stretches: Stretches,
 }
 
 impl<M: Memory, O: Observer> Cache<M, O> {
     pub(crate) fn new(when: Translation) -> Self {
         let places = vec![NO_BLOCK; BLOCK_PLACES].into_boxed_slice();
-        Self { places, ops: Vec::with_capacity(INSTRUCTIONS_KEPT), stretches: Stretches::new(when) }
+        let (ops, bytes) = (Vec::with_capacity(INSTRUCTIONS_KEPT), Vec::with_capacity(INSTRUCTIONS_KEPT));
+        Self { places, ops, bytes, stretches: Stretches::new(when) }
     }
 
     /// Forgets everything.
@@ -48,6 +51,7 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         if !self.ops.is_empty() {
             self.places.fill(NO_BLOCK);
             self.ops.clear();
+            self.bytes.clear();
             self.stretches.clear();
         }
     }
@@ -86,7 +90,7 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         if !self.is_due(cpu.rip) {
             return Ok(block);
         }
-        self.translate(cpu, block)?;
+        self.translate(cpu, block);
         match self.find(cpu.rip) {
             Some(block) => Ok(block),
             None => self.decode(cpu, BLOCK_INSTRUCTIONS),
@@ -107,7 +111,7 @@ impl<M: Memory, O: Observer> Cache<M, O> {
             if position > 0 && (cpu.breakpoint == Some(rip) || rip >> 12 != cpu.rip >> 12) {
                 break;
             }
-            let (mut op, follows, uses) = match decode_at(cpu, rip, position) {
+            let ((mut op, follows, uses), bytes) = match decode_at(cpu, rip, position) {
                 Ok(decoded) => decoded,
                 Err(leave) if position == 0 => return Err(leave),
                 Err(_) => {
@@ -119,18 +123,47 @@ impl<M: Memory, O: Observer> Cache<M, O> {
             };
             op.position = u8::try_from(position).expect("a block has fewer than 256 instructions");
             self.ops.push(op);
+            self.bytes.push(bytes);
             flags.push(uses);
             rip = op.next();
             if follows == Follows::Elsewhere {
                 break;
             }
         }
-        quieten(&mut self.ops[start..], &flags);
+        Ok(self.keep(cpu.rip, rip, start, &flags))
+    }
+
+    /// The block at `rip` has the instructions from `start` on.
+    fn keep(&mut self, rip: u64, next: u64, start: usize, flags: &[FlagUse<M, O>]) -> Block {
+        quieten(&mut self.ops[start..], flags);
         let length = u32::try_from(self.ops.len() - start).expect("a block is short");
         let start = u32::try_from(start).expect("the limit on instructions is small");
-        let block = Block { rip: cpu.rip, next: rip, start, length, translated: NOT_TRANSLATED };
-        self.places[place(cpu.rip)] = block;
-        Ok(block)
+        let block = Block { rip, next, start, length, translated: NOT_TRANSLATED };
+        self.places[place(rip)] = block;
+        block
+    }
+
+    /// Makes the block end behind its first `most` instructions, where their flags are seen again. False if there is no
+    /// room: then everything is forgotten.
+    fn shorten(&mut self, block: Block, most: usize) -> bool {
+        if self.ops.len() + most > INSTRUCTIONS_KEPT {
+            self.clear();
+            return false;
+        }
+        let (start, mut flags, mut rip) = (self.ops.len(), Vec::with_capacity(most), block.rip);
+        for at in block.start as usize..block.start as usize + most {
+            let (bytes, position) = (self.bytes[at], self.ops[at].position);
+            let Decoded::Op(mut op, _, uses) = decode(&bytes, rip) else {
+                unreachable!("these bytes were decoded before");
+            };
+            op.position = position;
+            self.ops.push(op);
+            self.bytes.push(bytes);
+            flags.push(uses);
+            rip = op.next();
+        }
+        self.keep(block.rip, rip, start, &flags);
+        true
     }
 
     /// Notes that the block at `rip` runs once more; whether it is time to translate it.
@@ -145,16 +178,18 @@ impl<M: Memory, O: Observer> Cache<M, O> {
 
     /// Makes a stretch of the block at the processor's RIP, or of its first part. What of it can be none stays a
     /// block, which ends where the next stretch may begin.
-    fn translate(&mut self, cpu: &mut Cpu<M, O>, block: Block) -> Result<(), Leave> {
+    fn translate(&mut self, cpu: &mut Cpu<M, O>, block: Block) {
         let direct = !cpu.observer.wants_each() && cpu.memory.in_one_piece().is_some();
         let accesses = if direct { Accesses::Direct } else { Accesses::Interpreted };
-        let mut instructions = self.instructions(cpu, block)?;
+        let mut instructions = self.instructions(block);
         let choice = self.stretches.choose(&instructions, accesses);
         if let Choice::First(most) | Choice::Behind(most) = choice
             && most < instructions.len()
         {
             instructions.truncate(most);
-            self.decode(cpu, most)?;
+            if !self.shorten(block, most) {
+                return;
+            }
         }
         let may_loop = (cpu.breakpoint != Some(block.rip)).then_some(block.rip);
         let translated = match choice {
@@ -166,22 +201,18 @@ impl<M: Memory, O: Observer> Cache<M, O> {
             Err(NotKept::NoMemory) => self.places[place(block.rip)].translated = Translated::Never,
             Err(NotKept::Full) => self.clear(),
         }
-        Ok(())
     }
 
-    /// The block's instructions, decoded once more.
-    fn instructions(&self, cpu: &mut Cpu<M, O>, block: Block) -> Result<Vec<Instruction>, Leave> {
-        let mut instructions = Vec::with_capacity(block.length as usize);
-        for op in self.ops(block) {
-            let mut bytes = [0; INSTRUCTION_BYTES];
-            let length = usize::from(op.length);
-            let fetched = cpu.fetch(op.rip, &mut bytes[..length])?;
-            if fetched < length {
-                cpu.fetch(op.rip.wrapping_add(fetched as u64), &mut bytes[fetched..length])?;
-            }
-            instructions.push(Decoder::with_ip(64, &bytes[..length], op.rip, DecoderOptions::NONE).decode());
-        }
-        Ok(instructions)
+    /// The block's instructions as the translator reads them: those that the interpreter runs, whatever is mapped
+    /// at their addresses by now.
+    fn instructions(&self, block: Block) -> Vec<Instruction> {
+        let start = block.start as usize;
+        let bytes = &self.bytes[Range { start, end: start + block.length as usize }];
+        let decode = |(op, bytes): (&Op<M, O>, &[u8; INSTRUCTION_BYTES])| {
+            let own = &bytes[..usize::from(op.length)];
+            Decoder::with_ip(64, own, op.rip, DecoderOptions::NONE).decode()
+        };
+        self.ops(block).iter().zip(bytes).map(decode).collect()
     }
 }
 
@@ -209,7 +240,7 @@ fn decode_at<M: Memory, O: Observer>(
     cpu: &mut Cpu<M, O>,
     rip: u64,
     position: usize,
-) -> Result<Located<M, O>, Leave> {
+) -> Result<(Located<M, O>, [u8; INSTRUCTION_BYTES]), Leave> {
     let mut bytes = [0; INSTRUCTION_BYTES];
     let fetched = cpu.fetch(rip, &mut bytes)?;
     let mut decoded = decode(&bytes[..fetched], rip);
@@ -221,7 +252,7 @@ fn decode_at<M: Memory, O: Observer>(
         Decoded::Op(op, follows, flags) => {
             cpu.keep_as_code(rip)?;
             cpu.keep_as_code(op.next().wrapping_sub(1))?;
-            Ok((op, follows, flags))
+            Ok(((op, follows, flags), bytes))
         }
         Decoded::Refused(reason) => Err(cpu.refuse(reason)),
         // Behind others it is the next block's first: its second page is touched when it runs, not before.

@@ -189,6 +189,37 @@ fn the_processor_ends_them_alike() {
     }
 }
 
+/// What was decoded stays what runs when other code is mapped at its address and nothing tells so. A processor may do
+/// either, so that none is asked.
+#[test]
+fn code_that_is_mapped_anew_before_it_is_warm_makes_no_difference() {
+    // MOV ECX, 200; L: CMP ECX, 160; JNE S; MOV QWORD [ALIAS_ENTRY], 6 MiB and its rights; S: MOV EDX, 0x5110000;
+    // CALL RDX; DEC ECX; JNZ L.
+    let program = [
+        &[0xb9, 200, 0, 0, 0, 0x81, 0xf9, 160, 0, 0, 0, 0x75, 12][..],
+        &[0x48, 0xc7, 0x04, 0x25, 0x40, 0x71, 0, 0, 0xe7, 0, 0x60, 0],
+        &[0xba, 0, 0, 0x11, 5, 0xff, 0xd2, 0xff, 0xc9, 0x75, 0xe1],
+        &END,
+    ]
+    .concat();
+    // ADD RAX, 1, four times; RET.
+    let before = [&[0x48, 0x83, 0xc0, 1].repeat(4)[..], &[0xc3]].concat();
+    // INC EAX; JMP to the next, three times; MOV RAX, [RBX]; NOP; RET.
+    let after = [&[0xff, 0xc0, 0xeb, 0].repeat(3)[..], &[0x48, 0x8b, 0x03, 0x90, 0xc3]].concat();
+    let (state, mut ram) = prepare(&program);
+    put(&mut ram, 0x11_0000, &before);
+    put(&mut ram, 0x71_0000, &after);
+    let ways = WAYS.map(|when| {
+        let memory = CompleteRam::new(ram.clone());
+        let mut simulator = Simulator::translating(&state, memory, Unobserved, when).unwrap();
+        assert!(matches!(simulator.run(100_000), Ok(Exit::Output { .. })));
+        (simulator.state(), simulator.instructions())
+    });
+    assert_eq!(ways[0].0.general[0], 4 * 200);
+    assert_eq!(ways[0], ways[1]);
+    assert_eq!(ways[0], ways[2]);
+}
+
 /// MOV EBX, 0x300000; MOV ECX, 1000; L: ADD [RBX], RCX; ADD RAX, [RBX]; LEA RDX, [RAX+RCX]; XOR RDX, RAX;
 /// DEC ECX; JNZ L.
 fn sums() -> Vec<u8> {

@@ -73,8 +73,9 @@ async fn a_trace_has_every_access_and_answers_questions() -> anyhow::Result<()> 
     let rows = json(&["trace", "query", trace, "written-pages", "--top", "1000000"]).await?;
     let counts = rows.as_array().context("no rows")?.iter().filter_map(|row| row["writes"].as_u64());
     assert_eq!(counts.sum::<u64>(), view.writes);
-    let first = &json(&["trace", "query", trace, "first-touches", "--top", "1"]).await?[0];
-    assert_eq!(first["instruction"], 0.max(first["instruction"].as_u64().context("a number")?));
+    let question = |name| ["trace", "query", trace, name, "--top", "1000000"];
+    let (touches, pages) = (json(&question("first-touches")).await?, json(&question("pages")).await?);
+    assert_eq!(touches.as_array().map(Vec::len), pages.as_array().map(Vec::len));
     let page = rows[0]["page"].as_u64().context("a page")? << 12;
     let range = format!("{page}..{}", page + 4096);
     let writers =

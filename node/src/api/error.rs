@@ -99,6 +99,10 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             _ => None,
         };
     }
+    if let Some(error) = error.downcast_ref::<pageswarm_sim::trace::WriteError>() {
+        let too_large = matches!(error, pageswarm_sim::trace::WriteError::TooLarge { .. });
+        return too_large.then_some(ExitCode::DiskFull);
+    }
     if error.is::<RebuildError>() {
         let wrong = matches!(error.downcast_ref(), Some(RebuildError::WrongRoot { .. }));
         return wrong.then_some(ExitCode::CheckFailed);

@@ -49,8 +49,13 @@ impl Recorded {
     pub async fn open(args: &IntervalArgs) -> Result<Self, Failure> {
         let client = Client::new(&args.node.dir);
         let lineage = resolve(&client, &args.lineage).await?;
-        let directory = TempDir::with_prefix("pageswarm-recording-");
-        let directory = directory.map_err(|error| Failure::new(code_of(&error), report::chain(&error)))?;
+        // In the node's directory: it may see another /tmp, or none that it can write to.
+        let made = std::path::absolute(&args.node.dir)
+            .and_then(|parent| TempDir::with_prefix_in(".recording-", parent));
+        let directory = made.map_err(|error| {
+            let message = format!("{}: {}", args.node.dir.display(), report::chain(&error));
+            Failure::new(code_of(&error), message)
+        })?;
         Ok(Self { client, lineage, patience: args.patience, directory })
     }
 
@@ -90,8 +95,14 @@ impl Recorded {
             let message = format!("interval {interval} as the node wrote it: {}", report::chain(error));
             Failure::new(code_of(error), message)
         };
-        let recording = Recording::decode(&std::fs::read(&state).map_err(|error| failed(&error))?);
-        let bytes = std::fs::read(&ram).map_err(|error| failed(&error))?;
+        let take = |path: &PathBuf| std::fs::read(path).map_err(|error| failed(&error));
+        let read = (take(&state), take(&ram));
+        // Nothing of a guest's memory is left lying about, whatever ends this process later.
+        for path in [&state, &ram] {
+            std::fs::remove_file(path).map_err(|error| failed(&error))?;
+        }
+        let (state, bytes) = (read.0?, read.1?);
+        let recording = Recording::decode(&state);
         Ok((recording.map_err(|error| failed(&error))?, bytes))
     }
 }

@@ -193,14 +193,15 @@ fn trace(
     let go_on = || !full.load(Ordering::Relaxed) && !abandoned.load(Ordering::Relaxed);
     let replayed = recorded::simulate(recording, ram, writer, go_on);
     let replayed = replayed.map_err(|failure| match full.load(Ordering::Relaxed) {
-        true => Failure::new(
-            ExitCode::DiskFull,
-            format!("the trace did not fit: give it room or a larger --size-max than {}", args.size_max),
-        ),
+        true => no_room("the trace could not be written to its end", args.size_max),
         false => failure,
     })?;
     let instructions = replayed.instructions;
-    let finished = replayed.observer.finish(recording.end_root).map_err(|error| failed(&error))?;
+    let finished = replayed.observer.finish(recording.end_root);
+    let finished = finished.map_err(|error| match failed(&error) {
+        Failure { code: ExitCode::DiskFull, message } => no_room(&message, args.size_max),
+        failure => failure,
+    })?;
     let mut output = finished.output;
     output.flush().map_err(|error| failed(&error))?;
     let file = output.into_inner().map_err(|error| failed(error.error()))?;
@@ -219,6 +220,11 @@ fn trace(
         bytes as f64 / accesses.max(1) as f64,
         hex::encode(finished.digest.0)
     ))
+}
+
+fn no_room(what: &str, size_max: u64) -> Failure {
+    let message = format!("{what}: give it room, or a larger --size-max than {size_max} bytes");
+    Failure::new(ExitCode::DiskFull, message)
 }
 
 fn closed(range: Option<&Range<u64>>) -> RangeInclusive<u64> {

@@ -28,7 +28,15 @@ fn jump<S: Source, M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -
 }
 
 fn branch<M: Memory, O: Observer, const C: u8>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
-    cpu.rip = if cpu.status.holds::<C>() { op.immediate } else { op.next() };
+    go_if(cpu, op, cpu.status.holds::<C>())
+}
+
+/// A direct branch; one that is taken faults itself where its target is not canonical.
+fn go_if<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>, goes: bool) -> Result<(), Leave> {
+    if goes {
+        cpu.check_target(op.immediate)?;
+    }
+    cpu.rip = if goes { op.immediate } else { op.next() };
     Err(Leave::Jumped)
 }
 
@@ -54,17 +62,19 @@ fn ret<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(),
 
 /// JRCXZ.
 fn branch_without_count<M: Memory, O: Observer>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
-    cpu.rip = if cpu.register::<8>(COUNTER) == 0 { op.immediate } else { op.next() };
-    Err(Leave::Jumped)
+    go_if(cpu, op, cpu.register::<8>(COUNTER) == 0)
 }
 
 /// LOOP, LOOPE (`C` is the condition's number) and LOOPNE; `C` 16 asks for no condition.
 fn loop_while<M: Memory, O: Observer, const C: u8>(cpu: &mut Cpu<M, O>, op: &Op<M, O>) -> Result<(), Leave> {
     let left = cpu.register::<8>(COUNTER).wrapping_sub(1);
-    cpu.set_register::<8>(COUNTER, left);
     let goes = left != 0 && (C == 16 || cpu.status.holds::<C>());
-    cpu.rip = if goes { op.immediate } else { op.next() };
-    Err(Leave::Jumped)
+    if goes {
+        // Before the count is taken: a branch that faults has done nothing.
+        cpu.check_target(op.immediate)?;
+    }
+    cpu.set_register::<8>(COUNTER, left);
+    go_if(cpu, op, goes)
 }
 
 fn set_if<P: Place, M: Memory, O: Observer, const C: u8>(

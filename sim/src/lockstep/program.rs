@@ -24,12 +24,14 @@ pub(crate) const END: [u8; 2] = [0xe6, 0x10];
 pub(crate) struct Program {
     pub(crate) rules: Rules,
     pub(crate) units: Vec<Vec<u8>>,
+    /// How often it runs: the second time around, the pages that it uses are known.
+    rounds: usize,
 }
 
 impl Program {
-    /// The first `units` units, once more, and the end. The second time around, the pages that they use are known.
+    /// The first `units` units, as often as the program has rounds, and the end.
     pub(crate) fn code(&self, units: usize) -> Vec<u8> {
-        let mut code: Vec<u8> = self.units[..units].concat().repeat(2);
+        let mut code: Vec<u8> = self.units[..units].concat().repeat(self.rounds);
         code.extend(END);
         code
     }
@@ -50,7 +52,7 @@ impl Program {
                 break;
             }
         }
-        Self { rules, units }
+        Self { rules, units, rounds: 1 }
     }
 
     pub(crate) fn random(table: &mut Table, chance: &mut Chance) -> Self {
@@ -71,7 +73,7 @@ impl Program {
                 break [a, b, c];
             }
         };
-        let mut program = Self { rules: Rules { pointers, counter: None }, units: Vec::new() };
+        let mut program = Self { rules: Rules { pointers, counter: None }, units: Vec::new(), rounds: 2 };
         while (program.units.len() as u64) < UNITS {
             let unit = program.unit(table, chance);
             program.units.extend(unit);

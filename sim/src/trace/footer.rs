@@ -19,13 +19,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Footer<'_>, ThriftError> {
     while let Some(field) = thrift.field(&mut last)? {
         match field.id {
             3 => footer.rows = thrift.number(field)?,
-            4 => {
+            // Each list comes once, so that its limit is the footer's.
+            4 if footer.group_rows.is_empty() => {
                 let groups = limited(thrift.structures(field)?, TRACE_GROUPS_MAX)?;
                 for _ in 0..groups {
                     footer.group_rows.push(group_rows(&mut thrift)?);
                 }
             }
-            5 => {
+            5 if footer.entries.is_empty() => {
                 let entries = limited(thrift.structures(field)?, TRACE_ENTRIES_MAX)?;
                 for _ in 0..entries {
                     if let Some((key, text)) = entry(&mut thrift)?
@@ -35,6 +36,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Footer<'_>, ThriftError> {
                     }
                 }
             }
+            4 | 5 => return Err(ThriftError::Kind),
             _ => thrift.skip(field)?,
         }
     }

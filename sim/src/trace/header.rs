@@ -175,7 +175,8 @@ pub(crate) fn parse(entries: &BTreeMap<&str, &str>) -> Result<(TraceHeader, Vec<
         input_root: named(KEYS[3], input_root)?,
     };
     let malformed = |key| HeaderError::Malformed { key };
-    if simulator.len() > TRACE_SIMULATOR_BYTES_MAX {
+    // It is shown to people: nothing in it may speak to their terminal.
+    if simulator.len() > TRACE_SIMULATOR_BYTES_MAX || simulator.chars().any(char::is_control) {
         return Err(malformed(KEYS[5]));
     }
     let values = [Values::Kept, Values::Omitted].into_iter().find(|kind| kind.text() == values);

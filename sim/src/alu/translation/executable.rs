@@ -108,6 +108,7 @@ impl CodeMemory {
         let start = self.map().ok_or(NotKept::NoMemory)?;
         let pages = self.used & !(PAGE_BYTES - 1)..(self.used + bytes.len()).next_multiple_of(PAGE_BYTES);
         if !protect(start, &pages, libc::PROT_READ | libc::PROT_WRITE) {
+            self.refuse();
             return Err(NotKept::NoMemory);
         }
         // SAFETY: there is room for the bytes, as compared above.
@@ -115,14 +116,18 @@ impl CodeMemory {
         // SAFETY: the room is writable since the call above, and nobody else knows of it.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.as_ptr(), bytes.len()) };
         if !protect(start, &pages, libc::PROT_READ | libc::PROT_EXEC) {
-            // What was kept before could not run any more, either.
-            self.clear();
-            self.refused = true;
+            self.refuse();
             return Err(NotKept::NoMemory);
         }
         let entry = Entry { offset: self.used, generation: self.generation };
         self.used += bytes.len();
         Ok(entry)
+    }
+
+    /// Rights may have changed for a part of the pages: what was kept before could not run any more, either.
+    const fn refuse(&mut self) {
+        self.clear();
+        self.refused = true;
     }
 
     fn map(&mut self) -> Option<NonNull<u8>> {

@@ -3,6 +3,7 @@
 use super::Accesses;
 use super::assembler::Table;
 use super::executable::WIDEST;
+use crate::paging::is_canonical;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 /// The six arithmetic flags.
@@ -166,6 +167,10 @@ const fn has_long_address(code: Code) -> bool {
 
 fn ends(instruction: &Instruction) -> Option<Ends> {
     if instruction.op_count() == 0 || instruction.op_kind(0) != OpKind::NearBranch64 {
+        return None;
+    }
+    // One that leads to where no code can be is interpreted, because it faults itself.
+    if !is_canonical(instruction.near_branch64()) {
         return None;
     }
     match instruction.flow_control() {

@@ -39,6 +39,17 @@ pub const SIMULATIONS: usize = 2;
 pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Signed results of simulations that a node keeps, those of all workers and lineages together.
 pub const RESULTS_MAX: usize = 1 << 20;
+/// How many results a worker's log for a lineage may have beyond the intervals that are known to be recorded, and how far
+/// beyond them an interval may lie: what was recorded since the latest news.
+pub const RESULTS_BEYOND: u64 = 1024;
+/// Lists of results that may wait to be taken in; more are dropped and come with what is announced next.
+pub const RESULT_QUEUE: usize = 64;
+/// Workers' logs whose missing results are fetched, or wait to be.
+pub const RESULT_LOGS_LACKING_MAX: usize = 1024;
+/// Workers' logs that are fetched at a time.
+pub const RESULT_LOGS_FETCHED: usize = 4;
+/// How long a peer may take to send missing results.
+pub const RESULT_LIST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Workers whose results a node keeps for one lineage.
 pub const RESULT_WORKERS_MAX: usize = 1024;
 /// The longest list of results that a peer may answer with.

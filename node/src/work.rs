@@ -23,7 +23,7 @@ use crate::leases::host;
 use crate::lineages::MapError;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::results::{self, ResultError};
+use crate::results::{self, Measure as _, ResultError};
 use crate::simulate::{self, SimulateError, Simulated};
 use crate::{clock, fetch, report};
 
@@ -310,7 +310,8 @@ struct Found {
     published: Published,
 }
 
-/// Signs, keeps and announces; false if this node published it before: a lease that came twice counts once.
+/// Signs, keeps and announces; false if this node published it before: a lease that came twice counts once, and the log
+/// is announced again.
 async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bool, WorkError> {
     let Found { simulator, published } = found;
     let Published { interval, outcome, simulation, lease_to_start, .. } = published;
@@ -320,7 +321,8 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
         let head = node.lineages.head(&lineage, interval).map_err(|error| MapError::from(Box::new(error)))?;
         let input_root = head.ok_or(MapError::UnknownCheckpoint { lineage, index: interval })?.state_root;
         let certificate = node.members.certificate_record();
-        let appended = node.results.append(lineage, node.id, |number, parent| {
+        let recorded = node.recorded(&lineage).unwrap_or(0);
+        let appended = node.results.append(lineage, node.id, recorded, |number, parent| {
             let result = SimulationResult {
                 worker: node.id,
                 lineage,
@@ -341,7 +343,13 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
     });
     match appended.await.map_err(|_| WorkError::Ending)?? {
         Ok(announced) => results::announce(node, &announced),
-        Err(ResultError::Repeated { .. }) => return Ok(false),
+        Err(ResultError::Repeated { .. }) => {
+            // Whoever gave the lease does not know: it may have missed what was told.
+            if let Some(latest) = node.results.latest_of(&lineage, &node.id) {
+                results::announce(node, &latest);
+            }
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     }
     node.leases.wake();

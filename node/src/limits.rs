@@ -37,8 +37,21 @@ pub const CODING_THREADS: usize = 2;
 pub const SIMULATIONS: usize = 2;
 /// How long the host of a lease table may take to answer, its own waiting included.
 pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests of one worker that wait for the host of lease tables: as many as it has lanes, and those that it forgot.
+pub const LEASE_ASKS_PER_WORKER_MAX: usize = 128;
 /// Signed results of simulations that a node keeps, those of all workers and lineages together.
 pub const RESULTS_MAX: usize = 1 << 20;
+/// How many results a worker's log for a lineage may have beyond the intervals that are known to be recorded, and how far
+/// beyond them an interval may lie: what was recorded since the latest news.
+pub const RESULTS_BEYOND: u64 = 1024;
+/// Lists of results that may wait to be taken in; more are dropped and come with what is announced next.
+pub const RESULT_QUEUE: usize = 64;
+/// Workers' logs whose missing results are fetched, or wait to be.
+pub const RESULT_LOGS_LACKING_MAX: usize = 1024;
+/// Workers' logs that are fetched at a time.
+pub const RESULT_LOGS_FETCHED: usize = 4;
+/// How long a peer may take to send missing results.
+pub const RESULT_LIST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Workers whose results a node keeps for one lineage.
 pub const RESULT_WORKERS_MAX: usize = 1024;
 /// The longest list of results that a peer may answer with.
@@ -87,6 +100,10 @@ const _: () = assert!(
 const _: () = assert!(
     RESULTS_LISTED_MAX * ANNOUNCED_BYTES_MAX + 16 < wire::FRAME_BYTES_MAX,
     "a list of results fits a control message"
+);
+const _: () = assert!(
+    LEASE_ASKS_PER_WORKER_MAX as u64 >= 2 * wire::JOBS_MAX,
+    "every lane of a worker can ask, and once more when its first request was lost"
 );
 const _: () = assert!(
     LEASE_ANSWER_TIMEOUT.as_millis() > 2 * crate::leases::ASK_PATIENCE.as_millis(),

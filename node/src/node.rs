@@ -27,7 +27,7 @@ use crate::images::Images;
 use crate::import::Imports;
 use crate::join::{self, JoinError};
 use crate::leases::{self, LeaseHost};
-use crate::limits::{CODING_THREADS, SIMULATIONS};
+use crate::limits::{CODING_THREADS, RESULT_QUEUE, SIMULATIONS};
 use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
 use crate::members::{Members, MembersError};
@@ -143,6 +143,8 @@ pub struct Node {
     pub simulations: Arc<Semaphore>,
     /// Signed results of simulations.
     pub results: Results,
+    /// Results that were told and wait to be taken in.
+    pub heard_results: mpsc::Sender<Vec<AnnouncedResult>>,
     /// The lease tables that this node hosts.
     pub leases: LeaseHost,
     /// Held while an unknown lineage is learnt.
@@ -193,7 +195,8 @@ impl Node {
             Mdns::Off => None,
         };
         let lineages = Lineages::load(Arc::clone(&store))?;
-        let results = Results::load(Arc::clone(&store))?;
+        let results = load_results(&store, &members, id).await?;
+        let (heard_results, hearing_results) = mpsc::channel(RESULT_QUEUE);
         let (hub, queue) = hub::channel();
         let images = Images::new(config.image_bytes);
         let (commands, command_queue) = mpsc::channel(1024);
@@ -224,6 +227,7 @@ impl Node {
             coding: Arc::new(Semaphore::new(CODING_THREADS)),
             simulations: Arc::new(Semaphore::new(SIMULATIONS)),
             results,
+            heard_results,
             leases: LeaseHost::default(),
             learning: tokio::sync::Mutex::default(),
             session: identity::random()?,
@@ -233,9 +237,7 @@ impl Node {
         node.note_repairs();
         let seed = u64::from_le_bytes(identity::random()?);
         tokio::spawn(hub::run(Arc::clone(&node), queue, seed));
-        let (heard, hearing) = mpsc::channel(1024);
-        tokio::spawn(gossip.run(command_queue, heard));
-        tokio::spawn(listen_to_gossip(Arc::clone(&node), hearing));
+        node.start_hearing(gossip, command_queue, hearing_results);
         tokio::spawn(session::accept(Arc::clone(&node)));
         if let Some(multicast) = multicast {
             tokio::spawn(multicast.run(Arc::clone(&node)));
@@ -245,6 +247,19 @@ impl Node {
         }
         node.start_keeping();
         Ok(node)
+    }
+
+    /// Gossip, and what is heard of results.
+    fn start_hearing(
+        self: &Arc<Self>,
+        gossip: Gossip,
+        commands: mpsc::Receiver<GossipCommand>,
+        results: mpsc::Receiver<Vec<AnnouncedResult>>,
+    ) {
+        let (heard, hearing) = mpsc::channel(1024);
+        tokio::spawn(gossip.run(commands, heard));
+        tokio::spawn(listen_to_gossip(Arc::clone(self), hearing));
+        tokio::spawn(results::hearing::run(Arc::clone(self), results));
     }
 
     /// What goes on for as long as the node runs, whatever it is asked for.
@@ -439,13 +454,25 @@ async fn membership(
     Ok((Members::load(directory, id, skew_s)?, Authority::load(directory)?))
 }
 
+/// A node's own results are kept whatever happens: were they gone, it would use their numbers again.
+async fn load_results(store: &Arc<Store>, members: &Members, id: NodeId) -> Result<Results, StartError> {
+    let (store, revoked) = (Arc::clone(store), members.revocations().nodes);
+    let loading = tokio::task::spawn_blocking(move || {
+        Results::load(store, |worker| *worker != id && revoked.contains(worker))
+    });
+    match loading.await {
+        Ok(loaded) => Ok(loaded?),
+        Err(gone) => std::panic::resume_unwind(gone.into_panic()),
+    }
+}
+
 async fn listen_to_gossip(node: Arc<Node>, mut heard: mpsc::Receiver<GossipEvent>) {
     while let Some(event) = heard.recv().await {
         match event {
             GossipEvent::Head(record) => node.offer_head(record).await,
             GossipEvent::Revocations(record) => node.offer_revocations(record),
             GossipEvent::Result(record) => match AnnouncedResult::decode(&record) {
-                Ok(announced) => results::hear(&node, announced).await,
+                Ok(announced) => results::hearing::hear(&node, vec![announced]),
                 Err(_) => node.note_refused_record("malformed result"),
             },
         }

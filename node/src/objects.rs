@@ -8,7 +8,7 @@ use pageswarm_checkpoint::wire::{ObjectAnswer, ObjectRequest, Opening};
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 
-use crate::limits::{OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT};
+use crate::limits::{OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT};
 use crate::node::Node;
 use crate::peers::{Peer, Traffic};
 use crate::transport::frames::{self, FrameError};
@@ -112,7 +112,11 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
         frames::write(&mut send, &Opening::Object(request).encode()).await.ok()?;
         read_answer(&mut receive, bytes_max.min(OBJECT_BYTES_MAX)).await.ok()?.ok()
     };
-    let bytes = timeout(OBJECT_TIMEOUT, asked).await.ok().flatten()?;
+    let patience = match request {
+        ObjectRequest::Results { .. } => RESULT_LIST_TIMEOUT,
+        _ => OBJECT_TIMEOUT,
+    };
+    let bytes = timeout(patience, asked).await.ok().flatten()?;
     Traffic::add(&peer.traffic.objects_down, bytes.len() as u64);
     Some(bytes)
 }

@@ -131,6 +131,12 @@ impl Peer {
         }
     }
 
+    /// Tells the peer something that can wait until it has read what was said before.
+    pub async fn tell_waiting(&self, message: Control) {
+        // A session that ended has nobody to tell.
+        let _ended = self.control.send(message).await;
+    }
+
     /// Notes that the peer follows a lineage; true if that is news.
     pub fn note_follow(&self, lineage: LineageId) -> bool {
         let mut follows = lock(&self.follows);

@@ -1,19 +1,25 @@
 //! Signed results of simulations: every worker's log of them, as far as this node has it. Durable before anyone is told.
 
-use std::collections::BTreeMap;
+pub mod hearing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pageswarm_checkpoint::codec::Take;
 use pageswarm_checkpoint::membership::{Certificate, MembershipError};
 use pageswarm_checkpoint::result::RESULTS_LISTED_MAX;
-use pageswarm_checkpoint::wire::{Control, ObjectRequest};
-use pageswarm_checkpoint::{AnnouncedResult, LineageId, NodeId, ObjectHash, RecordError, SimulationResult};
+use pageswarm_checkpoint::wire::Control;
+use pageswarm_checkpoint::{
+    AnnouncedResult, CheckpointIndex, LineageId, NodeId, ObjectHash, RecordError, SimulationResult,
+    SimulatorBuild,
+};
 use pageswarm_store::{IndexError, Store, WriteError};
 
 use crate::gossip::GossipCommand;
-use crate::limits::{RESULT_LIST_BYTES_MAX, RESULT_WORKERS_MAX, RESULTS_MAX};
+use crate::limits::{RESULT_WORKERS_MAX, RESULTS_BEYOND, RESULTS_MAX};
 use crate::node::Node;
-use crate::objects;
 
 /// Why a result is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +66,7 @@ pub enum ResultError {
 }
 
 /// What came of a result that was offered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offered {
     /// It is kept now.
     News,
@@ -68,6 +74,43 @@ pub enum Offered {
     Known,
     /// Those from this number on are missing before it.
     Missing(u64),
+    /// It is of an interval far beyond what this node knows to be recorded; it may know more later.
+    Ahead,
+    /// Its lineage is not followed.
+    Unfollowed,
+}
+
+/// A result whose signature holds.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// What it says.
+    pub result: SimulationResult,
+    /// As it travels.
+    pub announced: AnnouncedResult,
+}
+
+/// What this node measures a result by.
+pub trait Measure {
+    /// How many intervals of the lineage were recorded, as far as is known; `None` if it is not followed.
+    fn recorded(&self, lineage: &LineageId) -> Option<u64>;
+
+    /// Whether the certificate allows the worker to publish results.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`] says what is wrong.
+    fn admit(&self, worker: &NodeId, certificate: &[u8]) -> Result<Certificate, MembershipError>;
+}
+
+impl Measure for Node {
+    fn recorded(&self, lineage: &LineageId) -> Option<u64> {
+        let lineage = self.lineages.get(lineage)?;
+        Some(lineage.applied.map_or(0, |(head, _)| head.index.0))
+    }
+
+    fn admit(&self, worker: &NodeId, certificate: &[u8]) -> Result<Certificate, MembershipError> {
+        self.members.admit_worker(worker, certificate)
+    }
 }
 
 /// All workers' logs.
@@ -82,59 +125,104 @@ pub struct Results {
 #[derive(Debug, Default)]
 struct Logs {
     logs: BTreeMap<LineageId, BTreeMap<NodeId, Log>>,
-    count: usize,
+    /// Hashes of all records: what is known is told again and again, and costs no look at its signature.
+    hashes: HashSet<ObjectHash>,
 }
 
 #[derive(Debug)]
 struct Log {
     results: Vec<SimulationResult>,
+    done: BTreeSet<Done>,
     latest: AnnouncedResult,
 }
 
+/// What a worker signs one result of.
+type Done = (CheckpointIndex, SimulatorBuild, Vec<u8>);
+
 const NOTES: &[u8] = b"result/";
 
+impl Opened {
+    /// Checks the signature.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`].
+    pub fn new(announced: AnnouncedResult) -> Result<Self, RecordError> {
+        let result = SimulationResult::open(&announced.record)?;
+        Ok(Self { result, announced })
+    }
+}
+
 impl Results {
-    /// What the store has.
+    /// What the store has, without the results of those who are out. From a thread that may block: each signature is
+    /// checked again.
     ///
     /// # Errors
     ///
     /// [`IndexError`] if it cannot be read.
-    pub fn load(store: Arc<Store>) -> Result<Self, IndexError> {
+    pub fn load(store: Arc<Store>, is_out: impl Fn(&NodeId) -> bool) -> Result<Self, IndexError> {
         let mut logs = Logs::default();
         // In the order of their keys: each log from its first result on.
         for note in store.notes(NOTES, RESULTS_MAX)? {
             let Ok(announced) = AnnouncedResult::decode(&note.value) else { continue };
-            if let Ok(result) = SimulationResult::open(&announced.record)
-                && logs.place(&result, &announced) == Ok(Offered::News)
+            if let Ok(opened) = Opened::new(announced)
+                && !is_out(&opened.result.worker)
+                && logs.place(&opened, u64::MAX) == Ok(Offered::News)
             {
-                logs.push(result, announced);
+                logs.push(opened);
             }
         }
         Ok(Self { store, logs: Mutex::new(logs), growing: Mutex::default() })
     }
 
-    /// Takes in a result whose certificate `admit` accepts. Durable on return. From a thread that may block.
+    /// Whether exactly this record is kept.
+    #[must_use]
+    pub fn knows(&self, announced: &AnnouncedResult) -> bool {
+        let hash = announced.hash();
+        self.lock().hashes.contains(&hash)
+    }
+
+    /// Takes in results, one after the other; what came of each. Durable on return, all at once. From a thread that
+    /// may block.
     ///
     /// # Errors
     ///
-    /// [`ResultError`].
+    /// [`WriteError`] if the store cannot be written. Each result has its own error.
     pub fn offer(
         &self,
-        announced: AnnouncedResult,
-        admit: impl FnOnce(&NodeId, &[u8]) -> Result<Certificate, MembershipError>,
-    ) -> Result<Offered, ResultError> {
-        let result = SimulationResult::open(&announced.record)?;
-        admit(&result.worker, &announced.certificate)?;
+        list: Vec<Opened>,
+        measure: &impl Measure,
+    ) -> Result<Vec<Result<Offered, ResultError>>, WriteError> {
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        let offered = self.lock().place(&result, &announced).map_err(|fault| fault.of(&result))?;
-        if offered == Offered::News {
-            self.keep(result, announced)?;
+        let mut offered = Vec::with_capacity(list.len());
+        for opened in list {
+            let one = self.offer_one(opened, measure);
+            if let Err(ResultError::Write(error)) = one {
+                return Err(error);
+            }
+            offered.push(one);
+        }
+        if offered.iter().any(|one| matches!(one, Ok(Offered::News))) {
+            self.store.sync()?;
         }
         Ok(offered)
     }
 
-    /// Continues the log that `worker` has for the lineage with what `sign` makes of the next number and the hash
-    /// before it. From a thread that may block.
+    fn offer_one(&self, opened: Opened, measure: &impl Measure) -> Result<Offered, ResultError> {
+        let Opened { result, announced } = &opened;
+        let Some(recorded) = measure.recorded(&result.lineage) else {
+            return Ok(Offered::Unfollowed);
+        };
+        measure.admit(&result.worker, &announced.certificate)?;
+        let offered = self.lock().place(&opened, recorded).map_err(|fault| fault.of(result))?;
+        if offered == Offered::News {
+            self.keep(opened)?;
+        }
+        Ok(offered)
+    }
+
+    /// Continues the log that `worker` has for the lineage, of which `recorded` intervals are known, with what `sign`
+    /// makes of the next number and the hash before it. Durable on return. From a thread that may block.
     ///
     /// # Errors
     ///
@@ -143,21 +231,29 @@ impl Results {
         &self,
         lineage: LineageId,
         worker: NodeId,
+        recorded: u64,
         sign: impl FnOnce(u64, ObjectHash) -> AnnouncedResult,
     ) -> Result<AnnouncedResult, ResultError> {
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, parent) = self.lock().next(lineage, worker);
         let announced = sign(number, parent);
-        let result = SimulationResult::open(&announced.record)?;
-        self.lock().place(&result, &announced).map_err(|fault| fault.of(&result))?;
-        self.keep(result, announced.clone())?;
+        let opened = Opened::new(announced.clone())?;
+        let offered = self.lock().place(&opened, recorded).map_err(|fault| fault.of(&opened.result))?;
+        if offered != Offered::News {
+            // Others would not take it.
+            return Err(ResultError::TooMany);
+        }
+        self.keep(opened)?;
+        self.store.sync()?;
         Ok(announced)
     }
 
-    fn keep(&self, result: SimulationResult, announced: AnnouncedResult) -> Result<(), ResultError> {
+    /// Durable after the next sync.
+    fn keep(&self, opened: Opened) -> Result<(), ResultError> {
+        let Opened { result, announced } = &opened;
         let key = note(&result.lineage, &result.worker, result.number);
-        self.store.put_note(&key, Some(&announced.encode()))?;
-        self.lock().push(result, announced);
+        self.store.put_note_unsynced(&key, Some(&announced.encode()))?;
+        self.lock().push(opened);
         Ok(())
     }
 
@@ -185,11 +281,24 @@ impl Results {
         Ok((!list.is_empty()).then_some(bytes))
     }
 
-    /// The latest result of every log.
+    /// The latest result of every worker for a lineage.
     #[must_use]
-    pub fn latest(&self) -> Vec<AnnouncedResult> {
+    pub fn latest(&self, lineage: &LineageId) -> Vec<AnnouncedResult> {
         let logs = self.lock();
-        logs.logs.values().flat_map(BTreeMap::values).map(|log| log.latest.clone()).collect()
+        let workers = logs.logs.get(lineage).into_iter().flat_map(BTreeMap::values);
+        workers.map(|log| log.latest.clone()).collect()
+    }
+
+    /// One worker's latest result for a lineage.
+    #[must_use]
+    pub fn latest_of(&self, lineage: &LineageId, worker: &NodeId) -> Option<AnnouncedResult> {
+        Some(self.lock().logs.get(lineage)?.get(worker)?.latest.clone())
+    }
+
+    /// The number of the next result of a worker for a lineage.
+    #[must_use]
+    pub fn next_number(&self, lineage: LineageId, worker: NodeId) -> u64 {
+        self.lock().next(lineage, worker).0
     }
 
     /// How many results each worker has for a lineage.
@@ -240,43 +349,47 @@ impl Logs {
         }
     }
 
-    fn place(&self, result: &SimulationResult, announced: &AnnouncedResult) -> Result<Offered, Fault> {
+    fn place(&self, opened: &Opened, recorded: u64) -> Result<Offered, Fault> {
+        let Opened { result, announced } = opened;
         let workers = self.logs.get(&result.lineage);
         let log = workers.and_then(|workers| workers.get(&result.worker));
         let (next, parent) = self.next(result.lineage, result.worker);
-        if result.number > next {
-            return Ok(Offered::Missing(next));
-        }
         if result.number < next {
             let known = log.and_then(|log| log.results.get(usize::try_from(result.number).ok()?));
             return if known == Some(result) { Ok(Offered::Known) } else { Err(Fault::Equivocation) };
         }
+        let most = recorded.saturating_add(RESULTS_BEYOND);
+        if result.interval.0 >= most || result.number >= most {
+            return Ok(Offered::Ahead);
+        }
+        if result.number > next {
+            return Ok(Offered::Missing(next));
+        }
         if result.parent != parent {
             return Err(Fault::BrokenChain);
         }
-        let same = |other: &SimulationResult| {
-            (other.interval, other.simulator, &other.options)
-                == (result.interval, result.simulator, &result.options)
-        };
-        if log.is_some_and(|log| log.results.iter().any(same)) {
+        if log.is_some_and(|log| log.done.contains(&done(result))) {
             return Err(Fault::Repeated);
         }
         let workers_full = log.is_none() && workers.is_some_and(|known| known.len() >= RESULT_WORKERS_MAX);
-        if workers_full || self.count >= RESULTS_MAX || announced.record.is_empty() {
+        if workers_full || self.hashes.len() >= RESULTS_MAX || announced.record.is_empty() {
             return Err(Fault::TooMany);
         }
         Ok(Offered::News)
     }
 
-    fn push(&mut self, result: SimulationResult, announced: AnnouncedResult) {
-        self.count += 1;
+    fn push(&mut self, opened: Opened) {
+        let Opened { result, announced } = opened;
+        self.hashes.insert(announced.hash());
         let workers = self.logs.entry(result.lineage).or_default();
         match workers.entry(result.worker) {
-            std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(Log { results: vec![result], latest: announced });
+            Entry::Vacant(place) => {
+                let done = BTreeSet::from([done(&result)]);
+                place.insert(Log { results: vec![result], done, latest: announced });
             }
-            std::collections::btree_map::Entry::Occupied(mut log) => {
+            Entry::Occupied(mut log) => {
                 let log = log.get_mut();
+                log.done.insert(done(&result));
                 log.results.push(result);
                 log.latest = announced;
             }
@@ -284,64 +397,12 @@ impl Logs {
     }
 }
 
+fn done(result: &SimulationResult) -> Done {
+    (result.interval, result.simulator, result.options.clone())
+}
+
 fn note(lineage: &LineageId, worker: &NodeId, number: u64) -> Vec<u8> {
     [NOTES, lineage.as_bytes(), worker.as_bytes(), &number.to_be_bytes()].concat()
-}
-
-/// Takes in a result from wherever it came, and what precedes it in its log.
-pub async fn hear(node: &Arc<Node>, announced: AnnouncedResult) {
-    loop {
-        let Ok(result) = SimulationResult::open(&announced.record) else {
-            return node.note_refused_record("malformed result");
-        };
-        if node.lineages.get(&result.lineage).is_none() {
-            return;
-        }
-        match take_in(node, announced.clone()).await {
-            Some(Offered::Missing(from)) if !catch_up(node, &result, from).await => return,
-            Some(Offered::Missing(_)) => {}
-            Some(Offered::News) => return node.leases.wake(),
-            Some(Offered::Known) | None => return,
-        }
-    }
-}
-
-async fn take_in(node: &Arc<Node>, announced: AnnouncedResult) -> Option<Offered> {
-    let offering = Arc::clone(node);
-    let offered = tokio::task::spawn_blocking(move || {
-        offering.results.offer(announced, |worker, record| offering.members.admit_worker(worker, record))
-    });
-    match offered.await.ok()? {
-        Ok(offered) => Some(offered),
-        Err(ResultError::Write(error)) => {
-            node.note_store_trouble(&error);
-            None
-        }
-        Err(error) => {
-            node.note_refused_record(&crate::report::chain(&error));
-            None
-        }
-    }
-}
-
-/// Fetches results that are missing from `from` on; false if none came that could be taken.
-async fn catch_up(node: &Arc<Node>, result: &SimulationResult, from: u64) -> bool {
-    let SimulationResult { lineage, worker, .. } = *result;
-    let request = ObjectRequest::Results { lineage, worker, from };
-    let list = objects::ask_around(node, request, Some(worker), RESULT_LIST_BYTES_MAX, |bytes| {
-        let mut take = Take::new(&bytes);
-        let list = AnnouncedResult::take_list(&mut take).ok()?;
-        (take.finish().is_ok() && !list.is_empty()).then_some(list)
-    });
-    let mut grew = false;
-    for announced in list.await.unwrap_or_default() {
-        match take_in(node, announced).await {
-            Some(Offered::News) => grew = true,
-            Some(Offered::Known) => {}
-            Some(Offered::Missing(_)) | None => break,
-        }
-    }
-    grew
 }
 
 /// Tells everyone of a result of this node's own.

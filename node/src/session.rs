@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pageswarm_checkpoint::NodeId;
 use pageswarm_checkpoint::membership::MembershipError;
+use pageswarm_checkpoint::result::RESULTS_LISTED_MAX;
 use pageswarm_checkpoint::wire::{BirthRange, Control, Hello, Opening};
+use pageswarm_checkpoint::{LineageId, NodeId};
 use pageswarm_swarm::{BirthSet, Input};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
@@ -209,8 +210,10 @@ async fn converse(
     }
     node.hub.input(Input::PeerUp { peer: peer.id }).await;
     introduce(&node, &peer);
+    let (followed, follows) = mpsc::channel(limits::LINEAGES_MAX);
     let ended = tokio::select! {
-        ended = read_control(&node, &peer, receive) => ended,
+        ended = read_control(&node, &peer, receive, followed) => ended,
+        () = tell_results(&node, &peer, follows) => Ok(()),
         ended = write_control(send, queue) => ended,
         ended = accept_streams(&node, &peer) => ended,
     };
@@ -236,8 +239,14 @@ fn introduce(node: &Arc<Node>, peer: &Peer) {
     for part in heads.chunks(pageswarm_checkpoint::wire::LIST_MAX) {
         peer.tell(Control::Heads(part.to_vec()));
     }
-    for part in node.results.latest().chunks(pageswarm_checkpoint::result::RESULTS_LISTED_MAX) {
-        peer.tell(Control::Results(part.to_vec()));
+}
+
+/// Tells the peer the latest result of every worker for each lineage that it follows, as fast as it reads.
+async fn tell_results(node: &Node, peer: &Peer, mut follows: mpsc::Receiver<LineageId>) {
+    while let Some(lineage) = follows.recv().await {
+        for part in node.results.latest(&lineage).chunks(RESULTS_LISTED_MAX) {
+            peer.tell_waiting(Control::Results(part.to_vec())).await;
+        }
     }
 }
 
@@ -256,6 +265,7 @@ async fn read_control(
     node: &Arc<Node>,
     peer: &Arc<Peer>,
     mut receive: RecvStream,
+    followed: mpsc::Sender<LineageId>,
 ) -> Result<(), SessionError> {
     let mut sets = SetReader::default();
     while let Some(frame) = frames::read(&mut receive).await? {
@@ -272,6 +282,8 @@ async fn read_control(
                 if peer.note_follow(lineage) {
                     node.events.add(What::Connected { peer: peer.id.to_string() });
                     node.hub.input(Input::PeerFollows { peer: peer.id, lineage }).await;
+                    // It has room for every lineage that a peer may follow.
+                    let _full = followed.try_send(lineage);
                 }
             }
             // Sets of a lineage are told to those who follow it, and this node follows those it knows.
@@ -288,11 +300,7 @@ async fn read_control(
                 sets.rest().await;
             }
             Control::Revocations(record) => node.offer_revocations(record),
-            Control::Results(list) => {
-                for announced in list {
-                    results::hear(node, announced).await;
-                }
-            }
+            Control::Results(list) => results::hearing::hear(node, list),
             Control::Need(need) => node.spreads.hear(peer.id, need),
         }
     }

@@ -3,6 +3,7 @@
 //! Each job is a lane with two leases: while one interval is simulated, the next is leased and its checkpoint fetched.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,11 +20,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::events::What;
-use crate::leases::host;
+use crate::leases::{Standing, host};
 use crate::lineages::MapError;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::results::{self, ResultError};
+use crate::results::{self, Measure as _, ResultError};
 use crate::simulate::{self, SimulateError, Simulated};
 use crate::{clock, fetch, report};
 
@@ -31,6 +32,10 @@ use crate::{clock, fetch, report};
 const RETRY: Duration = Duration::from_millis(300);
 /// How long what an interval needs may take to come; then the lease is given back.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Terms that a host may set, in milliseconds: what it says otherwise is taken for the nearest.
+const TERM_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+/// How long a worker waits for results that it does not have when a host says that there are all.
+const RESULTS_PATIENCE: Duration = Duration::from_secs(60);
 /// Between renewals before a term is known.
 const RENEWAL_FIRST: Duration = Duration::from_secs(1);
 
@@ -148,10 +153,18 @@ pub async fn work(
     Ok(lock(&worker.worked).clone())
 }
 
-/// BLAKE3-256 of the running executable.
+/// The running executable. Also right after the file was replaced.
 fn own_build() -> std::io::Result<SimulatorBuild> {
-    // Also right after the file was replaced.
-    let mut file = std::fs::File::open("/proc/self/exe")?;
+    build_of(Path::new("/proc/self/exe"))
+}
+
+/// BLAKE3-256 of an executable: how results name the program that simulated.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn build_of(executable: &Path) -> std::io::Result<SimulatorBuild> {
+    let mut file = std::fs::File::open(executable)?;
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut file, &mut hasher)?;
     Ok(SimulatorBuild(*hasher.finalize().as_bytes()))
@@ -178,25 +191,50 @@ impl Worker {
     /// The next lease; `None` if there is nothing left to do.
     async fn lease(&self) -> Result<Option<Leased>, WorkError> {
         let mut lacks = Vec::new();
-        loop {
+        let mut finished_since = None;
+        for turn in 0_u64.. {
+            let asked = Instant::now();
             let wish = LeaseWish::Ask { jobs: self.jobs, lacks: std::mem::take(&mut lacks) };
-            match host::ask(&self.node, self.lineage, wish).await {
+            let answer = host::ask(&self.node, self.lineage, wish).await;
+            let came_at_once = asked.elapsed() < RETRY;
+            match answer {
                 Some(LeaseAnswer::Granted { interval, term_ms }) => {
-                    self.term_ms.store(term_ms, Ordering::Relaxed);
+                    self.term_ms.store(term_ms.clamp(*TERM_MS.start(), *TERM_MS.end()), Ordering::Relaxed);
                     lock(&self.held).insert(interval);
                     return Ok(Some(Leased { interval, at: Instant::now() }));
                 }
                 Some(LeaseAnswer::Candidates(candidates)) => lacks = self.lacks(candidates).await?,
-                Some(LeaseAnswer::Idle { finished: true }) if self.until == Until::Done => return Ok(None),
-                Some(LeaseAnswer::Idle { .. }) => {}
+                Some(LeaseAnswer::Idle { finished: true }) if self.until == Until::Done => {
+                    let since = *finished_since.get_or_insert(asked);
+                    if self.knows_all_results().await? {
+                        return Ok(None);
+                    }
+                    if since.elapsed() > RESULTS_PATIENCE {
+                        tracing::warn!("the host says that all intervals have results; here some have none");
+                        return Ok(None);
+                    }
+                }
+                Some(LeaseAnswer::Idle { .. }) => finished_since = None,
                 Some(LeaseAnswer::Refused(why @ (LeaseRefusal::NoWorker | LeaseRefusal::Distrusted))) => {
                     return Err(WorkError::Refused(why));
                 }
-                Some(LeaseAnswer::Refused(_) | LeaseAnswer::Noted) | None => {
-                    tokio::time::sleep(RETRY).await;
-                }
+                Some(LeaseAnswer::Refused(_) | LeaseAnswer::Noted) | None => {}
+            }
+            // Candidates come at once, and then a lease; what else does would do so again and again.
+            let is_first = turn == 0 && !lacks.is_empty();
+            if came_at_once && !is_first {
+                tokio::time::sleep(RETRY).await;
             }
         }
+        Err(WorkError::Ending)
+    }
+
+    /// Whether each interval that this node knows of has a result that it knows of.
+    async fn knows_all_results(&self) -> Result<bool, WorkError> {
+        let (node, lineage) = (Arc::clone(&self.node), self.lineage);
+        let summary = tokio::task::spawn_blocking(move || node.leases.summary(&node, lineage).0);
+        let summary = summary.await.map_err(|_| WorkError::Ending)?;
+        Ok(summary.standings.get(&Standing::Open).is_none_or(|open| *open == 0))
     }
 
     /// The bytes lacked of each candidate whose checkpoint is known here.
@@ -310,7 +348,8 @@ struct Found {
     published: Published,
 }
 
-/// Signs, keeps and announces; false if this node published it before: a lease that came twice counts once.
+/// Signs, keeps and announces; false if this node published it before: a lease that came twice counts once, and the log
+/// is announced again.
 async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bool, WorkError> {
     let Found { simulator, published } = found;
     let Published { interval, outcome, simulation, lease_to_start, .. } = published;
@@ -320,7 +359,8 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
         let head = node.lineages.head(&lineage, interval).map_err(|error| MapError::from(Box::new(error)))?;
         let input_root = head.ok_or(MapError::UnknownCheckpoint { lineage, index: interval })?.state_root;
         let certificate = node.members.certificate_record();
-        let appended = node.results.append(lineage, node.id, |number, parent| {
+        let recorded = node.recorded(&lineage).unwrap_or(0);
+        let appended = node.results.append(lineage, node.id, recorded, |number, parent| {
             let result = SimulationResult {
                 worker: node.id,
                 lineage,
@@ -341,7 +381,13 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
     });
     match appended.await.map_err(|_| WorkError::Ending)?? {
         Ok(announced) => results::announce(node, &announced),
-        Err(ResultError::Repeated { .. }) => return Ok(false),
+        Err(ResultError::Repeated { .. }) => {
+            // Whoever gave the lease does not know: it may have missed what was told.
+            if let Some(latest) = node.results.latest_of(&lineage, &node.id) {
+                results::announce(node, &latest);
+            }
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     }
     node.leases.wake();

@@ -1,7 +1,7 @@
 //! Notes: small values under names of the node's own, such as pins. The last one put under a key counts.
 
 use crate::fault::{IndexError, WriteError};
-use crate::index::{Durability, Entry, Key, Table, Walk};
+use crate::index::{Entry, Key, Table, Walk};
 use crate::limits::{NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX};
 use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
@@ -26,6 +26,16 @@ impl Store {
     ///
     /// [`WriteError`]: too long, disk full, or an I/O failure. The quota does not apply.
     pub fn put_note(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), WriteError> {
+        self.put_note_unsynced(key, value)?;
+        self.sync()
+    }
+
+    /// As [`Self::put_note`], durable after the next [`Self::sync`]: for many notes at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::put_note`].
+    pub fn put_note_unsynced(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), WriteError> {
         let bounds = [(key.len(), NOTE_KEY_BYTES_MAX), (value.map_or(0, <[u8]>::len), NOTE_VALUE_BYTES_MAX)];
         for (bytes, bytes_max) in bounds {
             if bytes > bytes_max {
@@ -42,8 +52,7 @@ impl Store {
             batch.push(&header, &parts)?;
             batch.entries.push(Entry::Other(Key::Note(key).encode(), value.map(<[u8]>::to_vec)));
             Ok(())
-        })?;
-        self.settle(&mut intake, Durability::Now)
+        })
     }
 
     /// A note's value.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use pageswarm_checkpoint::wire::{Control, LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish};
 use pageswarm_checkpoint::{
-    AnnouncedResult, CheckpointIndex, LineageId, ObjectHash, Outcome, SimulationResult, SimulatorBuild,
-    StateRoot, Work,
+    AnnouncedResult, CheckpointIndex, LineageId, ObjectHash, Outcome, SimulationResult, StateRoot, Work,
 };
 use pageswarm_node::api::work::{StandingsView, WorkView};
 use pageswarm_node::exit::{ExitCode, Failure};
+use pageswarm_node::work::build_of;
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
-use pageswarm_tests::command::pageswarm;
+use pageswarm_tests::command::{pageswarm, program};
 use pageswarm_tests::member::{Member, Session};
 use pageswarm_tests::skip::{Need, skipped};
 use tokio::task::JoinSet;
@@ -194,7 +194,8 @@ impl Log<'_> {
             parent: self.parent,
             interval: CheckpointIndex(interval),
             input_root: root(interval).await?,
-            simulator: SimulatorBuild([1; 32]),
+            // That of the others: with another one it would be doubted instead of distrusted.
+            simulator: build_of(&program()?)?,
             options: Vec::new(),
             outcome: Outcome::Ended { end_root: root(interval + 1).await?, work },
             simulation_ms: 5,

@@ -199,9 +199,11 @@ fn worker_views(node: &Node, id: LineageId, summary: &Summary) -> Vec<WorkerView
         };
         for result in (0..count).filter_map(|number| node.results.get(&id, &worker, number)) {
             match verdict(node, &result) {
-                Verdict::Exact => view.exact += 1,
-                Verdict::Different => view.different += 1,
-                Verdict::Failed => view.failed += 1,
+                Ok(Verdict::Exact) => view.exact += 1,
+                Ok(Verdict::Different) => view.different += 1,
+                Ok(Verdict::Failed) => view.failed += 1,
+                // It is told when the head can be read again.
+                Err(error) => tracing::debug!(error = crate::report::chain(&error), "result not judged"),
             }
             if let Outcome::Ended { work, .. } = result.outcome {
                 view.instructions = view.instructions.saturating_add(work.instructions);

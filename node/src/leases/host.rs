@@ -5,12 +5,13 @@
 //! of published results, and leases under way come with their renewals. Two hosts at a time cost double work, no result.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::membership::Role;
 use pageswarm_checkpoint::wire::{LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish, Opening};
-use pageswarm_checkpoint::{LineageId, NodeId, Outcome, SimulationResult};
+use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, Outcome, SimulationResult};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -18,25 +19,33 @@ use super::judgement::{Finding, Verdict};
 use super::policy::{Policy, Share};
 use super::table::{AskId, Input, LeaseTable, Output, Summary};
 use crate::events::What;
-use crate::limits::{LEASE_ANSWER_TIMEOUT, LINEAGES_MAX};
+use crate::limits::{LEASE_ANSWER_TIMEOUT, LEASE_ASKS_PER_WORKER_MAX, LINEAGES_MAX};
+use crate::lineages::LineageError;
 use crate::node::Node;
 use crate::peers::Peer;
+use crate::results::Measure as _;
 use crate::transport::frames;
 
 const SEED_CONTEXT: &str = "pageswarm 2026 sample of intervals simulated twice";
 
 /// The tables that this node hosts.
+///
+/// The tables are touched by threads that may block alone, and none of them reads the store meanwhile. What an
+/// asynchronous thread needs is elsewhere: the requests that wait, and their numbers.
 #[derive(Debug, Default)]
 pub struct LeaseHost {
-    state: Mutex<State>,
+    tables: Mutex<BTreeMap<LineageId, Hosted>>,
+    /// Held while the store is read for a table, so that it is read once.
+    reading: Mutex<()>,
+    waiting: Mutex<BTreeMap<AskId, Waiting>>,
+    asks: AtomicU64,
     woken: Notify,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    tables: BTreeMap<LineageId, Hosted>,
-    waiting: BTreeMap<AskId, oneshot::Sender<LeaseAnswer>>,
-    asks: u64,
+#[derive(Debug)]
+struct Waiting {
+    worker: NodeId,
+    answering: oneshot::Sender<LeaseAnswer>,
 }
 
 #[derive(Debug)]
@@ -44,6 +53,22 @@ struct Hosted {
     table: LeaseTable,
     /// Results of each worker that the table knows.
     told: BTreeMap<NodeId, usize>,
+}
+
+/// What a table is to hear, read before it is touched.
+#[derive(Debug)]
+struct News {
+    recorded: u64,
+    results: Vec<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    worker: NodeId,
+    number: usize,
+    interval: CheckpointIndex,
+    finding: Finding,
+    took: Duration,
 }
 
 impl LeaseHost {
@@ -56,50 +81,46 @@ impl LeaseHost {
     /// that may block.
     #[must_use]
     pub fn summary(&self, node: &Node, lineage: LineageId) -> (Summary, bool) {
-        let mut state = self.lock();
-        if let Some(hosted) = state.tables.get_mut(&lineage) {
-            hosted.bring_on(node, lineage);
-            let summary = hosted.table.summary();
-            let liars = state.drain(lineage);
-            drop(state);
-            report(node, lineage, &liars);
-            return (summary, true);
+        if self.lock().contains_key(&lineage) {
+            self.bring_on(node, lineage, None);
+            if let Some(hosted) = self.lock().get(&lineage) {
+                return (hosted.table.summary(), true);
+            }
         }
-        drop(state);
         let mut looked = Hosted::new(node, lineage, Share::NONE);
-        looked.bring_on(node, lineage);
+        looked.hear(News::read(node, lineage, &looked.told));
         (looked.table.summary(), false)
     }
 
     /// Tells a table something and sends the answers that follow. From a thread that may block.
     fn tell(&self, node: &Node, lineage: LineageId, input: Input) {
-        let mut state = self.lock();
-        let hosted = state
-            .tables
-            .entry(lineage)
-            .or_insert_with(|| Hosted::new(node, lineage, node.config.simulate_twice));
-        hosted.bring_on(node, lineage);
-        hosted.table.handle(Instant::now(), input);
-        let liars = state.drain(lineage);
-        drop(state);
-        report(node, lineage, &liars);
+        self.bring_on(node, lineage, Some(input));
         self.wake();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Sends what the table says; names the workers that it found lying.
-    fn drain(&mut self, lineage: LineageId) -> Vec<NodeId> {
-        let Some(Hosted { table, .. }) = self.tables.get_mut(&lineage) else {
-            return Vec::new();
+    /// Tells a table what is new, then the input; makes the table if there is none.
+    fn bring_on(&self, node: &Node, lineage: LineageId, input: Option<Input>) {
+        let (outputs, term) = {
+            let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            let told = self.lock().get(&lineage).map(|hosted| hosted.told.clone()).unwrap_or_default();
+            let news = News::read(node, lineage, &told);
+            let mut tables = self.lock();
+            let hosted = tables
+                .entry(lineage)
+                .or_insert_with(|| Hosted::new(node, lineage, node.config.simulate_twice));
+            hosted.hear(news);
+            hosted.table.handle(Instant::now(), input.unwrap_or(Input::Time));
+            let term = hosted.table.term();
+            (std::iter::from_fn(|| hosted.table.poll()).collect::<Vec<_>>(), term)
         };
-        let term_ms = u64::try_from(table.term().as_millis()).unwrap_or(u64::MAX);
+        report(node, lineage, &self.send(outputs, term));
+    }
+
+    /// Sends what the table says; names the workers that it found lying.
+    fn send(&self, outputs: Vec<Output>, term: Duration) -> Vec<NodeId> {
+        let term_ms = u64::try_from(term.as_millis()).unwrap_or(u64::MAX);
         let mut liars = Vec::new();
-        while let Some(output) = table.poll() {
+        for output in outputs {
             let (ask, answer) = match output {
                 Output::Granted(ask, interval) => (ask, LeaseAnswer::Granted { interval, term_ms }),
                 Output::Candidates(ask, intervals) => (ask, LeaseAnswer::Candidates(intervals)),
@@ -112,9 +133,38 @@ impl State {
                 }
             };
             // Whoever asked may be gone; its lease then ends by itself.
-            let _gone = self.waiting.remove(&ask).map(|waiting| waiting.send(answer));
+            let waiting = self.lock_waiting().remove(&ask);
+            let _gone = waiting.map(|waiting| waiting.answering.send(answer));
         }
         liars
+    }
+
+    /// A place for a request; `None` if too many of this worker's wait.
+    fn wait(&self, worker: NodeId) -> Option<(AskId, oneshot::Receiver<LeaseAnswer>)> {
+        let mut waiting = self.lock_waiting();
+        if waiting.values().filter(|other| other.worker == worker).count() >= LEASE_ASKS_PER_WORKER_MAX {
+            return None;
+        }
+        let ask = AskId(self.asks.fetch_add(1, Ordering::Relaxed));
+        let (answering, answer) = oneshot::channel();
+        waiting.insert(ask, Waiting { worker, answering });
+        Some((ask, answer))
+    }
+
+    /// Brings all tables on; when to do so again.
+    fn bring_all_on(&self, node: &Node) -> Option<Instant> {
+        let lineages: Vec<LineageId> = self.lock().keys().copied().collect();
+        lineages.into_iter().for_each(|lineage| self.bring_on(node, lineage, None));
+        let tables = self.lock();
+        tables.values().filter_map(|hosted| Some(hosted.table.due()?.0)).min()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LineageId, Hosted>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_waiting(&self) -> MutexGuard<'_, BTreeMap<AskId, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,42 +183,65 @@ impl Hosted {
         Self { table: LeaseTable::new(policy), told: BTreeMap::new() }
     }
 
-    /// Tells the table which intervals were recorded and what was found since it was told last.
-    fn bring_on(&mut self, node: &Node, lineage: LineageId) {
+    /// Tells the table what it has not heard yet.
+    fn hear(&mut self, news: News) {
         let now = Instant::now();
-        let applied = node.lineages.get(&lineage).and_then(|lineage| lineage.applied);
-        let recorded = applied.map_or(0, |(head, _)| head.index.0);
+        let News { recorded, results } = news;
         self.table.handle(now, Input::Recorded(recorded));
-        for (worker, count) in node.results.counts(&lineage) {
+        for Told { worker, number, interval, finding, took } in results {
             let told = self.told.entry(worker).or_default();
-            while *told < count {
-                let Some(result) = node.results.get(&lineage, &worker, *told) else { break };
-                // What is compared with a head waits for it.
-                if result.interval.0 >= recorded {
-                    break;
-                }
+            if *told == number {
                 *told += 1;
-                let verdict = verdict(node, &result);
-                let finding = Finding { name: result.finding(), verdict };
-                let took = Duration::from_millis(result.simulation_ms);
-                self.table.handle(now, Input::Found { interval: result.interval, worker, finding, took });
+                self.table.handle(now, Input::Found { interval, worker, finding, took });
             }
         }
     }
 }
 
+impl News {
+    /// Which intervals were recorded, and what was found besides the results that were told of each worker.
+    fn read(node: &Node, lineage: LineageId, told: &BTreeMap<NodeId, usize>) -> Self {
+        let recorded = node.recorded(&lineage).unwrap_or(0);
+        let mut results = Vec::new();
+        for (worker, count) in node.results.counts(&lineage) {
+            for number in told.get(&worker).copied().unwrap_or(0)..count {
+                let Some(result) = node.results.get(&lineage, &worker, number) else { break };
+                // What is compared with a head waits for it.
+                if result.interval.0 >= recorded {
+                    break;
+                }
+                let verdict = match verdict(node, &result) {
+                    Ok(verdict) => verdict,
+                    Err(error) => {
+                        tracing::warn!(error = crate::report::chain(&error), "result not judged yet");
+                        break;
+                    }
+                };
+                let finding = Finding { name: result.finding(), verdict, simulator: result.simulator };
+                let (interval, took) = (result.interval, Duration::from_millis(result.simulation_ms));
+                results.push(Told { worker, number, interval, finding, took });
+            }
+        }
+        Self { recorded, results }
+    }
+}
+
 /// What a result is worth beside the heads.
-pub(crate) fn verdict(node: &Node, result: &SimulationResult) -> Verdict {
+///
+/// # Errors
+///
+/// [`LineageError`] if a head cannot be read now: that says nothing of the result.
+pub(crate) fn verdict(node: &Node, result: &SimulationResult) -> Result<Verdict, LineageError> {
     let Outcome::Ended { end_root, .. } = result.outcome else {
-        return Verdict::Failed;
+        return Ok(Verdict::Failed);
     };
     let root = |index| {
-        let head = node.lineages.head(&result.lineage, index).ok().flatten();
-        head.map(|head| head.state_root)
+        let head = node.lineages.head(&result.lineage, index)?;
+        Ok::<_, LineageError>(head.map(|head| head.state_root))
     };
     let exact =
-        root(result.interval) == Some(result.input_root) && root(result.interval.next()) == Some(end_root);
-    if exact { Verdict::Exact } else { Verdict::Different }
+        root(result.interval)? == Some(result.input_root) && root(result.interval.next())? == Some(end_root);
+    Ok(if exact { Verdict::Exact } else { Verdict::Different })
 }
 
 /// Answers a worker.
@@ -185,11 +258,9 @@ pub async fn answer(node: &Arc<Node>, worker: NodeId, role: Role, request: Lease
     }
     let (input, waiting) = match wish {
         LeaseWish::Ask { jobs, lacks } => {
-            let (answering, waiting) = oneshot::channel();
-            let mut state = node.leases.lock();
-            state.asks += 1;
-            let ask = AskId(state.asks);
-            state.waiting.insert(ask, answering);
+            let Some((ask, waiting)) = node.leases.wait(worker) else {
+                return LeaseAnswer::Refused(LeaseRefusal::Busy);
+            };
             (Input::Ask { ask, worker, jobs, lacks }, Some(waiting))
         }
         LeaseWish::Renew(intervals) => (Input::Renew { worker, intervals }, None),
@@ -207,18 +278,15 @@ pub async fn answer(node: &Arc<Node>, worker: NodeId, role: Role, request: Lease
 /// Keeps the tables up to date: with time, new checkpoints and new results.
 pub async fn keep(node: Arc<Node>) {
     loop {
+        // Before the tables are looked at, so that no change is missed.
         let changed = node.lineages.changed();
-        let due = node
-            .leases
-            .lock()
-            .tables
-            .values()
-            .filter_map(|hosted| hosted.table.due())
-            .min_by_key(|due| due.0);
-        let until = due.map(|(until, _)| tokio::time::Instant::from_std(until));
+        let keeping = Arc::clone(&node);
+        let Ok(due) = tokio::task::spawn_blocking(move || keeping.leases.bring_all_on(&keeping)).await else {
+            return;
+        };
         let waited = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
                 None => std::future::pending().await,
             }
         };
@@ -227,25 +295,6 @@ pub async fn keep(node: Arc<Node>) {
             () = node.leases.woken.notified() => {}
             () = waited => {}
         }
-        let keeping = Arc::clone(&node);
-        let kept = tokio::task::spawn_blocking(move || bring_all_on(&keeping)).await;
-        if kept.is_err() {
-            return;
-        }
-    }
-}
-
-fn bring_all_on(node: &Node) {
-    let lineages: Vec<LineageId> = node.leases.lock().tables.keys().copied().collect();
-    for lineage in lineages {
-        let mut state = node.leases.lock();
-        if let Some(hosted) = state.tables.get_mut(&lineage) {
-            hosted.bring_on(node, lineage);
-            hosted.table.handle(Instant::now(), Input::Time);
-        }
-        let liars = state.drain(lineage);
-        drop(state);
-        report(node, lineage, &liars);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the results of one interval say together: whether more are wanted, and who lied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pageswarm_checkpoint::{NodeId, ObjectHash};
+use pageswarm_checkpoint::{NodeId, ObjectHash, SimulatorBuild};
 
 /// What one worker found, compared with the heads of the lineage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Finding {
     pub name: ObjectHash,
     /// Compared with the heads.
     pub verdict: Verdict,
+    /// Which program found it.
+    pub simulator: SimulatorBuild,
 }
 
 /// How many results an interval takes if its first is exact.
@@ -59,8 +61,11 @@ pub struct Judgement {
     pub standing: Standing,
     /// How many more results it takes.
     pub wanted: usize,
-    /// Who said something else than the majority.
+    /// Who said something else than the majority, with the same program.
     pub liars: Vec<NodeId>,
+    /// Who said something else with a program that nobody of the majority has: it may be the program's fault, or a lie
+    /// that names another program. Nobody is to rely on its word alone.
+    pub doubted: Vec<NodeId>,
 }
 
 impl Standing {
@@ -88,7 +93,8 @@ impl Standing {
 /// Judges the findings of workers that are not distrusted, one a worker.
 ///
 /// One exact result is believed unless the interval is in the sample; anything else must be confirmed by another
-/// worker. Where two differ a third decides, and whoever said otherwise lied.
+/// worker. Where two differ a third decides, and whoever said otherwise lied. Only who says that it came to an end can lie
+/// so, and only about what others say came to an end: that an interval cannot be simulated may be a fault of one machine.
 #[must_use]
 pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
     let sample = match checked {
@@ -102,7 +108,7 @@ pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
     let mut ranked: Vec<(usize, ObjectHash, Verdict)> =
         groups.iter().map(|(name, (count, verdict))| (*count, *name, *verdict)).collect();
     ranked.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
-    let wanting = |standing, wanted| Judgement { standing, wanted, liars: Vec::new() };
+    let wanting = |standing, wanted| Judgement { standing, wanted, liars: Vec::new(), doubted: Vec::new() };
     match ranked.as_slice() {
         [] => wanting(Standing::Open, sample),
         [(count, _, verdict)] => {
@@ -113,9 +119,22 @@ pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
             wanting(settled(*verdict, *count), 0)
         }
         [(most, name, verdict), (next, ..), ..] if most > next => {
-            let liars = findings.iter().filter(|(_, finding)| finding.name != *name);
-            let liars = liars.map(|(worker, _)| *worker).collect();
-            Judgement { standing: settled(*verdict, *most), wanted: 0, liars }
+            let (majority, others): (Vec<_>, Vec<_>) =
+                findings.iter().partition(|(_, finding)| finding.name == *name);
+            let builds: BTreeSet<SimulatorBuild> =
+                majority.iter().map(|(_, finding)| finding.simulator).collect();
+            let failed = |verdict: Verdict| verdict == Verdict::Failed;
+            let outvoted =
+                others.into_iter().filter(|(_, other)| !failed(other.verdict) && !failed(*verdict));
+            let (liars, doubted): (Vec<_>, Vec<_>) =
+                outvoted.partition(|(_, finding)| builds.contains(&finding.simulator));
+            let names = |said: Vec<(NodeId, Finding)>| said.iter().map(|(worker, _)| *worker).collect();
+            Judgement {
+                standing: settled(*verdict, *most),
+                wanted: 0,
+                liars: names(liars),
+                doubted: names(doubted),
+            }
         }
         _ => wanting(Standing::Disagreed, 1),
     }
@@ -135,11 +154,12 @@ mod tests {
     use super::*;
 
     fn finding(worker: u8, name: u8, verdict: Verdict) -> (NodeId, Finding) {
-        (NodeId([worker; 32]), Finding { name: ObjectHash([name; 32]), verdict })
+        let simulator = SimulatorBuild([1; 32]);
+        (NodeId([worker; 32]), Finding { name: ObjectHash([name; 32]), verdict, simulator })
     }
 
     fn said(findings: &[(NodeId, Finding)], checked: Checked) -> (Standing, usize, Vec<u8>) {
-        let Judgement { standing, wanted, liars } = judge(findings, checked);
+        let Judgement { standing, wanted, liars, .. } = judge(findings, checked);
         (standing, wanted, liars.iter().map(|liar| liar.0[0]).collect())
     }
 
@@ -163,6 +183,26 @@ mod tests {
             assert_eq!(said(&two[..1], Checked::Once), (Standing::Unconfirmed, 1, vec![]));
             assert_eq!(said(&two, Checked::Once), (standing, 0, vec![]));
         }
+    }
+
+    #[test]
+    fn that_it_cannot_be_simulated_makes_nobody_a_liar() {
+        let (ends, fails) = (Verdict::Exact, Verdict::Failed);
+        let outvoted = [finding(1, 7, ends), finding(2, 8, fails), finding(3, 7, ends)];
+        assert_eq!(said(&outvoted, Checked::Once), (Standing::Confirmed, 0, vec![]));
+        let outvoting = [finding(1, 7, ends), finding(2, 8, fails), finding(3, 8, fails)];
+        assert_eq!(said(&outvoting, Checked::Once), (Standing::Failed, 0, vec![]));
+    }
+
+    #[test]
+    fn another_program_is_doubted_and_no_liar() {
+        let mut findings =
+            [finding(1, 7, Verdict::Exact), finding(2, 8, Verdict::Exact), finding(3, 7, Verdict::Exact)];
+        findings[1].1.simulator = SimulatorBuild([2; 32]);
+        let Judgement { standing, liars, doubted, .. } = judge(&findings, Checked::Once);
+        assert_eq!((standing, liars, doubted), (Standing::Confirmed, vec![], vec![NodeId([2; 32])]));
+        findings[2].1.simulator = SimulatorBuild([2; 32]);
+        assert_eq!(judge(&findings, Checked::Once).liars, vec![NodeId([2; 32])], "one who agrees has it too");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::wire::{JOBS_MAX, LEASE_LIST_MAX};
 use pageswarm_checkpoint::{CheckpointIndex, NodeId};
 
-use super::judgement::{Finding, Judgement, Standing, judge};
+use super::judgement::{Checked, Finding, Judgement, Standing, judge};
 use super::policy::Policy;
+use crate::limits::SIMULATION_TIMEOUT;
 
 /// Leases that a worker holds for each simulation that it runs: one running, one arriving.
 pub(super) const LEASES_PER_JOB: u64 = 2;
@@ -26,6 +27,14 @@ pub const ASK_PATIENCE: Duration = Duration::from_secs(1);
 const TIMES_KEPT: usize = 32;
 /// No lease is given a second time before.
 const HEDGE_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Workers that may hold one interval because others are slow.
+const HOLDERS_MAX: usize = 3;
+/// How long a lease may be renewed: a worker may have many before it that each take as long as a simulation may.
+pub(super) const LEASE_AGE_MAX: Duration = Duration::from_secs(3600);
+/// The longest time for which a worker is not given again what it gave back.
+const GIVEN_BACK_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// Workers of which a table remembers that they gave an interval back.
+const GIVEN_BACK_MAX: usize = 64;
 
 /// A request that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,15 +133,44 @@ pub struct Summary {
 #[derive(Clone, Debug)]
 struct Lease {
     worker: NodeId,
+    since: Instant,
     until: Instant,
     hedge_from: Instant,
+}
+
+/// That a worker could not do an interval.
+#[derive(Clone, Copy, Debug)]
+struct GivenBack {
+    worker: NodeId,
+    times: u32,
+    until: Instant,
 }
 
 #[derive(Clone, Debug, Default)]
 struct State {
     findings: Vec<(NodeId, Finding)>,
     leases: Vec<Lease>,
-    given_back: Vec<(NodeId, Instant)>,
+    given_back: Vec<GivenBack>,
+}
+
+impl State {
+    /// How often it was given back.
+    fn times_given_back(&self) -> u32 {
+        self.given_back.iter().fold(0, |times, by| times.saturating_add(by.times))
+    }
+
+    /// Each time keeps the interval from the worker for twice as long.
+    fn give_back(&mut self, now: Instant, worker: NodeId, term: Duration) {
+        let known = self.given_back.iter_mut().find(|by| by.worker == worker);
+        let times = known.as_ref().map_or(0, |by| by.times).saturating_add(1);
+        let pause = term.saturating_mul(2_u32.saturating_pow(times - 1)).min(GIVEN_BACK_PAUSE_MAX);
+        let entry = GivenBack { worker, times, until: now + pause };
+        if let Some(known) = known {
+            *known = entry;
+        } else if self.given_back.len() < GIVEN_BACK_MAX {
+            self.given_back.push(entry);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -154,8 +192,12 @@ pub struct LeaseTable {
     wanting: BTreeSet<CheckpointIndex>,
     /// Intervals with leases.
     leased: BTreeSet<CheckpointIndex>,
+    /// Intervals that were given back, and how often.
+    given_back: BTreeSet<(u32, CheckpointIndex)>,
     held: BTreeMap<NodeId, u64>,
     liars: BTreeSet<NodeId>,
+    /// Those on whose word alone nobody is to rely.
+    doubted: BTreeSet<NodeId>,
     asks: VecDeque<Ask>,
     times: VecDeque<Duration>,
     expired: u64,
@@ -175,8 +217,10 @@ impl LeaseTable {
             states: BTreeMap::new(),
             wanting: BTreeSet::new(),
             leased: BTreeSet::new(),
+            given_back: BTreeSet::new(),
             held: BTreeMap::new(),
             liars: BTreeSet::new(),
+            doubted: BTreeSet::new(),
             asks: VecDeque::new(),
             times: VecDeque::new(),
             expired: 0,
@@ -204,11 +248,8 @@ impl LeaseTable {
                 }
             }
             Input::GiveBack { worker, interval } => {
-                let until = now + self.policy.term;
-                if self.end_lease(interval, worker)
-                    && let Some(state) = self.states.get_mut(&interval)
-                {
-                    state.given_back.push((worker, until));
+                if self.end_lease(interval, worker) {
+                    self.keep_from(now, worker, interval);
                     self.refresh(interval);
                 }
             }
@@ -230,9 +271,9 @@ impl LeaseTable {
         let leases = || self.leased.iter().filter_map(|interval| self.states.get(interval));
         let expiry = leases().flat_map(|state| &state.leases).map(|lease| (lease.until, Due::Expiry));
         let hedges = leases()
-            .filter(|state| !self.asks.is_empty() && state.leases.len() == 1)
-            .flat_map(|state| &state.leases)
-            .map(|lease| (lease.hedge_from, Due::Hedge))
+            .filter(|state| !self.asks.is_empty() && state.leases.len() < HOLDERS_MAX)
+            .filter_map(|state| state.leases.iter().map(|lease| lease.hedge_from).max())
+            .map(|from| (from, Due::Hedge))
             // Those that passed were offered to everyone who waits.
             .filter(|(from, _)| Some(*from) > self.now);
         let asks = self.asks.iter().map(|ask| (ask.until, Due::Patience));
@@ -275,12 +316,16 @@ impl LeaseTable {
         let findings = self.states.get(&interval).map_or(&[][..], |state| &state.findings);
         let trusted: Vec<(NodeId, Finding)> =
             findings.iter().filter(|(worker, _)| !self.liars.contains(worker)).copied().collect();
-        judge(&trusted, self.policy.checked(interval))
+        let is_doubtful =
+            !trusted.is_empty() && trusted.iter().all(|(worker, _)| self.doubted.contains(worker));
+        let checked = if is_doubtful { Checked::Twice } else { self.policy.checked(interval) };
+        judge(&trusted, checked)
     }
 
-    /// Brings the sets of intervals up to what its state says; names whom the judgement finds lying.
-    fn refresh(&mut self, interval: CheckpointIndex) -> Vec<NodeId> {
-        let Judgement { wanted, liars, .. } = self.judge(interval);
+    /// Brings the sets of intervals up to what its state says.
+    fn refresh(&mut self, interval: CheckpointIndex) -> Judgement {
+        let judgement = self.judge(interval);
+        let wanted = judgement.wanted;
         let leases = self.states.get(&interval).map_or(0, |state| state.leases.len());
         if interval.0 < self.recorded && wanted > leases {
             self.wanting.insert(interval);
@@ -292,7 +337,7 @@ impl LeaseTable {
         } else {
             self.leased.remove(&interval);
         }
-        liars
+        judgement
     }
 
     fn found(&mut self, interval: CheckpointIndex, worker: NodeId, finding: Finding, took: Duration) {
@@ -309,16 +354,25 @@ impl LeaseTable {
         if self.times.len() == TIMES_KEPT {
             self.times.pop_front();
         }
-        self.times.push_back(took);
-        let mut liars = self.refresh(interval);
-        while let Some(liar) = liars.pop() {
-            if self.liars.insert(liar) {
-                self.outputs.push_back(Output::Liar(liar));
-                // Nothing that it said counts any more.
-                let touched: Vec<CheckpointIndex> = self.states.keys().copied().collect();
-                for interval in touched {
-                    self.end_lease(interval, liar);
-                    liars.extend(self.refresh(interval));
+        // It is the worker's word.
+        self.times.push_back(took.min(SIMULATION_TIMEOUT));
+        let mut judgements = vec![self.refresh(interval)];
+        while let Some(Judgement { liars, doubted, .. }) = judgements.pop() {
+            let liars: Vec<NodeId> = liars.into_iter().filter(|liar| self.liars.insert(*liar)).collect();
+            let doubts = doubted.into_iter().filter(|worker| self.doubted.insert(*worker)).count();
+            if liars.is_empty() && doubts == 0 {
+                continue;
+            }
+            self.outputs.extend(liars.iter().copied().map(Output::Liar));
+            // Nothing that a liar said counts any more, and what a doubted one said is to be confirmed.
+            let touched: Vec<CheckpointIndex> = self.states.keys().copied().collect();
+            for interval in touched {
+                for liar in &liars {
+                    self.end_lease(interval, *liar);
+                }
+                let judgement = self.refresh(interval);
+                if !judgement.liars.is_empty() || !judgement.doubted.is_empty() {
+                    judgements.push(judgement);
                 }
             }
         }
@@ -349,7 +403,7 @@ impl LeaseTable {
         let state = self.states.get_mut(&interval);
         let lease = state.and_then(|state| state.leases.iter_mut().find(|lease| lease.worker == worker));
         if let Some(lease) = lease {
-            lease.until = until;
+            lease.until = until.min(lease.since + LEASE_AGE_MAX).max(lease.until);
         } else if self.wanting.contains(&interval)
             && self.may_have(now, worker, interval)
             && self.held_by(worker) < LEASES_PER_JOB * JOBS_MAX
@@ -367,8 +421,7 @@ impl LeaseTable {
             && self.states.get(&interval).is_none_or(|state| {
                 let found = state.findings.iter().any(|(other, _)| *other == worker);
                 let leased = state.leases.iter().any(|lease| lease.worker == worker);
-                let given_back =
-                    state.given_back.iter().any(|(other, until)| *other == worker && *until > now);
+                let given_back = state.given_back.iter().any(|by| by.worker == worker && by.until > now);
                 !found && !leased && !given_back
             })
     }
@@ -378,12 +431,35 @@ impl LeaseTable {
         *held += 1;
         let queue = u32::try_from(*held).unwrap_or(u32::MAX);
         let hedge_after = self.typical().map_or(self.policy.term, |time| {
-            time.saturating_mul(2).saturating_mul(queue).max(HEDGE_AFTER_MIN)
+            time.saturating_mul(2).saturating_mul(queue).clamp(HEDGE_AFTER_MIN, SIMULATION_TIMEOUT)
         });
         let state = self.states.entry(interval).or_default();
-        state.given_back.retain(|(_, until)| *until > now);
-        state.leases.push(Lease { worker, until: now + self.policy.term, hedge_from: now + hedge_after });
+        let (until, hedge_from) = (now + self.policy.term, now + hedge_after);
+        state.leases.push(Lease { worker, since: now, until, hedge_from });
         self.refresh(interval);
+    }
+
+    /// Notes that the worker could not do it.
+    fn keep_from(&mut self, now: Instant, worker: NodeId, interval: CheckpointIndex) {
+        let state = self.states.entry(interval).or_default();
+        self.given_back.remove(&(state.times_given_back(), interval));
+        state.give_back(now, worker, self.policy.term);
+        self.given_back.insert((state.times_given_back(), interval));
+    }
+
+    fn times_given_back(&self, interval: CheckpointIndex) -> u32 {
+        self.states.get(&interval).map_or(0, State::times_given_back)
+    }
+
+    /// What a worker may have, what was given back least often first; the first ones of these.
+    fn candidates(&self, now: Instant, worker: NodeId) -> Vec<CheckpointIndex> {
+        let fits = |interval: &CheckpointIndex| self.may_have(now, worker, *interval);
+        let fresh = self.wanting.iter().copied().filter(|interval| self.times_given_back(*interval) == 0);
+        let others = self.given_back.iter().map(|(_, interval)| *interval);
+        let others = others.filter(|interval| self.wanting.contains(interval));
+        let mut candidates: Vec<_> = fresh.chain(others).filter(fits).take(CANDIDATES).collect();
+        candidates.sort();
+        candidates
     }
 
     /// The middle one of the latest simulations' times.
@@ -416,18 +492,22 @@ impl LeaseTable {
         let over = |interval: &CheckpointIndex| {
             let leases = self.states.get(interval).map_or(&[][..], |state| &state.leases);
             let ended = leases.iter().filter(|lease| lease.until <= now);
-            ended.map(|lease| (*interval, lease.worker)).collect::<Vec<_>>()
+            ended.map(|lease| (*interval, lease.clone())).collect::<Vec<_>>()
         };
         let over: Vec<_> = self.leased.iter().flat_map(over).collect();
-        for (interval, worker) in over {
+        for (interval, Lease { worker, since, .. }) in over {
             self.end_lease(interval, worker);
+            if now.saturating_duration_since(since) >= LEASE_AGE_MAX {
+                // It would come back with the next renewal.
+                self.keep_from(now, worker, interval);
+            }
             self.expired += 1;
             self.refresh(interval);
         }
     }
 
-    /// Answers all requests that can be answered: of all pairs of a request and an interval that it names, the one of
-    /// which fewest bytes are lacked comes first.
+    /// Answers all requests that can be answered: of all pairs of a request and an interval that it names, the one that
+    /// was given back least often and of which fewest bytes are lacked comes first.
     fn answer(&mut self, now: Instant) {
         while let Some((place, interval)) = self.cheapest(now) {
             self.give(now, place, interval);
@@ -447,12 +527,10 @@ impl LeaseTable {
             let fit = ask.lacks.iter().filter(|(interval, _)| {
                 self.wanting.contains(interval) && self.may_have(now, ask.worker, *interval)
             });
-            pairs.extend(
-                fit.min_by_key(|(interval, bytes)| (*bytes, *interval))
-                    .map(|(interval, bytes)| (*bytes, *interval, place)),
-            );
+            let ranked = fit.map(|(interval, bytes)| (self.times_given_back(*interval), *bytes, *interval));
+            pairs.extend(ranked.min().map(|rank| (rank, place)));
         }
-        pairs.into_iter().min().map(|(_, interval, place)| (place, interval))
+        pairs.into_iter().min().map(|((.., interval), place)| (place, interval))
     }
 
     fn give(&mut self, now: Instant, place: usize, interval: CheckpointIndex) {
@@ -469,8 +547,7 @@ impl LeaseTable {
             return false;
         };
         if self.held_by(worker) < leases_max {
-            let fits = |interval: &&CheckpointIndex| self.may_have(now, worker, **interval);
-            let candidates: Vec<_> = self.wanting.iter().filter(fits).take(CANDIDATES).copied().collect();
+            let candidates = self.candidates(now, worker);
             if !candidates.is_empty() {
                 self.asks.remove(place);
                 self.outputs.push_back(Output::Candidates(ask, candidates));
@@ -492,15 +569,14 @@ impl LeaseTable {
         true
     }
 
-    /// The lease that should have ended first, if `worker` may have its interval too.
+    /// The interval whose leases should all have ended first, if `worker` may have it too.
     fn slowest(&self, now: Instant, worker: NodeId) -> Option<CheckpointIndex> {
-        let late =
-            self.leased.iter().filter_map(|interval| match self.states.get(interval)?.leases.as_slice() {
-                [lease] if lease.hedge_from <= now && !self.standing(*interval).is_settled() => {
-                    Some((lease.hedge_from, *interval))
-                }
-                _ => None,
-            });
+        let late = self.leased.iter().filter_map(|interval| {
+            let leases = &self.states.get(interval)?.leases;
+            let from = leases.iter().map(|lease| lease.hedge_from).max()?;
+            let is_late = leases.len() < HOLDERS_MAX && from <= now && !self.standing(*interval).is_settled();
+            is_late.then_some((from, *interval))
+        });
         let late = late.filter(|(_, interval)| self.may_have(now, worker, *interval));
         late.min().map(|(_, interval)| interval)
     }

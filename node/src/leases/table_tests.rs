@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, ObjectHash};
+use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, ObjectHash, SimulatorBuild};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::judgement::{Checked, Finding, Standing, Verdict};
 use super::policy::{Policy, Share};
-use super::table::{AskId, Input, LEASES_PER_JOB, LeaseTable, Output};
+use super::table::{AskId, Input, LEASE_AGE_MAX, LEASES_PER_JOB, LeaseTable, Output};
+use crate::limits::SIMULATION_TIMEOUT;
 
 const TERM: Duration = Duration::from_secs(10);
 
@@ -27,7 +28,7 @@ fn node(number: usize) -> NodeId {
 fn truth(interval: CheckpointIndex) -> Finding {
     let mut name = [0; 32];
     name[..8].copy_from_slice(&interval.0.to_le_bytes());
-    Finding { name: ObjectHash(name), verdict: Verdict::Exact }
+    Finding { name: ObjectHash(name), verdict: Verdict::Exact, simulator: SimulatorBuild([1; 32]) }
 }
 
 /// Says that the end is exact, and was not there: the counts of what it did are made up.
@@ -331,4 +332,117 @@ fn results_count_once_and_stay_open_to_nobody_else() {
     assert_eq!(table.poll(), None, "there is nothing to do, and patience left");
     table.handle(now + Duration::from_secs(2), Input::Time);
     assert_eq!(table.poll(), Some(Output::Idle(ask, true)));
+}
+
+/// Asks as a worker does: for candidates, then for the cheapest of them; all lack the same.
+fn lease(table: &mut LeaseTable, now: Instant, worker: NodeId) -> Option<CheckpointIndex> {
+    let mut lacks = Vec::new();
+    loop {
+        let lacked = std::mem::take(&mut lacks);
+        table.handle(now, Input::Ask { ask: AskId(1), worker, jobs: 1, lacks: lacked });
+        match table.poll()? {
+            Output::Granted(_, interval) => return Some(interval),
+            Output::Candidates(_, candidates) => lacks = candidates.into_iter().map(|at| (at, 5)).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn intervals_that_nobody_can_do_keep_no_others_from_being_done() {
+    let mut now = Instant::now();
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(40));
+    let mut done = BTreeSet::new();
+    // The first twenty cannot be fetched: more than are named to a worker at once.
+    for _ in 0..40 {
+        let interval = lease(&mut table, now, node(0)).expect("something is left");
+        if interval.0 < 20 {
+            now += Duration::from_secs(60);
+            table.handle(now, Input::GiveBack { worker: node(0), interval });
+        } else {
+            let (finding, took) = (truth(interval), Duration::from_secs(1));
+            table.handle(now, Input::Found { interval, worker: node(0), finding, took });
+            done.insert(interval.0);
+        }
+    }
+    assert_eq!(done, (20..40).collect(), "each of the others came once the first were tried once");
+}
+
+#[test]
+fn what_a_worker_gives_back_is_kept_from_it_for_twice_as_long_each_time() {
+    let mut now = Instant::now();
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(1));
+    for times in 0..4 {
+        let interval = lease(&mut table, now, node(0)).expect("its pause is over");
+        table.handle(now, Input::GiveBack { worker: node(0), interval });
+        let mut asking = table.clone();
+        now += TERM * 2_u32.pow(times);
+        assert_eq!(lease(&mut asking, now - Duration::from_millis(1), node(0)), None);
+    }
+    assert!(lease(&mut table, now, node(1)).is_some(), "another one may have it at once");
+}
+
+#[test]
+fn a_lease_is_not_renewed_for_ever() {
+    let mut now = Instant::now();
+    let start = now;
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(1));
+    let interval = lease(&mut table, now, node(0)).unwrap();
+    while !table.summary().leases.is_empty() {
+        assert!(now < start + LEASE_AGE_MAX + TERM, "it is still held");
+        now += TERM / 2;
+        table.handle(now, Input::Renew { worker: node(0), intervals: vec![interval] });
+    }
+    assert!(now >= start + LEASE_AGE_MAX);
+    assert_eq!(lease(&mut table, now, node(1)), Some(interval));
+}
+
+#[test]
+fn a_third_worker_may_have_what_two_are_late_with_whatever_times_they_claim() {
+    let mut now = Instant::now();
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(2));
+    let first = CheckpointIndex(0);
+    let took = Duration::from_secs(u64::MAX);
+    table.handle(now, Input::Found { interval: first, worker: node(9), finding: truth(first), took });
+    let late = CheckpointIndex(1);
+    for number in 0..4 {
+        let leased = lease(&mut table, now, node(number));
+        assert_eq!(leased, (number < 3).then_some(late), "worker {number}");
+        // The claimed time is cut, so nobody waits longer than a simulation may take.
+        let until = now + SIMULATION_TIMEOUT;
+        while now < until {
+            now += TERM / 2;
+            for holder in 0..=number {
+                table.handle(now, Input::Renew { worker: node(holder), intervals: vec![late] });
+            }
+            while table.poll().is_some() {}
+        }
+    }
+}
+
+#[test]
+fn nothing_rests_on_the_word_of_one_who_was_outvoted_with_another_program() {
+    let now = Instant::now();
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(2));
+    let took = Duration::from_secs(1);
+    let intervals = [CheckpointIndex(0), CheckpointIndex(1)];
+    for interval in intervals {
+        let mut finding = lie(interval, node(0));
+        finding.simulator = SimulatorBuild([2; 32]);
+        table.handle(now, Input::Found { interval, worker: node(0), finding, took });
+        assert_eq!(table.standing(interval), Standing::Exact);
+    }
+    for number in 1..3 {
+        let (interval, finding) = (intervals[0], truth(intervals[0]));
+        table.handle(now, Input::Found { interval, worker: node(number), finding, took });
+    }
+    assert_eq!(table.standing(intervals[0]), Standing::Confirmed);
+    assert_eq!(table.standing(intervals[1]), Standing::Unconfirmed);
+    assert_eq!(lease(&mut table, now, node(1)), Some(intervals[1]));
+    assert!(table.summary().liars.is_empty());
 }

@@ -65,7 +65,7 @@ pub enum Outcome {
     Ended {
         /// State root of the end, computed from what was simulated.
         end_root: StateRoot,
-        /// What was done on the way. The end is public before anyone simulates; this is not.
+        /// What was done on the way. The end is public before anyone simulates; this only once someone has published it.
         work: Work,
     },
     /// It cannot come to one.

@@ -3,31 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has no result")]
 
+#[path = "../tests/support/fold.rs"]
+mod fold;
 #[path = "../tests/support/recording.rs"]
 mod recording;
 
+use fold::Fold;
 use pageswarm_machine::{CheckpointIndex, Workload};
-use pageswarm_sim::{Access, Interval, Observer, Unobserved, replay};
+use pageswarm_sim::{Interval, Observer, Unobserved, replay};
 use pageswarm_vmm::{PaceMode, Strategy};
 use recording::{Plan, Recording, copy_of, record};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const REPETITIONS: usize = 3;
-
-/// Folds everything about every access into one number, so that none of it can be left out.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fold(u64);
-
-impl Observer for Fold {
-    #[inline(always)]
-    fn access(&mut self, access: Access) {
-        let Access { instruction, rip, virtual_address, physical_address, size, kind, value } = access;
-        let value = u64::try_from(value & u128::from(u64::MAX)).unwrap_or(0);
-        let mixed = instruction ^ rip ^ virtual_address ^ physical_address ^ value ^ u64::from(size);
-        self.0 = (self.0 ^ mixed ^ kind as u64).rotate_left(7);
-    }
-}
 
 fn main() -> ExitCode {
     if let Some(code) = recording::vm_process() {

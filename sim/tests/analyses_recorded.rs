@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/recording.rs"]
 mod recording;
 
@@ -23,30 +25,7 @@ const TEST: &str = "recorded_intervals_give_what_one_long_interval_gives";
 const WORK_MAX: u64 = 4_000_000_000;
 
 fn main() -> ExitCode {
-    if let Some(code) = recording::vm_process() {
-        return code;
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if has("--list") {
-        // It is not ignored.
-        if !has("--ignored") {
-            println!("{TEST}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    if !wanted.is_empty() && !wanted.iter().any(|part| TEST.contains(&***part)) {
-        println!("test result: ok. 0 passed; 0 failed; 0 ignored");
-        return ExitCode::SUCCESS;
-    }
-    if kvm_or_skip(TEST) {
-        // A failure is a panic, which ends this program.
-        test();
-        println!("test {TEST} ... ok");
-    }
-    println!("test result: ok. 1 passed; 0 failed; 0 ignored");
-    ExitCode::SUCCESS
+    harness::run(&[(TEST, test)])
 }
 
 /// One study of each kind.
@@ -96,6 +75,9 @@ fn shortest(recording: &Recording) -> usize {
 }
 
 fn test() {
+    if !kvm_or_skip(TEST) {
+        return;
+    }
     let pace = PaceMode::Rate { dirty_pages_per_second: 53_000, check_pages_per_second: 20_000 };
     let plan = Plan {
         workload: Workload::SpecJbb,

@@ -7,6 +7,8 @@
 
 #[path = "support/debuggable.rs"]
 mod debuggable;
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/recording.rs"]
 mod recording;
 
@@ -21,26 +23,7 @@ use std::process::{Command, ExitCode, Stdio};
 const TEST: &str = "gdb_goes_forward_and_backward";
 
 fn main() -> ExitCode {
-    if let Some(code) = recording::vm_process() {
-        return code;
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if has("--list") {
-        if !has("--ignored") {
-            println!("{TEST}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let mut wanted = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
-    let chosen = wanted.peek().is_none() || wanted.any(|part| TEST.contains(part.as_str()));
-    if chosen {
-        // A failure is a panic, which ends this program.
-        gdb_goes_forward_and_backward();
-        println!("test {TEST} ... ok");
-    }
-    println!("test result: ok. {} passed; 0 failed; 0 ignored", u8::from(chosen));
-    ExitCode::SUCCESS
+    harness::run(&[(TEST, gdb_goes_forward_and_backward)])
 }
 
 fn gdb_or_skip(test: &str) -> bool {

@@ -9,6 +9,8 @@
 
 #[path = "support/exactness.rs"]
 mod exactness;
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/recording.rs"]
 mod recording;
 
@@ -31,32 +33,7 @@ const TESTS: [(&str, fn()); 6] = [
 ];
 
 fn main() -> ExitCode {
-    if let Some(code) = recording::vm_process() {
-        return code;
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if has("--list") {
-        // None is ignored.
-        for (name, _) in TESTS.iter().filter(|_| !has("--ignored")) {
-            println!("{name}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let chosen = |name: &str| {
-        wanted.is_empty()
-            || wanted.iter().any(|part| if has("--exact") { name == **part } else { name.contains(&***part) })
-    };
-    let mut passed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
-        // A failure is a panic, which ends this program.
-        test();
-        println!("test {name} ... ok");
-        passed += 1;
-    }
-    println!("test result: ok. {passed} passed; 0 failed; 0 ignored");
-    ExitCode::SUCCESS
+    harness::run(&TESTS)
 }
 
 fn specjbb() {

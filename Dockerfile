@@ -1,6 +1,6 @@
 # One file, two images.
 #
-#   docker build -t pageswarm .                      compiles in the builder stage (about 25 minutes on two cores)
+#   docker build -t pageswarm .                      compiles in the builder stage
 #   docker build -t pageswarm --target runtime .     takes target/release/pageswarm as it is (seconds)
 #
 # The stage that takes a prebuilt binary comes before the builder, so that a builder without BuildKit, which runs

@@ -2,6 +2,8 @@
 //!
 //! Used twice: by the fuzz targets, and by the test that replays the corpus.
 
+use std::io::Cursor;
+
 use ed25519_dalek::SigningKey;
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Ticket};
 use pageswarm_checkpoint::wire::{Control, LeaseAnswer, ObjectAnswer, Opening, RunAnswer};
@@ -10,6 +12,7 @@ use pageswarm_checkpoint::{
     IntervalRecord, NodeId, SimulationResult, node_id, record,
 };
 use pageswarm_machine::{CpuState, Devices, EventLog};
+use pageswarm_sim::trace::{ReadError, Trace};
 use pageswarm_swarm::SetLimits;
 
 /// Pages of the RAM that deltas and keyframes are decoded for.
@@ -53,6 +56,7 @@ pub(crate) fn check(target: &str, bytes: &[u8]) {
         "cpu_state" => again(bytes, CpuState::decode(bytes).ok().map(|value| value.encode())),
         "devices" => again(bytes, Devices::decode(bytes).ok().map(|value| value.encode())),
         "birth_set" => birth_set(bytes),
+        "trace" => trace(bytes),
         _ => panic!("there is no decoder {target}"),
     }
 }
@@ -122,6 +126,18 @@ fn answers_again(answers: Vec<RunAnswer<&[u8]>>) -> Vec<u8> {
     let mut frame = Vec::new();
     answers.iter().for_each(|answer| answer.encode_to(&mut frame));
     frame
+}
+
+/// What is whole has the accesses that it says, no more and no fewer.
+fn trace(bytes: &[u8]) {
+    if let Ok(mut trace) = Trace::open(Cursor::new(bytes)) {
+        let (mut seen, stated) = (0_u64, trace.header().accesses);
+        let visited: Result<(), ReadError> = trace.visit(&(0..=u64::MAX), |_| {
+            seen += 1;
+            Ok(())
+        });
+        assert!(seen <= stated && (visited.is_err() || seen == stated), "{seen} accesses of {stated}");
+    }
 }
 
 /// One byte for the encoding, three for the decoded length, the rest is encoded.

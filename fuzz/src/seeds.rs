@@ -16,6 +16,8 @@ use pageswarm_checkpoint::{
 };
 use pageswarm_machine::event::{Event, EventSize};
 use pageswarm_machine::{CpuState, Devices, EventLog};
+use pageswarm_sim::trace::{TraceOptions, TraceSubject, TraceWriter, Values};
+use pageswarm_sim::{Access, AccessKind, Observer as _};
 use pageswarm_swarm::BirthSet;
 
 use super::decoders::{BASE, PAGES, key};
@@ -39,6 +41,7 @@ pub(crate) fn all() -> Vec<Seed> {
         membership(),
         chunks(),
         guest(),
+        traces(),
     ]
     .concat()
 }
@@ -333,4 +336,33 @@ fn guest() -> Vec<Seed> {
         ("devices", "stopped", devices.encode()),
         ("birth_set", "ranges", coded),
     ]
+}
+
+/// A loop that reads one array and writes another, and what the trace keeps of it with values and without.
+pub(crate) fn accesses() -> Vec<Access> {
+    let access = |step: u64| Access {
+        instruction: 3 * step,
+        rip: 0x10_0000 + 7 * (step % 2),
+        virtual_address: 0x20_0000 + 0x1000 * (step % 2) + 8 * step,
+        physical_address: 0x4_0000 + 0x1000 * (step % 2) + 8 * step,
+        size: 8,
+        kind: if step.is_multiple_of(2) { AccessKind::Read } else { AccessKind::Write },
+        value: u128::from(step * step),
+    };
+    (0..40).map(access).collect()
+}
+
+fn traces() -> Vec<Seed> {
+    let trace = |values| {
+        let subject = TraceSubject {
+            lineage: LINEAGE,
+            interval: CheckpointIndex(3),
+            input_root: StateRoot([0x33; 32]),
+        };
+        let options = TraceOptions { values, bytes_max: 1 << 20 };
+        let mut writer = TraceWriter::new(Vec::new(), subject, options).expect("memory takes all");
+        accesses().into_iter().for_each(|access| writer.access(access));
+        writer.finish(StateRoot([0x44; 32])).expect("memory takes all").output
+    };
+    vec![("trace", "with_values", trace(Values::Kept)), ("trace", "without_values", trace(Values::Omitted))]
 }

@@ -48,6 +48,8 @@ pub enum What {
 /// What was wrong with a store when it was opened. What is lost counts as not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StoreRepairs {
+    /// Whether the index was damaged, and made anew from the packs.
+    pub index_rebuilt: bool,
     /// Records that packs had and the index did not.
     pub records_recovered: u64,
     /// Bytes of a write that was interrupted, cut off.

@@ -30,6 +30,19 @@ pub enum FetchError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// What is not RAM did not come in time.
+    #[error(
+        "CPU and devices of checkpoint {index} of lineage {} did not come within {} s: nobody who is connected has them",
+        lineage.short(), waited.as_secs()
+    )]
+    StateLate {
+        /// Whose.
+        lineage: LineageId,
+        /// Which.
+        index: CheckpointIndex,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The node could not finish its own work.
     #[error("node is ending")]
     Ending,
@@ -69,6 +82,21 @@ pub async fn wait_announced(
     };
     let waited = tokio::time::timeout(patience, known).await;
     waited.map_err(|_| FetchError::NotAnnounced { lineage, index, waited: patience })
+}
+
+/// As [`fetch_state`], within `patience`.
+///
+/// # Errors
+///
+/// [`FetchError`].
+pub async fn fetch_state_within(
+    node: &Arc<Node>,
+    id: LineageId,
+    index: CheckpointIndex,
+    patience: Duration,
+) -> Result<(), FetchError> {
+    let fetched = tokio::time::timeout(patience, fetch_state(node, id, index)).await;
+    fetched.map_err(|_| FetchError::StateLate { lineage: id, index, waited: patience })?
 }
 
 /// Fetches what of a checkpoint is not RAM: CPU, devices, attachments.

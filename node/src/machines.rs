@@ -310,7 +310,8 @@ pub async fn run(node: &Arc<Node>, options: RunOptions) -> Result<Arc<Machine>, 
     start_lineage(node, process, None, pages, &options).await
 }
 
-/// Resumes a checkpoint as a branch of its lineage, its memory filled as the guest touches it.
+/// Resumes a checkpoint as a branch of its lineage, its memory filled as the guest touches it. What is not memory must come
+/// within `patience`.
 ///
 /// # Errors
 ///
@@ -319,10 +320,11 @@ pub async fn resume_as_branch(
     node: &Arc<Node>,
     id: LineageId,
     index: CheckpointIndex,
+    patience: Duration,
     options: RunOptions,
 ) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
-    let (origin, state_root, pages) = lazy_origin(node, id, index, Order::WrittenFirst).await?;
+    let (origin, state_root, pages) = lazy_origin(node, id, index, Order::WrittenFirst, patience).await?;
     // What the guest does not touch comes with everything else, and is mapped when it is here.
     let fetching = Arc::clone(node);
     tokio::spawn(async move {
@@ -330,12 +332,14 @@ pub async fn resume_as_branch(
             tracing::warn!(error = report::chain(&error), "checkpoint is fetched page by page only");
         }
     });
+    let options = RunOptions { ram_bytes: u64::from(pages) * PAGE_BYTES as u64, ..options };
     let process = spawn(origin, vm_options(&options)).await?;
     let parent = BranchPoint { lineage: id, index, state_root };
     start_lineage(node, process, Some(parent), pages, &options).await
 }
 
-/// Resumes a checkpoint lazily and lets its guest work on, then check all of its memory. The VM ends with it.
+/// Resumes a checkpoint lazily and lets its guest work on, then check all of its memory. The VM ends with it. `patience` is for
+/// what is not memory, and then again for the guest's check.
 ///
 /// # Errors
 ///
@@ -347,7 +351,7 @@ pub async fn self_check(
     patience: Duration,
 ) -> Result<SelfCheck, MachineError> {
     let started = Instant::now();
-    let (origin, ..) = lazy_origin(node, id, index, Order::ByNumber).await?;
+    let (origin, ..) = lazy_origin(node, id, index, Order::ByNumber, patience).await?;
     let Origin::LazyRestore { state, .. } = &origin else {
         return Err(MachineError::Ending);
     };
@@ -452,8 +456,9 @@ async fn lazy_origin(
     id: LineageId,
     index: CheckpointIndex,
     order: Order,
+    patience: Duration,
 ) -> Result<(Origin, pageswarm_checkpoint::StateRoot, u32), MachineError> {
-    fetch::fetch_state(node, id, index).await?;
+    fetch::fetch_state_within(node, id, index, patience).await?;
     let preparing = Arc::clone(node);
     let prepared = tokio::task::spawn_blocking(move || {
         let unknown = MapError::UnknownCheckpoint { lineage: id, index };

@@ -357,7 +357,11 @@ impl Node {
         if *report == OpenReport::default() {
             return;
         }
-        let OpenReport { records_recovered, torn_bytes, chunks_lost, objects_lost, .. } = *report;
+        let OpenReport { index_rebuilt, records_recovered, torn_bytes, chunks_lost, objects_lost, .. } =
+            *report;
+        if index_rebuilt {
+            tracing::warn!("store: the index was damaged and is made anew from the packs");
+        }
         if report.damaged_count > 0 || !report.short_packs.is_empty() {
             report.damaged.iter().for_each(|region| tracing::warn!(%region, "store: damage"));
             report.short_packs.iter().for_each(|pack| tracing::warn!(%pack, "store: lost its end"));
@@ -367,6 +371,7 @@ impl Node {
         }
         let (damaged_regions, short_packs) = (report.damaged_count, report.short_packs.len() as u64);
         self.events.add(What::StoreRepaired(StoreRepairs {
+            index_rebuilt,
             records_recovered,
             torn_bytes,
             damaged_regions,

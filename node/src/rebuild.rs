@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pageswarm_checkpoint::{
     Blob, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, LineageId, PAGE_BYTES, PageMap,
@@ -82,8 +83,8 @@ pub struct Rebuilt {
     pub pages: u64,
 }
 
-/// Reads all of a checkpoint back and checks its state root; writes RAM to `image` on the way, if given. What was proven
-/// is kept for VMs that start from it, as far as there is room for it.
+/// Reads all of a checkpoint back and checks its state root. RAM goes into the file `image`, if given, which has that name
+/// only once it is proven. What was proven is kept for VMs that start from it, as far as there is room for it.
 ///
 /// # Errors
 ///
@@ -95,14 +96,16 @@ pub fn rebuild(
     image: Option<&Path>,
 ) -> Result<Rebuilt, RebuildError> {
     let map = node.lineages.map_at(id, index)?;
-    let file = image.map(|path| create_image(path, &map)).transpose()?;
+    let unproven = image.map(|path| Unproven::create(path, &map)).transpose()?;
+    let file = unproven.as_ref().map(|unproven| &unproven.file);
     let mut draft = node.images.draft(ram_bytes(&map));
     let rebuilt = rebuild_into(node, id, index, |page, bytes| {
         if let Some(draft) = &mut draft {
             draft.put(page, bytes);
         }
-        file.as_ref().map_or(Ok(()), |file| file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64))
+        file.map_or(Ok(()), |file| file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64))
     })?;
+    unproven.map_or(Ok(()), Unproven::keep)?;
     if let Some(draft) = draft {
         node.images.keep(*id, index, draft);
     }
@@ -205,10 +208,36 @@ pub fn read_blob(
     Ok(bytes)
 }
 
-fn create_image(path: &Path, map: &CheckpointMap) -> std::io::Result<File> {
-    let file = File::create(path)?;
-    file.set_len(ram_bytes(map))?;
-    Ok(file)
+/// An image under another name than it gets once its bytes are proven. Without [`Unproven::keep`] it is removed.
+struct Unproven {
+    file: File,
+    path: PathBuf,
+    part: PathBuf,
+}
+
+impl Unproven {
+    fn create(path: &Path, map: &CheckpointMap) -> std::io::Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // Two that write the same image at a time must not write into one file.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut part = path.as_os_str().to_owned();
+        part.push(format!(".{}-{number}.part", std::process::id()));
+        let part = PathBuf::from(part);
+        let unproven = Self { file: File::create(&part)?, path: path.to_owned(), part };
+        unproven.file.set_len(ram_bytes(map))?;
+        Ok(unproven)
+    }
+
+    fn keep(self) -> std::io::Result<()> {
+        std::fs::rename(&self.part, &self.path)
+    }
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        // It is gone already if it was kept.
+        let _removed = std::fs::remove_file(&self.part);
+    }
 }
 
 fn ram_bytes(map: &CheckpointMap) -> u64 {

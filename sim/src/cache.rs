@@ -29,6 +29,10 @@ pub(crate) struct Block {
 const NOT_TRANSLATED: Translated = Translated::NotYet { runs: 0 };
 const NO_BLOCK: Block = Block { rip: 0, next: 0, start: 0, length: 0, translated: NOT_TRANSLATED };
 
+/// Where a block is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(usize);
+
 /// All decoded code.
 #[derive(Debug)]
 pub(crate) struct Cache<M, O> {
@@ -56,45 +60,56 @@ impl<M: Memory, O: Observer> Cache<M, O> {
         }
     }
 
-    /// The block at the processor's RIP, decoded if need be, and translated if it is time to. Where its first
-    /// instruction cannot run, that is the answer.
+    /// Sees to it that the block at the processor's RIP is decoded, and translated if it is time to; gives its place.
+    /// Where its first instruction cannot run, that is the answer.
     #[inline(always)]
-    pub(crate) fn block(&mut self, cpu: &mut Cpu<M, O>) -> Result<Block, Leave> {
-        match self.find(cpu.rip) {
-            Some(block) if !matches!(block.translated, Translated::NotYet { .. }) => Ok(block),
-            Some(block) if !self.is_due(cpu.rip) => Ok(block),
-            found => self.prepare(cpu, found),
+    pub(crate) fn locate(&mut self, cpu: &mut Cpu<M, O>) -> Result<Place, Leave> {
+        let at = place(cpu.rip);
+        let is_ready = match self.find(cpu.rip) {
+            Some(block) if !matches!(block.translated, Translated::NotYet { .. }) => true,
+            Some(_) => !self.is_due(cpu.rip),
+            None => false,
+        };
+        if !is_ready {
+            self.prepare(cpu)?;
         }
+        Ok(Place(at))
+    }
+
+    /// The block at a place that [`Self::locate`] has just given. It is not copied: a processor waits long for bytes that
+    /// it wrote in parts and reads as a whole, and this is done for each block that runs.
+    #[inline(always)]
+    pub(crate) fn block(&self, place: Place) -> &Block {
+        &self.places[place.0]
     }
 
     /// The block that begins at `rip`, if it is known.
     #[inline(always)]
-    fn find(&self, rip: u64) -> Option<Block> {
-        let block = self.places[place(rip)];
+    fn find(&self, rip: u64) -> Option<&Block> {
+        let block = &self.places[place(rip)];
         (block.rip == rip && block.length > 0).then_some(block)
     }
 
     /// The block's instructions.
     #[inline(always)]
-    pub(crate) fn ops(&self, block: Block) -> &[Op<M, O>] {
+    pub(crate) fn ops(&self, block: &Block) -> &[Op<M, O>] {
         let start = block.start as usize;
         &self.ops[Range { start, end: start + block.length as usize }]
     }
 
     #[cold]
-    fn prepare(&mut self, cpu: &mut Cpu<M, O>, found: Option<Block>) -> Result<Block, Leave> {
-        let block = match found {
-            Some(block) => block,
+    fn prepare(&mut self, cpu: &mut Cpu<M, O>) -> Result<(), Leave> {
+        let block = match self.find(cpu.rip) {
+            Some(block) => *block,
             None => self.decode(cpu, BLOCK_INSTRUCTIONS)?,
         };
-        if !self.is_due(cpu.rip) {
-            return Ok(block);
+        if self.is_due(cpu.rip) {
+            self.translate(cpu, block);
+            if self.find(cpu.rip).is_none() {
+                self.decode(cpu, BLOCK_INSTRUCTIONS)?;
+            }
         }
-        self.translate(cpu, block);
-        match self.find(cpu.rip) {
-            Some(block) => Ok(block),
-            None => self.decode(cpu, BLOCK_INSTRUCTIONS),
-        }
+        Ok(())
     }
 
     /// Decodes the block at the processor's RIP, of at most so many instructions. Where its first one cannot run,
@@ -212,7 +227,7 @@ impl<M: Memory, O: Observer> Cache<M, O> {
             let own = &bytes[..usize::from(op.length)];
             Decoder::with_ip(64, own, op.rip, DecoderOptions::NONE).decode()
         };
-        self.ops(block).iter().zip(bytes).map(decode).collect()
+        self.ops(&block).iter().zip(bytes).map(decode).collect()
     }
 }
 

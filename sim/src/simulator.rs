@@ -162,8 +162,8 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
                 return Ok(Exit::Breakpoint);
             }
             self.at_breakpoint = false;
-            let block = match self.cache.block(&mut self.cpu) {
-                Ok(block) => block,
+            let block = match self.cache.locate(&mut self.cpu) {
+                Ok(place) => self.cache.block(place),
                 Err(leave) => {
                     self.settle(leave, rip, 0)?;
                     continue;

@@ -16,11 +16,14 @@ pub enum IndexError {
     #[error("disk is full: the index cannot be written")]
     DiskFull,
     /// The index is damaged; packs are the truth.
-    #[error("index is damaged; `store reindex` rebuilds it from packs")]
+    #[error("index is damaged: it is made anew from the packs when the store is opened next")]
     Damaged(#[source] rocksdb::Error),
     /// An entry has a shape that no entry has.
-    #[error("index entry is damaged; `store reindex` rebuilds the index from packs")]
+    #[error("index entry is damaged: the index is made anew from the packs when the store is opened next")]
     EntryDamaged,
+    /// The index was found damaged when it was open before.
+    #[error("index was found damaged: it has to be made anew from the packs")]
+    FoundDamaged,
     /// Anything else RocksDB says.
     #[error("index cannot be used")]
     Unusable(#[source] rocksdb::Error),
@@ -161,6 +164,13 @@ pub enum ReadError {
         #[source]
         cause: BadCause,
     },
+}
+
+impl IndexError {
+    /// Whether the index has to be made anew.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::EntryDamaged | Self::FoundDamaged)
+    }
 }
 
 impl From<rocksdb::Error> for IndexError {

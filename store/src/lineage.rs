@@ -118,7 +118,9 @@ impl Store {
         index: CheckpointIndex,
     ) -> Result<Option<CommittedCheckpoint>, IndexError> {
         let value = self.index.get(&Key::Commit(lineage, index).encode())?;
-        value.map(|value| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged)).transpose()
+        value
+            .map(|value| records::committed(lineage, &value).ok_or_else(|| self.index.entry_damaged()))
+            .transpose()
     }
 
     /// The latest acknowledged checkpoint of a lineage.
@@ -130,7 +132,8 @@ impl Store {
         let last = Key::Commit(lineage, CheckpointIndex(u64::MAX)).encode();
         let found = self.index.last_before(&last)?;
         let own = found.filter(|(key, _)| key.first() == last.first() && lineage_of(key) == Some(lineage));
-        own.map(|(_, value)| records::committed(lineage, &value).ok_or(IndexError::EntryDamaged)).transpose()
+        own.map(|(_, value)| records::committed(lineage, &value).ok_or_else(|| self.index.entry_damaged()))
+            .transpose()
     }
 
     /// Every lineage that has a head, in order.
@@ -185,7 +188,7 @@ impl Store {
     ) -> Result<Vec<CommittedCheckpoint>, IndexError> {
         let from = Key::Commit(lineage, from).encode();
         self.list(lineage, &from, count_max, |_, value| {
-            records::committed(lineage, value).ok_or(IndexError::EntryDamaged)
+            records::committed(lineage, value).ok_or_else(|| self.index.entry_damaged())
         })
     }
 

@@ -52,7 +52,7 @@ impl Store {
         let Some(value) = self.index.get(&key)? else {
             return Ok(None);
         };
-        let location = Location::decode(&value).ok_or(IndexError::EntryDamaged)?;
+        let location = Location::decode(&value).ok_or_else(|| self.index.entry_damaged())?;
         let mut outcome = Err(BadCause::Truncated);
         self.read_records(RecordKind::Object, &[(hash.0, location)], |_, record| {
             outcome = record.and_then(|(header, payload)| {

@@ -21,6 +21,8 @@ use crate::{lineage, note};
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
+    /// Whether the index was damaged, and made anew from packs alone.
+    pub index_rebuilt: bool,
     /// Records that packs had and the index did not.
     pub records_recovered: u64,
     /// Bytes cut off the last pack's end: a write that was interrupted.

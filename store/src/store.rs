@@ -60,10 +60,18 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`OpenError`]: locked, newer, no store, no permission, disk full, or a damaged index.
+    /// [`OpenError`]: locked, newer, no store, no permission, or disk full. An index that is damaged, or was found to be
+    /// when it was open before, is made anew.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
-        let directory = StoreDirectory::open(dir)?;
-        Self::recovered(directory, options)
+        match Self::recovered(StoreDirectory::open(dir)?, options) {
+            // The index is a cache of what the packs say.
+            Err(OpenError::Index(error)) if error.is_damage() => {
+                let mut store = Self::reindex(dir, options)?;
+                store.report.index_rebuilt = true;
+                Ok(store)
+            }
+            opened => opened,
+        }
     }
 
     /// Opens the store in `dir` with an index made anew from packs alone.

@@ -194,6 +194,26 @@ async fn a_user_who_may_not_open_kvm_is_told_what_to_do() -> anyhow::Result<()> 
     let outcome =
         run(as_nobody(&program).args(["vm", "run", "--memory", "64MiB", "--dir", directory])).await?;
     expect(&outcome, ExitCode::NoKvm, &["/dev/kvm", "kvm group"]);
+    expect(&run(as_nobody(&program).arg("demo")).await?, ExitCode::NoKvm, &["/dev/kvm", "kvm group"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restore_whose_source_is_gone_ends_in_time() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let mut publisher = ground.create("publisher", &[]).await?;
+    let node = ground.join("node", &publisher, "publisher", &[]).await?;
+    let lineage = publisher.run_vm(Guest { checkpoints: Some(2), ..Guest::default() }).await?;
+    node.wait_checkpoint(&lineage, 1).await?;
+    publisher.kill().await?;
+    let restore = ["restore", "--dir", text(node.directory())?, "--patience", "500ms", &lineage, "1"];
+    expect(&pageswarm(&restore).await?, ExitCode::NotFound, &["CPU and devices", "checkpoint 1"]);
+    let check = node.self_check(&lineage, 1, std::time::Duration::from_millis(500)).await;
+    let failure = check.err().context("there is nothing to resume from")?;
+    assert_eq!(failure.code, ExitCode::NotFound, "{}", failure.message);
     Ok(())
 }
 

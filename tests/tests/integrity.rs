@@ -235,6 +235,10 @@ async fn a_bit_flipped_in_the_index_never_reaches_a_checkpoint() -> anyhow::Resu
     let index = node.directory().join("store/index");
     bend_file(&index, ".log", 8)?;
     node.restart(&[&publisher]).await?;
+    let repaired =
+        events::wait_for(node.directory(), PATIENCE, |event| event["event"] == "store_repaired").await?;
+    let found = [&repaired["records_recovered"], &repaired["index_rebuilt"]];
+    ensure!(found[0].as_u64() > Some(0) || found[1] == true, "{repaired}");
     node.wait_peer(&publisher).await?;
     node.wait_checkpoint(&lineage, 1).await?;
     heal(&publisher, &node, &lineage).await?;

@@ -222,7 +222,29 @@ fn restore(machine: &Machine, saved: &SavedState) -> Result<(), VmFailure> {
 
 /// Makes every access to a missing page of `ram` in this process wait for whoever has the descriptor.
 fn register_lazy(ram: &SharedMemory) -> Result<Uffd, VmFailure> {
-    let failed = |error: userfaultfd::Error| match error {
+    let uffd = open_userfaultfd()?;
+    uffd.register(ram.base().cast(), ram.pages() * PAGE_BYTES).map_err(userfaultfd_failure)?;
+    Ok(uffd)
+}
+
+/// Whether guests of this process's children can be given their memory lazily.
+///
+/// # Errors
+///
+/// [`VmFailure`]: there is no userfaultfd, or it may not be used for faults inside the kernel.
+pub fn probe_userfaultfd() -> Result<(), VmFailure> {
+    open_userfaultfd().map(drop)
+}
+
+fn open_userfaultfd() -> Result<Uffd, VmFailure> {
+    // KVM's accesses come from inside the kernel, so faults of user mode alone would not do.
+    let mut builder = UffdBuilder::new();
+    builder.close_on_exec(true).non_blocking(true).user_mode_only(false);
+    builder.require_features(FeatureFlags::MISSING_SHMEM).create().map_err(userfaultfd_failure)
+}
+
+fn userfaultfd_failure(error: userfaultfd::Error) -> VmFailure {
+    match error {
         userfaultfd::Error::OpenDevUserfaultfd(_) => VmFailure::UserfaultfdDenied,
         userfaultfd::Error::SystemError(errno) => match errno as i32 {
             libc::ENOSYS => VmFailure::UserfaultfdMissing,
@@ -230,17 +252,7 @@ fn register_lazy(ram: &SharedMemory) -> Result<Uffd, VmFailure> {
             errno => VmFailure::System { call: Call::Userfaultfd, errno },
         },
         _ => VmFailure::System { call: Call::Userfaultfd, errno: libc::EINVAL },
-    };
-    // KVM's accesses come from inside the kernel, so faults of user mode alone would not do.
-    let uffd = UffdBuilder::new()
-        .close_on_exec(true)
-        .non_blocking(true)
-        .user_mode_only(false)
-        .require_features(FeatureFlags::MISSING_SHMEM)
-        .create()
-        .map_err(failed)?;
-    uffd.register(ram.base().cast(), ram.pages() * PAGE_BYTES).map_err(failed)?;
-    Ok(uffd)
+    }
 }
 
 /// The vCPU thread's pauses are short only if nobody preempts it.

@@ -89,9 +89,7 @@ pub enum VmFailure {
     )]
     KvmDenied,
     /// There is no userfaultfd.
-    #[error(
-        "userfaultfd does not exist: lazy memory needs a kernel with CONFIG_USERFAULTFD; restore in full instead"
-    )]
+    #[error("userfaultfd does not exist: lazy memory needs a kernel with CONFIG_USERFAULTFD")]
     UserfaultfdMissing,
     /// Userfaultfd may not be used for faults inside the kernel, which guest memory needs.
     #[error(

@@ -45,6 +45,7 @@ mod vcpu;
 pub use bare::BareMachine;
 pub use capture::{CaptureKind, Strategy};
 pub use captured::{CaptureFigures, Captured, PageBatch, SavedState};
+pub use child::probe_userfaultfd;
 pub use events::{DeathReason, VmEvent};
 pub use failure::{Call, GuestExit, VmFailure};
 pub use histogram::Histogram;

@@ -27,6 +27,8 @@ pub(crate) enum Bench {
     Idle(swarm::IdleArgs),
     /// Spreading one content to many nodes over links of a set rate, beside other tools.
     Swarm(swarm::SwarmArgs),
+    /// Workers that share a recording's intervals: how much faster two finish it than one.
+    Workers(swarm::WorkersArgs),
 }
 
 /// Where a measurement goes besides the screen.
@@ -55,6 +57,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Verdict> {
         Bench::Faults(args) => (swarm::measure_faults(args)?, &args.destination),
         Bench::Idle(args) => (swarm::measure_idle(args)?, &args.destination),
         Bench::Swarm(args) => (swarm::measure(args)?, &args.destination),
+        Bench::Workers(args) => (swarm::measure_workers(args)?, &args.destination),
     };
     if let Some(path) = &destination.json {
         let text = serde_json::to_string_pretty(&report).context("report as JSON")?;

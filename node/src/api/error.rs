@@ -130,12 +130,13 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if error.is::<SessionError>() || error.is::<JoinError>() || is_no_writer {
         return Some(ExitCode::NotMember);
     }
-    let unknown = matches!(error.downcast_ref(), Some(FetchError::NotAnnounced { .. }))
-        || matches!(
-            error.downcast_ref(),
-            Some(MapError::UnknownLineage(_) | MapError::UnknownCheckpoint { .. })
-        )
-        || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
+    let unknown =
+        matches!(error.downcast_ref(), Some(FetchError::NotAnnounced { .. } | FetchError::StateLate { .. }))
+            || matches!(
+                error.downcast_ref(),
+                Some(MapError::UnknownLineage(_) | MapError::UnknownCheckpoint { .. })
+            )
+            || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
     unknown.then_some(ExitCode::NotFound)
 }
 

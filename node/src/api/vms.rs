@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use pageswarm_vmm::Strategy;
 
 use super::error::ApiError;
-use super::server::{Answer, From, announced, failed, millis};
+use super::server::{Answer, From, announced, failed, millis, patience};
 use super::views::{DriveView, RunRequest, VmView};
 use crate::machines::{self, Machine, RunOptions};
 use crate::node::Node;
@@ -102,7 +102,7 @@ async fn run_vm(State(node): State<Arc<Node>>, Json(request): Json<RunRequest>) 
         None => machines::run(&node, options).await,
         Some(resume) => {
             let (id, index) = announced(&node, &resume).await?;
-            machines::resume_as_branch(&node, id, index, options).await
+            machines::resume_as_branch(&node, id, index, patience(&resume), options).await
         }
     };
     let machine = started.map_err(failed)?;

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod debug;
 pub mod demo;
 pub mod lockstep;
+pub mod model;
 pub mod node_run;
 pub mod print;
 pub mod recorded;
@@ -100,6 +101,23 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Swarm(command) => swarm::run(command).await,
         Command::VmProcess => {
             Err(Failure::new(crate::exit::ExitCode::Usage, "vm-process is started by a node"))
+        }
+    }
+}
+
+/// Completes when this process is told to end.
+pub(crate) async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => {
+            if let Err(error) = interrupted {
+                tracing::warn!(%error, "cannot wait for SIGINT");
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

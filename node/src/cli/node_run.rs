@@ -131,24 +131,8 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
     ))?;
     tokio::select! {
         () = node.ended() => {}
-        () = signalled() => {}
+        () = super::signalled() => {}
     }
     node.close().await;
     Ok(())
-}
-
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => {
-            if let Err(error) = interrupted {
-                tracing::warn!(%error, "cannot wait for SIGINT");
-                std::future::pending::<()>().await;
-            }
-        }
-    }
 }

@@ -26,6 +26,8 @@ pub enum SimCommand {
     Debug(super::debug::DebugArgs),
     /// Compare the simulator with this host's processor, on random programs or a given one.
     Lockstep(super::lockstep::LockstepArgs),
+    /// Say how much faster simulating in parallel can be, from figures that were measured.
+    Model(super::model::ModelArgs),
     /// Show where a lineage's intervals stand, and what each worker found.
     Status(StatusArgs),
 }
@@ -91,6 +93,7 @@ pub async fn run(command: SimCommand) -> Result<(), Failure> {
         SimCommand::Analyze(args) => super::analyze::run(*args).await,
         SimCommand::Debug(args) => super::debug::run(args).await,
         SimCommand::Lockstep(args) => blocking(move || super::lockstep::run(&args)).await,
+        SimCommand::Model(args) => super::model::run(&args),
     }
 }
 

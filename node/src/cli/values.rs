@@ -15,6 +15,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// Reads `107us`, `0.107ms`, `2.5s`, `5m` or `1h`: what was measured is seldom whole.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn exact_duration(text: &str) -> Result<Duration, String> {
+    let error = || "expected a number with us, ms, s, m or h, such as 0.1ms".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| error())?;
+    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (_, seconds) = units.into_iter().find(|(unit, _)| *unit == &text[digits..]).ok_or_else(error)?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| "the time is too long".to_owned())
+}
+
 /// Reads `4096`, `512KiB`, `256MiB` or `2GiB` as bytes.
 ///
 /// # Errors
@@ -68,6 +82,17 @@ fn with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn measured_times_have_parts_of_units() {
+        let read = |text| exact_duration(text).map(|time| time.as_nanos());
+        assert_eq!(read("0.107ms"), Ok(107_000));
+        assert_eq!(read("107us"), Ok(107_000));
+        assert_eq!(read("1h"), Ok(3_600_000_000_000));
+        for wrong in ["", "5", "ms", "-1s", "1.2.3s", "1e3s", "NaNs", "99999999999999999999999h"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn ranges_are_half_open_and_may_lack_an_end() {

@@ -28,16 +28,27 @@ pub enum VmCommand {
 /// How a VM runs.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Which node.
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// kernel-build (22,000 dirty pages/s in runs), specjbb (53,000, scattered), or sorting, b-tree or strings (1,000 jobs/s
-    /// on 16 pages each).
-    #[arg(long, default_value = "specjbb")]
-    pub workload: Workload,
     /// RAM, such as 256MiB.
     #[arg(long, value_parser = values::size, default_value = "256MiB")]
     pub memory: u64,
+    /// How it is recorded.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
+    /// Seeds all that the guest does.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How a VM is recorded.
+#[derive(Debug, clap::Args)]
+pub struct RecordingArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// What the guest does, or did when it was recorded: kernel-build (22,000 dirty pages/s in runs), specjbb (53,000,
+    /// scattered), or sorting, b-tree or strings (1,000 jobs/s on 16 pages each).
+    #[arg(long, default_value = "specjbb")]
+    pub workload: Workload,
     /// From checkpoint to checkpoint.
     #[arg(long, value_parser = values::duration, default_value = "500ms")]
     pub interval: Duration,
@@ -52,20 +63,20 @@ pub struct RunArgs {
     /// the next one has room; or keep-pace: go on as set.
     #[arg(long, value_name = "WAY", default_value = "lengthen")]
     pub when_behind: WhenBehind,
-    /// Seeds all that the guest does.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
 }
 
-/// Which checkpoint to resume, and how it goes on.
+/// Which checkpoint to resume, and how it goes on: with the checkpoint's memory and program.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     /// The checkpoint.
     #[command(flatten)]
     pub name: CheckpointName,
-    /// How the branch is run; its memory is the checkpoint's.
+    /// How long its CPU and devices may take to come.
+    #[arg(long, value_parser = values::duration, default_value = "1m")]
+    pub patience: Duration,
+    /// How the branch is recorded.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub recording: RecordingArgs,
 }
 
 /// Which node.
@@ -93,7 +104,10 @@ pub struct VmArgs {
 /// [`Failure`].
 pub async fn run(command: VmCommand) -> Result<(), Failure> {
     match command {
-        VmCommand::Run(args) => start(&args, None).await,
+        VmCommand::Run(args) => {
+            let RunArgs { memory: ram_bytes, recording, seed } = args;
+            start(&recording, RunRequest { ram_bytes, seed, ..request(&recording) }).await
+        }
         VmCommand::Ls(args) => {
             let views: Vec<VmView> = Client::new(&args.node.dir).get("/api/v1/vms").await?;
             if args.node.json { print::json(&views) } else { print::line(&print::table(&rows(&views))) }
@@ -116,27 +130,37 @@ pub async fn run(command: VmCommand) -> Result<(), Failure> {
 ///
 /// [`Failure`].
 pub async fn restore(args: RestoreArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.run.node.dir);
+    let client = Client::new(&args.recording.node.dir);
     let lineage = checkpoint::resolve(&client, &args.name.lineage).await?;
-    let resume = CheckpointRequest { lineage, index: args.name.index, ..CheckpointRequest::default() };
-    start(&args.run, Some(resume)).await
+    let resume = CheckpointRequest {
+        lineage,
+        index: args.name.index,
+        patience_ms: u64::try_from(args.patience.as_millis()).ok(),
+        ..CheckpointRequest::default()
+    };
+    // Memory and seed are the checkpoint's.
+    start(&args.recording, RunRequest { resume: Some(resume), ..request(&args.recording) }).await
 }
 
-async fn start(args: &RunArgs, resume: Option<CheckpointRequest>) -> Result<(), Failure> {
-    let request = RunRequest {
-        workload: args.workload.name().to_owned(),
-        ram_bytes: args.memory,
-        interval_ms: u64::try_from(args.interval.as_millis()).unwrap_or(u64::MAX),
-        strategy: args.strategy.clone(),
-        checkpoints: args.checkpoints,
-        seed: args.seed,
+/// All but what is booted or resumed.
+fn request(recording: &RecordingArgs) -> RunRequest {
+    RunRequest {
+        workload: recording.workload.name().to_owned(),
+        ram_bytes: 0,
+        interval_ms: u64::try_from(recording.interval.as_millis()).unwrap_or(u64::MAX),
+        strategy: recording.strategy.clone(),
+        checkpoints: recording.checkpoints,
+        seed: 0,
         witness: Vec::new(),
         witness_directory: None,
-        when_behind: Some(args.when_behind.name().to_owned()),
-        resume,
-    };
-    let view: VmView = Client::new(&args.node.dir).post("/api/v1/vms", &request).await?;
-    if args.node.json {
+        when_behind: Some(recording.when_behind.name().to_owned()),
+        resume: None,
+    }
+}
+
+async fn start(recording: &RecordingArgs, request: RunRequest) -> Result<(), Failure> {
+    let view: VmView = Client::new(&recording.node.dir).post("/api/v1/vms", &request).await?;
+    if recording.node.json {
         return print::json(&view);
     }
     print::line(&format!("vm {} writes lineage {}", view.vm, view.lineage.unwrap_or_default()))

@@ -10,7 +10,7 @@ mod schema;
 mod tuning;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pageswarm_checkpoint::ChunkHash;
@@ -24,6 +24,8 @@ use crate::chain::Located;
 use crate::fault::IndexError;
 use recent::RecentLocations;
 
+/// A file beside RocksDB's: something in the index was found damaged, so it is made anew when it is opened next.
+const DAMAGED: &str = "found-damaged";
 /// Keys asked of RocksDB in one call.
 const LOOKUP_KEYS_MAX: usize = 4096;
 
@@ -55,6 +57,7 @@ pub(crate) enum Durability {
 #[derive(Debug)]
 pub(crate) struct Index {
     db: DB,
+    dir: PathBuf,
     memory: RwLock<Memory>,
 }
 
@@ -67,7 +70,30 @@ struct Memory {
 
 impl Index {
     pub(crate) fn open(dir: &Path) -> Result<Self, IndexError> {
-        Ok(Self { db: tuning::open(dir)?, memory: RwLock::default() })
+        if dir.join(DAMAGED).exists() {
+            return Err(IndexError::FoundDamaged);
+        }
+        let index = Self { db: tuning::open(dir)?, dir: dir.to_owned(), memory: RwLock::default() };
+        Ok(index)
+    }
+
+    /// What to say of an entry that has a shape no entry has.
+    pub(crate) fn entry_damaged(&self) -> IndexError {
+        self.mark_damaged();
+        IndexError::EntryDamaged
+    }
+
+    fn noted(&self, error: rocksdb::Error) -> IndexError {
+        let error = IndexError::from(error);
+        if matches!(error, IndexError::Damaged(_)) {
+            self.mark_damaged();
+        }
+        error
+    }
+
+    fn mark_damaged(&self) {
+        // Without the mark the damage is found again, by whoever meets it.
+        let _unmarked = std::fs::write(self.dir.join(DAMAGED), b"");
     }
 
     /// The entries of chunks, in order.
@@ -92,7 +118,8 @@ impl Index {
             keys.extend(asked.iter().map(|(hash, _)| schema::chunk_key(hash)));
             let values = self.db.batched_multi_get_cf(self.family(), &keys, true);
             for ((_, position), value) in asked.iter().zip(values) {
-                found[*position] = value?.map_or(Located::NotHeld, |value| decode(&value));
+                let value = value.map_err(|error| self.noted(error))?;
+                found[*position] = value.map_or(Located::NotHeld, |value| decode(&value));
             }
         }
         Ok(found)
@@ -127,7 +154,7 @@ impl Index {
             let batch = positions.iter().map(|&position| keys[position].as_ref());
             let values = self.db.batched_multi_get_cf(self.family(), batch, true);
             for (&position, value) in positions.iter().zip(values) {
-                found[position] = value?.map(|value| decode(&value));
+                found[position] = value.map_err(|error| self.noted(error))?.map(|value| decode(&value));
             }
         }
         Ok(found)
@@ -175,7 +202,7 @@ impl Index {
         }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Now);
-        self.db.write_opt(batch, &options)?;
+        self.db.write_opt(batch, &options).map_err(|error| self.noted(error))?;
         let mut memory = self.write();
         memory.chunks.settle();
         memory.others.clear();
@@ -188,7 +215,7 @@ impl Index {
         for key in keys {
             add(&mut batch, key, None);
         }
-        self.db.write(batch)?;
+        self.db.write(batch).map_err(|error| self.noted(error))?;
         let mut memory = self.write();
         for key in keys {
             memory.others.remove(key);
@@ -207,7 +234,7 @@ impl Index {
     ) -> Result<(), IndexError> {
         let table = from.first().copied();
         for entry in self.db.iterator(IteratorMode::From(from, Direction::Forward)) {
-            let (key, value) = entry?;
+            let (key, value) = entry.map_err(|error| self.noted(error))?;
             if key.first().copied() != table || visit(&key, &value) == Walk::Stop {
                 break;
             }
@@ -218,7 +245,7 @@ impl Index {
     /// The last settled entry at or before `from`.
     pub(crate) fn last_before(&self, from: &[u8]) -> Result<Option<Pair>, IndexError> {
         let mut entries = self.db.iterator(IteratorMode::From(from, Direction::Reverse));
-        let entry = entries.next().transpose()?;
+        let entry = entries.next().transpose().map_err(|error| self.noted(error))?;
         Ok(entry.map(|(key, value)| (key.into_vec(), value.into_vec())))
     }
 

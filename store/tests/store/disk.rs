@@ -21,8 +21,8 @@ impl Tmpfs {
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"]).arg(dir.path()).output();
         match mounted {
             Ok(output) if output.status.success() => return Some(Self { dir }),
-            Ok(output) => eprintln!("SKIP {test}: {}", String::from_utf8_lossy(&output.stderr).trim()),
-            Err(error) => eprintln!("SKIP {test}: mount cannot be run: {error}"),
+            Ok(output) => eprintln!("SKIP: {test}: {}", String::from_utf8_lossy(&output.stderr).trim()),
+            Err(error) => eprintln!("SKIP: {test}: mount cannot be run: {error}"),
         }
         None
     }

@@ -1,6 +1,6 @@
 //! Goal: the dashboard shows what the node's API says, draws it, loads nothing from elsewhere and has no console error.
-//! Method: a publisher with a VM and a reader as processes, their pages in headless Chromium; every number that the
-//! page shows is compared with what the command line says about the same node. Pictures go to `target/dashboard*.png`.
+//! Method: a publisher with a VM and a reader as processes, their pages in headless Chromium; numbers that the page shows
+//! of checkpoints and of traffic are compared with what the command line says about the same node. Pictures go to `target/dashboard*.png`.
 
 mod chromium;
 mod nodes;

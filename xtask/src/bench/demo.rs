@@ -60,7 +60,13 @@ struct Outcome {
     publisher_sent_bytes: u64,
     union_bytes: u64,
     bound: Bound,
+    links: Links,
     vm_failure: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Links {
+    ratio_permille: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,7 +178,9 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
         "publisher egress over the union of what nodes lacked",
         ratio(outcome.publisher_sent_bytes * 1000 / outcome.union_bytes.max(1)),
     ));
-    figures.push(Figure::stated("time over the bound", ratio(outcome.bound.ratio_permille)));
+    figures.push(Figure::stated("time over the recording", ratio(outcome.bound.ratio_permille)));
+    let over_links = outcome.links.ratio_permille.map_or_else(|| "not known".to_owned(), ratio);
+    figures.push(Figure::stated("time over the bound of the links", over_links));
     figures
 }
 
@@ -232,7 +240,8 @@ mod tests {
             "downtime_us": {{"p50": {downtime_us}, "p99": 2, "max": 3}}, "rate_set": 100, "rate_achieved": 95,
             "heads": [{{"index": 0, "state_root": "ab"}}],
             "followed": [{{"index": 0, "state_root": "ab", "self_check": {{"holds": {holds}}}}}],
-            "publisher_sent_bytes": 5, "union_bytes": 5, "bound": {{"ratio_permille": 1100}}}}"#
+            "publisher_sent_bytes": 5, "union_bytes": 5, "bound": {{"ratio_permille": 1100}},
+            "links": {{"ratio_permille": null}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use tokio::sync::mpsc;
 
 use crate::api::client::Client;
 use crate::api::simulations::SimulationView;
@@ -58,8 +59,8 @@ pub(super) struct Followed {
     pub took_ms: u64,
 }
 
-pub(super) async fn follow(client: Client, number: u64, plan: Plan) -> Vec<Followed> {
-    let mut followed = Vec::new();
+/// Takes every checkpoint of node `number`, and tells of each when it is done with it. Ends early if nobody listens.
+pub(super) async fn follow(client: Client, number: u64, plan: Plan, told: mpsc::Sender<Followed>) {
     let mut index = number;
     while index < plan.checkpoints {
         let start = Instant::now();
@@ -80,10 +81,11 @@ pub(super) async fn follow(client: Client, number: u64, plan: Plan) -> Vec<Follo
             checkpoint.failure = Some(why);
         }
         checkpoint.took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        followed.push(checkpoint);
+        if told.send(checkpoint).await.is_err() {
+            return;
+        }
         index += plan.nodes;
     }
-    followed
 }
 
 async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result<(), String> {

@@ -9,14 +9,19 @@ mod bounds;
 mod cluster;
 mod follower;
 mod outcome;
+mod simulated;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pageswarm_machine::Workload;
+use pageswarm_vmm::{VmFailure, probe_userfaultfd};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use super::{print, values};
+use super::{print, signalled, values};
+use crate::api::client::Client;
 use crate::api::views::{RunRequest, VmView};
 use crate::exit::{ExitCode, Failure};
 use cluster::Cluster;
@@ -25,6 +30,8 @@ use outcome::Outcome;
 
 /// Checkpoints that are also compared byte for byte.
 const WITNESSES: u64 = 10;
+/// A node lists no more heads of a lineage, and no more figures of a VM.
+const CHECKPOINTS_MAX: u64 = 10_000;
 
 /// What to show.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +49,7 @@ pub struct DemoArgs {
     #[arg(long, value_parser = values::duration, default_value = "500ms")]
     pub interval: Duration,
     /// Checkpoints to take.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=CHECKPOINTS_MAX))]
     pub checkpoints: u64,
     /// pre-copy, incremental-stop-and-copy or stop-and-copy.
     #[arg(long, default_value = "pre-copy")]
@@ -84,18 +91,46 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     check_host()?;
     let mut directory = Directory::make(args.dir.clone())?;
     let judged = judge(&args, &directory).await;
-    judged.map_err(|failure| {
+    judged.map_err(|unproven| {
+        let failure = match unproven {
+            Unproven::Failed(failure) => failure,
+            // Nothing is to be looked into.
+            Unproven::Interrupted => return Failure::new(ExitCode::Failed, "interrupted: all nodes were ended"),
+        };
         let kept = directory.keep();
         Failure::new(
             failure.code,
-            format!("{}\nlogs of the nodes: {}/*/node.log", failure.message, kept.display()),
+            format!(
+                "{}\nthe nodes' directories stay, logs in {}/*/node.log; they are large, so remove them when you are done",
+                failure.message,
+                kept.display()
+            ),
         )
     })
 }
 
-async fn judge(args: &DemoArgs, directory: &Directory) -> Result<(), Failure> {
-    let mut cluster = Cluster::start(&directory.path, args).await?;
-    let outcome = show(args, &cluster).await;
+/// Why nothing was proven.
+enum Unproven {
+    Failed(Failure),
+    Interrupted,
+}
+
+impl From<Failure> for Unproven {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+async fn judge(args: &DemoArgs, directory: &Directory) -> Result<(), Unproven> {
+    let mut interrupted = std::pin::pin!(signalled());
+    let mut cluster = tokio::select! {
+        started = Cluster::start(&directory.path, args) => started?,
+        () = &mut interrupted => return Err(Unproven::Interrupted),
+    };
+    let outcome = tokio::select! {
+        outcome = show(args, &cluster) => outcome.map_err(Unproven::from),
+        () = &mut interrupted => Err(Unproven::Interrupted),
+    };
     cluster.end().await;
     let outcome = outcome?;
     if args.json {
@@ -103,7 +138,7 @@ async fn judge(args: &DemoArgs, directory: &Directory) -> Result<(), Failure> {
     } else {
         print::line(&outcome.text())?;
     }
-    outcome.verdict().map_err(|why| Failure::new(ExitCode::CheckFailed, why))
+    outcome.verdict().map_err(|why| Failure::new(ExitCode::CheckFailed, why).into())
 }
 
 async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
@@ -134,28 +169,48 @@ async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
         patience: patience(args),
         simulate: if args.simulate { Simulate::All } else { Simulate::None },
     };
-    let followers: Vec<_> = cluster
-        .nodes()
-        .iter()
-        .enumerate()
-        .map(|(number, client)| tokio::spawn(follower::follow(client.clone(), number as u64, plan.clone())))
-        .collect();
-    let progress = tokio::spawn(show_progress(cluster.publisher().clone(), vm.vm, args.clone()));
-    let mut followed: Vec<Followed> = Vec::new();
-    for follower in followers {
-        let outcome = follower.await.map_err(|_| Failure::new(ExitCode::Failed, "a follower broke off"))?;
-        followed.extend(outcome);
+    let mut tasks = JoinSet::new();
+    let (told, mut hearing) = mpsc::channel(cluster.nodes().len());
+    for (number, client) in cluster.nodes().iter().enumerate() {
+        tasks.spawn(follower::follow(client.clone(), number as u64, plan.clone(), told.clone()));
     }
-    progress.abort();
+    // Once all followers are done nobody is left to tell anything.
+    drop(told);
+    let mut broken = std::pin::pin!(watch(cluster.publisher(), vm.vm, args));
+    let mut followed: Vec<Followed> = Vec::new();
+    loop {
+        let checkpoint = tokio::select! {
+            checkpoint = hearing.recv() => checkpoint,
+            why = &mut broken => return Err(Failure::new(ExitCode::Failed, why)),
+        };
+        let Some(checkpoint) = checkpoint else {
+            break;
+        };
+        followed.push(checkpoint);
+        if !args.json {
+            print::line(&finished(&followed, args.checkpoints))?;
+        }
+    }
     followed.sort_by_key(|checkpoint| checkpoint.index);
     Outcome::gather(args, cluster, &lineage, vm.vm, followed, start.elapsed()).await
 }
 
-/// Says what the VM does, while it does.
-async fn show_progress(publisher: crate::api::client::Client, vm: u64, args: DemoArgs) {
-    if args.json {
-        return;
-    }
+/// Says which checkpoint was done last.
+fn finished(followed: &[Followed], checkpoints: u64) -> String {
+    let (count, last) = (followed.len(), followed.last());
+    last.map_or_else(String::new, |last| {
+        let outcome = last.failure.as_deref().unwrap_or("rebuilt and resumed");
+        format!(
+            "node {}: checkpoint {} {outcome} after {:.1} s ({count} of {checkpoints})",
+            last.node,
+            last.index,
+            last.took_ms as f64 / 1e3
+        )
+    })
+}
+
+/// Says what the VM does, while it does; completes, with the reason, if it fails.
+async fn watch(publisher: &Client, vm: u64, args: &DemoArgs) -> String {
     let mut told = None;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -163,6 +218,15 @@ async fn show_progress(publisher: crate::api::client::Client, vm: u64, args: Dem
         let Ok(view) = publisher.get::<VmView>(&format!("/api/v1/vms/{vm}?from={from}")).await else {
             continue;
         };
+        if view.failed {
+            return format!(
+                "the VM failed: {}",
+                view.ended.unwrap_or_else(|| "it does not say why".to_owned())
+            );
+        }
+        if args.json {
+            continue;
+        }
         let Some(last) = view.checkpoints.last().filter(|last| Some(last.index) != told) else {
             continue;
         };
@@ -177,9 +241,8 @@ async fn show_progress(publisher: crate::api::client::Client, vm: u64, args: Dem
             last.rate_set,
             print::bytes(last.new_bytes)
         );
-        if print::line(&line).is_err() {
-            return;
-        }
+        // Whoever does not read the progress wants the outcome all the same.
+        let _unread = print::line(&line);
     }
 }
 
@@ -208,7 +271,13 @@ fn check_host() -> Result<(), Failure> {
         };
         return Err(Failure::new(ExitCode::NoKvm, message));
     }
-    Ok(())
+    probe_userfaultfd().map_err(|failure| {
+        let code = match failure {
+            VmFailure::UserfaultfdMissing | VmFailure::UserfaultfdDenied => ExitCode::NoUserfaultfd,
+            _ => ExitCode::Failed,
+        };
+        Failure::new(code, failure.to_string())
+    })
 }
 
 /// A directory for the demo, removed at the end if the demo made it.
@@ -220,11 +289,14 @@ struct Directory {
 impl Directory {
     fn make(given: Option<PathBuf>) -> Result<Self, Failure> {
         let temporary = given.is_none();
-        let path = given
-            .unwrap_or_else(|| std::env::temp_dir().join(format!("pageswarm-demo-{}", std::process::id())));
-        let made = std::fs::create_dir_all(&path).and_then(|()| std::path::absolute(&path));
+        let place = given.clone().unwrap_or_else(std::env::temp_dir);
+        let made = match given {
+            Some(path) => std::fs::create_dir_all(&path).and_then(|()| std::path::absolute(path)),
+            // Of a name that nobody knows before, and nobody else may enter.
+            None => tempfile::Builder::new().prefix("pageswarm-demo-").tempdir().map(tempfile::TempDir::keep),
+        };
         let path = made.map_err(|error| {
-            Failure::new(ExitCode::Failed, format!("cannot use {}: {error}", path.display()))
+            Failure::new(ExitCode::Failed, format!("cannot use {}: {error}", place.display()))
         })?;
         Ok(Self { path, temporary })
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pageswarm_checkpoint::NodeId;
+use pageswarm_checkpoint::{NodeId, PAGE_BYTES};
 use serde::Serialize;
 
-use super::DemoArgs;
 use super::bounds::{Bound, LinksBound, Percentiles};
 use super::cluster::Cluster;
 use super::follower::Followed;
+use super::simulated;
+use super::{DemoArgs, WITNESSES};
 use crate::api::simulations::SimulationView;
 use crate::api::views::{CheckpointFigures, CheckpointView, LackedView, LinkView, StatusView, VmView};
 use crate::cli::print;
@@ -122,6 +123,10 @@ impl Outcome {
             self.followed.iter().filter_map(|checkpoint| self.fault(checkpoint)).collect();
         if !failed.is_empty() {
             return Err(failed.join("; "));
+        }
+        let compared = self.followed.iter().filter(|checkpoint| checkpoint.bytes_equal == Some(true)).count();
+        if compared as u64 != WITNESSES.min(wanted) {
+            return Err(format!("{compared} checkpoints were compared byte for byte, not {WITNESSES}"));
         }
         if self.rate_achieved * 100 < self.rate_set * RATE_PERCENT_MIN {
             return Err(format!(
@@ -287,12 +292,14 @@ impl Outcome {
             (
                 "pages dirty",
                 format!(
-                    "{}: {} new ({} as patches), {} duplicate, {} zero, {} unchanged",
+                    "{}: {} new ({} as patches), {} duplicate ({}), {} zero ({}), {} unchanged",
                     sum(|f| f.dirty_pages),
                     sum(|f| f.new_pages),
                     sum(|f| f.patched_pages),
                     sum(|f| f.duplicate_pages),
+                    print::bytes(sum(|f| f.duplicate_pages) * PAGE_BYTES as u64),
                     sum(|f| f.zero_pages),
+                    print::bytes(sum(|f| f.zero_pages) * PAGE_BYTES as u64),
                     sum(|f| f.unchanged_pages)
                 ),
             ),
@@ -308,7 +315,7 @@ impl Outcome {
     }
 
     fn swarm_summary(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut rows = vec![
             (
                 "publisher sent",
                 format!(
@@ -330,25 +337,14 @@ impl Outcome {
                 ),
             ),
             ("time over the bound of the links", self.links.text()),
-            ("intervals simulated", self.simulated_text()),
-            ("wall time", format!("{} ms", self.took_ms)),
-        ]
-    }
-
-    fn simulated_text(&self) -> String {
-        let simulations = || self.followed.iter().filter_map(|checkpoint| checkpoint.simulation.as_ref());
-        let sum = |figure: fn(&SimulationView) -> u64| simulations().map(figure).sum::<u64>();
-        let (instructions, took_ms) = (sum(|one| one.instructions), sum(|one| one.simulation_ms));
-        if instructions == 0 {
-            return "none: --simulate does".to_owned();
-        }
-        format!(
-            "{}: {instructions} instructions in {took_ms} ms, {} million a second; {} reads, {} writes",
-            simulations().count(),
-            instructions / 1000 / took_ms.max(1),
-            sum(|one| one.reads),
-            sum(|one| one.writes)
-        )
+        ];
+        let simulations: Vec<&SimulationView> =
+            self.followed.iter().filter_map(|checkpoint| checkpoint.simulation.as_ref()).collect();
+        let taken = self.taken.get(1..).unwrap_or_default();
+        let took = Duration::from_millis(self.took_ms);
+        rows.extend(simulated::rows(taken, &simulations, self.nodes, took));
+        rows.push(("wall time", format!("{} ms", self.took_ms)));
+        rows
     }
 }
 

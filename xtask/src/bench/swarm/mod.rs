@@ -16,6 +16,7 @@ mod profile;
 mod stream;
 mod systems;
 mod table;
+mod workers;
 
 use std::path::Path;
 
@@ -35,6 +36,7 @@ use measure::Run;
 use network::Network;
 use profile::{Link, Profile};
 use systems::{Kind, Site};
+pub(super) use workers::{WorkersArgs, measure as measure_workers};
 
 const SEED: u64 = 7;
 /// Programs of the testbed itself, and their packages.

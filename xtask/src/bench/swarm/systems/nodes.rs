@@ -108,9 +108,7 @@ impl Nodes {
         directory: &Path,
         exchange: Exchange,
     ) -> Result<Self> {
-        let mut nodes =
-            Self { nodes: vec![Node::start(hosts, 0, directory, exchange, &["--create-swarm"])?] };
-        nodes.nodes[0].wait_answer()?;
+        let mut nodes = Self::first(hosts, directory, exchange, &[])?;
         for host in 1..=receivers {
             let ticket = nodes.ticket("reader")?;
             nodes.nodes.push(Node::start(hosts, host, directory, exchange, &["--join", &ticket])?);
@@ -120,6 +118,22 @@ impl Nodes {
         }
         nodes.wait_connected()?;
         Ok(nodes)
+    }
+
+    /// Starts the publisher alone, on host 0, with more options.
+    pub(in crate::bench::swarm) fn publisher(
+        hosts: Hosts<'_>,
+        directory: &Path,
+        options: &[&str],
+    ) -> Result<Self> {
+        Self::first(hosts, directory, Exchange::Swarm, options)
+    }
+
+    fn first(hosts: Hosts<'_>, directory: &Path, exchange: Exchange, options: &[&str]) -> Result<Self> {
+        let options = [&["--create-swarm"], options].concat();
+        let mut publisher = Node::start(hosts, 0, directory, exchange, &options)?;
+        publisher.wait_answer()?;
+        Ok(Self { nodes: vec![publisher] })
     }
 
     /// Starts another node, on `host`, which may take that role, and waits until it is connected with every other.

@@ -1,0 +1,114 @@
+//! `pageswarm demo` where something goes wrong: it ends soon, says why, and leaves nothing running. Method: the real program,
+//! whose VM is killed, which is interrupted, and which may not use userfaultfd.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use pageswarm_node::exit::ExitCode;
+use pageswarm_tests::cluster::{Ground, PATIENCE, until};
+use pageswarm_tests::command::{Outcome, pageswarm, program, run};
+use pageswarm_tests::skip::{Need, skipped};
+use tokio::process::{Child, Command};
+
+/// A small demo that would take minutes; its directories are made below `temporary`.
+fn long_demo(temporary: &Path) -> anyhow::Result<Child> {
+    let mut command = Command::new(program()?);
+    command.args(["demo", "--nodes", "1", "--memory", "64MiB", "--checkpoints", "1000"]);
+    command.env("TMPDIR", temporary).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command.kill_on_drop(true).spawn()?)
+}
+
+/// The directory of the demo's publisher and the process of its VM, once it has taken a checkpoint.
+async fn running(temporary: &Path) -> anyhow::Result<(PathBuf, u32)> {
+    until("the demo's VM runs", PATIENCE, async || {
+        let made = std::fs::read_dir(temporary).ok()?.next()?.ok()?.path();
+        let publisher = made.join("publisher");
+        let listed = pageswarm(&["vm", "ls", "--json", "--dir", publisher.to_str()?]).await.ok()?;
+        let vms: serde_json::Value = serde_json::from_str(&listed.text).ok()?;
+        let vm = vms.get(0).filter(|vm| vm["counter"].as_u64() > Some(0))?;
+        Some((made, u32::try_from(vm["process_id"].as_u64()?).ok()?))
+    })
+    .await
+}
+
+async fn signal(name: &str, process: u32) -> anyhow::Result<()> {
+    let sent = run(Command::new("kill").args(["-s", name, &process.to_string()])).await?;
+    ensure!(sent.code == Some(0), "kill: {}", sent.text);
+    Ok(())
+}
+
+async fn ended(demo: Child) -> anyhow::Result<Outcome> {
+    let output = tokio::time::timeout(PATIENCE, demo.wait_with_output()).await;
+    let output = output.context("the demo does not end")??;
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(Outcome { code: output.status.code(), text: said.concat() })
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_ends_the_demo_with_its_reason() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let temporary = ground.path("temporary");
+    std::fs::create_dir(&temporary)?;
+    let demo = long_demo(&temporary)?;
+    let (made, vm) = running(&temporary).await?;
+    signal("KILL", vm).await?;
+    let outcome = ended(demo).await?;
+    ensure!(outcome.code == Some(i32::from(ExitCode::Failed as u8)), "{outcome:?}");
+    ensure!(outcome.text.contains("the VM failed: ") && outcome.text.contains("node.log"), "{outcome:?}");
+    ensure!(made.join("publisher/node.log").is_file(), "the logs are gone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interrupted_demo_leaves_nothing() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let temporary = ground.path("temporary");
+    std::fs::create_dir(&temporary)?;
+    let demo = long_demo(&temporary)?;
+    let (made, vm) = running(&temporary).await?;
+    signal("TERM", demo.id().context("the demo has ended")?).await?;
+    let outcome = ended(demo).await?;
+    ensure!(outcome.code == Some(i32::from(ExitCode::Failed as u8)), "{outcome:?}");
+    ensure!(outcome.text.contains("interrupted"), "{outcome:?}");
+    ensure!(!made.exists(), "{} is still there", made.display());
+    until("the VM's process is gone", PATIENCE, async || {
+        (!Path::new(&format!("/proc/{vm}")).exists()).then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn without_userfaultfd_the_demo_says_so_before_it_starts() -> anyhow::Result<()> {
+    // Who may use KVM and not userfaultfd: another user, in a mount namespace whose /dev/kvm is open to all.
+    const SETTING: &str = r#"set -e
+        mount -t tmpfs tmpfs "$1"
+        mknod -m 666 "$1/kvm" c 10 232
+        mount --bind "$1/kvm" /dev/kvm
+        exec setpriv --reuid nobody --clear-groups -- "$2" demo"#;
+    if skipped(&[Need::Kvm, Need::Root, Need::Namespaces]) {
+        return Ok(());
+    }
+    if std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd")?.trim() != "0" {
+        println!("SKIP: vm.unprivileged_userfaultfd is on: every user may use it");
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let (root, copy, devices) = (ground.path(""), ground.path("pageswarm"), ground.path("devices"));
+    std::fs::copy(program()?, &copy)?;
+    std::fs::create_dir(&devices)?;
+    let opened = run(Command::new("chmod").arg("755").args([&root, &copy])).await?;
+    ensure!(opened.code == Some(0), "chmod: {}", opened.text);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", SETTING, "sh"]).args([&devices, &copy]);
+    let outcome = run(&mut command).await?;
+    ensure!(outcome.code == Some(i32::from(ExitCode::NoUserfaultfd as u8)), "{outcome:?}");
+    ensure!(outcome.text.contains("/dev/userfaultfd"), "{outcome:?}");
+    Ok(())
+}

@@ -1,0 +1,388 @@
+//! `cargo xtask bench workers`: how much faster two workers finish a recording than one. Each worker has one core to itself and
+//! a host with a link; both counts are measured in the same run, in turns, each time in a new swarm.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::api::Api;
+use super::ground::{self, Ground};
+use super::measure::cpu_s;
+use super::network::Network;
+use super::process::until_true;
+use super::profile::Link;
+use super::systems::nodes::{Hosts, Imported, Nodes};
+use super::{NEEDED, SEED};
+use crate::bench::Destination;
+use crate::bench::report::{Figure, Report};
+use crate::host::{self, Machine};
+
+const LINK: Link = Link { mbit_per_s: 1000 };
+/// How much faster two are, at least.
+const GAIN_MIN: f64 = 1.8;
+/// How long the guest, and then the workers, may take.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// How to run it.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct WorkersArgs {
+    /// A short recording; only the function is judged.
+    #[arg(long)]
+    quick: bool,
+    #[command(flatten)]
+    pub(in crate::bench) destination: Destination,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Profile {
+    checkpoints: u64,
+    interval_ms: u64,
+    /// Times that each number of workers has its turn.
+    turns: usize,
+}
+
+const FULL: Profile = Profile { checkpoints: 61, interval_ms: 200, turns: 2 };
+const QUICK: Profile = Profile { checkpoints: 7, interval_ms: 100, turns: 1 };
+
+/// One turn: a recording, and some workers who finish it.
+#[derive(Clone, Debug, Serialize)]
+struct Turn {
+    recording: Recording,
+    workers: Vec<Worker>,
+    /// Intervals proven in the end.
+    proven: u64,
+    took_s: f64,
+}
+
+/// What was recorded.
+#[derive(Clone, Debug, Serialize)]
+struct Recording {
+    intervals: u64,
+    /// The guest's own time, without pauses.
+    run_s: f64,
+    /// Of one checkpoint, on average.
+    downtime_s: f64,
+    /// Pages a second that the guest was to dirty, over those that it did.
+    slowdown: f64,
+}
+
+/// What one worker did.
+#[derive(Clone, Debug, Serialize)]
+struct Worker {
+    work: Work,
+    /// Of its core, while the work lasted.
+    cpu_percent: f64,
+    /// Of its link down, with all headers.
+    link_percent: f64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Work {
+    published: Vec<Published>,
+    given_back: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Published {
+    outcome: String,
+    instructions: u64,
+    lease_to_start_ms: Option<u64>,
+    idle_ms: Option<u64>,
+    simulation_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Standings {
+    intervals: u64,
+    exact: u64,
+    confirmed: u64,
+}
+
+#[derive(Deserialize)]
+struct Vm {
+    vm: u64,
+    lineage: Option<String>,
+    ended: Option<String>,
+    failed: bool,
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(Deserialize)]
+struct Checkpoint {
+    downtime_us: u64,
+    interval_us: u64,
+    lengthened_us: u64,
+    rate_set: u64,
+    rate_achieved: u64,
+}
+
+impl WorkersArgs {
+    fn command(&self) -> String {
+        format!("cargo xtask bench workers{}", if self.quick { " --quick" } else { "" })
+    }
+}
+
+/// Runs it and judges it.
+pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
+    for (program, package) in NEEDED.into_iter().chain([("taskset", "util-linux")]) {
+        ensure!(host::in_path(program), "{program} is not installed ({package})");
+    }
+    ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
+    let cores = std::thread::available_parallelism().context("cores of this machine")?.get();
+    ensure!(cores >= 2, "two workers need a core each, and this machine has {cores}");
+    let profile = if args.quick { QUICK } else { FULL };
+    let ground = Ground::new()?;
+    let mut turns = Vec::new();
+    for workers in [1, 2].repeat(profile.turns) {
+        let turn = turn(&profile, workers, &ground)?;
+        println!("{workers} at work: {} intervals in {:.1} s", turn.proven, turn.took_s);
+        turns.push(turn);
+    }
+    let figures = figures(&turns);
+    let of_function = |figure: Figure| if figure.name == PROVEN { figure } else { figure.unjudged() };
+    println!("\nthe model, with what the first of one worker's turns showed:\n{}", model(&turns)?);
+    Ok(Report {
+        name: "workers",
+        command: args.command(),
+        machine: Machine::here()?,
+        date: host::today()?,
+        figures: if args.quick { figures.into_iter().map(of_function).collect() } else { figures },
+        outcome: serde_json::to_value(&turns).context("outcome as JSON")?,
+    })
+}
+
+fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
+    let directory = ground.fresh("workers")?;
+    let network = Network::new(ground.name(), workers + 1, LINK)?;
+    // Nothing is simulated twice: one worker alone has nobody who could.
+    let mut nodes = Nodes::publisher(Hosts::Shaped(&network), &directory, &["--simulate-twice", "0%"])?;
+    let (checkpoint, recording) = record(&nodes, profile)?;
+    let mut pinned = Vec::new();
+    for host in 1..=workers {
+        nodes.join(&network, host, &directory, "worker")?;
+        let process = nodes.processes()[host as usize];
+        pin(process, host - 1)?;
+        pinned.push((nodes.newest(), process));
+    }
+    nodes.wait_announced(&checkpoint)?;
+    let before = network.counters()?;
+    let clock = Instant::now();
+    let did = work(&pinned, &checkpoint.lineage)?;
+    let took_s = clock.elapsed().as_secs_f64();
+    let after = network.counters()?;
+    let carried =
+        after.iter().zip(&before).skip(1).map(|(after, before)| after.down_bytes - before.down_bytes);
+    let workers = did.into_iter().zip(carried).map(|((work, cpu_s), down_bytes)| Worker {
+        work,
+        cpu_percent: 100.0 * cpu_s / took_s,
+        link_percent: 100.0 * (down_bytes * 8) as f64 / (LINK.mbit_per_s as f64 * 1e6 * took_s),
+    });
+    let workers = workers.collect();
+    let path = format!("/api/v1/lineages/{}/simulations", checkpoint.lineage);
+    let standings: Standings = nodes.api(0).get(&path)?;
+    ensure!(standings.intervals == recording.intervals, "{} intervals are known", standings.intervals);
+    drop(nodes);
+    ground::remove(&directory)?;
+    Ok(Turn { recording, workers, proven: standings.exact + standings.confirmed, took_s })
+}
+
+/// Checkpoints of a guest, on the publisher; the last of them.
+fn record(nodes: &Nodes, profile: &Profile) -> Result<(Imported, Recording)> {
+    let api = nodes.api(0);
+    let body = json!({
+        "workload": "kernel-build", "ram_bytes": 64 << 20, "interval_ms": profile.interval_ms,
+        "strategy": "pre-copy", "checkpoints": profile.checkpoints, "seed": SEED,
+    });
+    let vm: Vm = api.post("/api/v1/vms", &body, PATIENCE)?;
+    let lineage = vm.lineage.context("a VM without a lineage")?;
+    let path = format!("/api/v1/vms/{}?from=0", vm.vm);
+    until_true("all checkpoints are taken", PATIENCE, || {
+        let vm: Vm = api.get(&path)?;
+        ensure!(!vm.failed, "the guest failed: {:?}", vm.ended);
+        Ok(vm.ended.is_some())
+    })?;
+    let taken = api.get::<Vm>(&path)?.checkpoints;
+    let index = (taken.len() as u64).checked_sub(1).context("no checkpoint was taken")?;
+    ensure!(index + 1 == profile.checkpoints, "{} checkpoints were taken", taken.len());
+    Ok((Imported { lineage, index, state_root: String::new() }, recording(&taken[1..])))
+}
+
+/// What the figures of all checkpoints but the first say.
+fn recording(taken: &[Checkpoint]) -> Recording {
+    let sum = |of: fn(&Checkpoint) -> u64| taken.iter().map(of).sum::<u64>() as f64;
+    let (downtime_s, intervals) = (sum(|one| one.downtime_us) / 1e6, taken.len() as f64);
+    Recording {
+        intervals: taken.len() as u64,
+        run_s: (sum(|one| one.interval_us) - sum(|one| one.lengthened_us)) / 1e6 - downtime_s,
+        downtime_s: downtime_s / intervals,
+        slowdown: sum(|one| one.rate_set) / sum(|one| one.rate_achieved).max(1.0),
+    }
+}
+
+/// Leaves all threads of a process one core.
+fn pin(process: u32, core: u32) -> Result<()> {
+    let mut command = Command::new("taskset");
+    command.args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &process.to_string()]);
+    let output = command.output().context("taskset")?;
+    ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Lets all work until everything has a result; what each did, and its seconds of processor time.
+fn work(workers: &[(Api, u32)], lineage: &str) -> Result<Vec<(Work, f64)>> {
+    let body = json!({ "lineage": lineage, "jobs": 1, "until_done": true });
+    let one = |(api, process): &(Api, u32)| -> Result<(Work, f64)> {
+        let before = cpu_s(*process)?;
+        let work = api.post("/api/v1/work", &body, PATIENCE)?;
+        Ok((work, cpu_s(*process)? - before))
+    };
+    std::thread::scope(|scope| {
+        let one = &one;
+        let running: Vec<_> = workers.iter().map(|worker| scope.spawn(move || one(worker))).collect();
+        let joined = running.into_iter().map(|thread| thread.join().expect("a thread that returns errors"));
+        joined.collect()
+    })
+}
+
+impl Turn {
+    fn published(&self) -> impl Iterator<Item = &Published> {
+        self.workers.iter().flat_map(|worker| &worker.work.published)
+    }
+
+    fn instructions(&self) -> u64 {
+        self.published().map(|published| published.instructions).sum()
+    }
+}
+
+/// Turns in which so many worked.
+fn with(turns: &[Turn], workers: usize) -> impl Iterator<Item = &Turn> {
+    turns.iter().filter(move |turn| turn.workers.len() == workers)
+}
+
+/// Instructions a second: recordings of the same guest differ a little in their length.
+fn speed(turns: &[Turn], workers: usize) -> f64 {
+    let instructions: u64 = with(turns, workers).map(Turn::instructions).sum();
+    instructions as f64 / seconds(turns, workers).max(1e-9)
+}
+
+fn seconds(turns: &[Turn], workers: usize) -> f64 {
+    with(turns, workers).map(|turn| turn.took_s).sum()
+}
+
+const PROVEN: &str = "intervals proven";
+
+fn figures(turns: &[Turn]) -> Vec<Figure> {
+    let intervals: u64 = turns.iter().map(|turn| turn.recording.intervals).sum();
+    let proven: u64 = turns.iter().map(|turn| turn.proven).sum();
+    let gain = speed(turns, 2) / speed(turns, 1).max(1e-9);
+    let count = turns.len().div_ceil(2) as f64;
+    let times = [1, 2].map(|workers| format!("{:.1} s", seconds(turns, workers) / count));
+    let rates = [1, 2].map(|workers| format!("{:.0}", speed(turns, workers) / 1e6));
+    let all = |of: fn(&Worker) -> f64| -> String {
+        let each = turns.iter().flat_map(|turn| &turn.workers).map(of);
+        each.map(|percent| format!("{percent:.0}")).collect::<Vec<_>>().join(", ") + " %"
+    };
+    let median = |of: fn(&Published) -> Option<u64>| {
+        let mut all: Vec<u64> = turns.iter().flat_map(Turn::published).filter_map(of).collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"))
+    };
+    vec![
+        Figure::judged(PROVEN, format!("{proven} of {intervals}"), "all", proven == intervals),
+        Figure::judged(
+            "two workers over one, by instructions a second",
+            format!("{gain:.2}"),
+            format!("at least {GAIN_MIN:.1}"),
+            gain >= GAIN_MIN,
+        ),
+        Figure::stated("time of one worker / of two", times.join(" / ")),
+        Figure::stated("millions of instructions a second, one / two", rates.join(" / ")),
+        Figure::stated("each worker's core in use", all(|worker| worker.cpu_percent)),
+        Figure::stated("each worker's link in use, down", all(|worker| worker.link_percent)),
+        Figure::stated("from lease to first instruction, median", median(|one| one.lease_to_start_ms)),
+        Figure::stated("of that without a simulation in its place, median", median(|one| one.idle_ms)),
+    ]
+}
+
+/// What the model says with what one worker showed, beside what was reached, and for more workers than there are here.
+fn model(turns: &[Turn]) -> Result<String> {
+    let mut command = Command::new(host::program("pageswarm")?);
+    command.args(["sim", "model"]).args(questions(turns)?);
+    let output = command.output().context("pageswarm sim model")?;
+    ensure!(output.status.success(), "sim model: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).context("what the model said")
+}
+
+/// What the model is asked: options with their values.
+fn questions(turns: &[Turn]) -> Result<Vec<String>> {
+    let alone = with(turns, 1).next().context("one worker alone had no turn")?;
+    let Recording { intervals, run_s, downtime_s, slowdown } = alone.recording;
+    let sum_s = |of: fn(&Published) -> u64| alone.published().map(of).sum::<u64>() as f64 / 1e3;
+    let simulation = sum_s(|one| one.simulation_ms) / run_s;
+    let start_up_s = sum_s(|one| one.idle_ms.unwrap_or(0)) / intervals as f64;
+    let mut questions = vec![
+        format!("--run={run_s:.6}s"),
+        format!("--interval={:.6}s", run_s / intervals as f64),
+        format!("--recording-slowdown={slowdown:.4}"),
+        format!("--downtime={downtime_s:.9}s"),
+        format!("--simulation-slowdown={simulation:.4}"),
+        format!("--start-up={start_up_s:.6}s"),
+    ];
+    let reached = |turn: &Turn| format!("--reached={}:{:.3}s", turn.workers.len(), turn.took_s);
+    questions.extend(turns.iter().map(reached));
+    Ok(questions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(workers: usize, took_s: f64, proven: u64) -> Turn {
+        let published = Published {
+            outcome: "ended".to_owned(),
+            instructions: 1_000_000 / workers as u64,
+            lease_to_start_ms: Some(30),
+            idle_ms: Some(10),
+            simulation_ms: 400,
+        };
+        let work = Work { published: vec![published], given_back: 0 };
+        let recording = Recording { intervals: 2, run_s: 0.4, downtime_s: 1e-4, slowdown: 1.0 };
+        let workers = vec![Worker { work, cpu_percent: 99.0, link_percent: 1.0 }; workers];
+        Turn { recording, workers, proven, took_s }
+    }
+
+    fn verdicts(turns: &[Turn]) -> Vec<bool> {
+        figures(turns).iter().filter_map(|figure| figure.holds).collect()
+    }
+
+    #[test]
+    fn too_little_gain_and_an_open_interval_decide() {
+        assert_eq!(verdicts(&[turn(1, 2.0, 2), turn(2, 1.0, 2)]), [true, true]);
+        assert_eq!(verdicts(&[turn(1, 2.0, 2), turn(2, 1.2, 2)]), [true, false]);
+        assert_eq!(verdicts(&[turn(1, 2.0, 2), turn(2, 1.0, 1)]), [false, true]);
+    }
+
+    #[test]
+    fn the_model_is_asked_with_what_one_worker_showed() {
+        let asked = questions(&[turn(1, 2.0, 2), turn(2, 1.0, 2)]).unwrap().join(" ");
+        assert!(asked.starts_with("--run=0.400000s --interval=0.200000s"), "{asked}");
+        assert!(asked.contains("--simulation-slowdown=1.0000 --start-up=0.005000s"), "{asked}");
+        assert!(asked.ends_with("--reached=1:2.000s --reached=2:1.000s"), "{asked}");
+    }
+
+    #[test]
+    fn pauses_and_waits_are_no_part_of_the_run() {
+        let one = Checkpoint {
+            downtime_us: 100_000,
+            interval_us: 1_000_000,
+            lengthened_us: 300_000,
+            rate_set: 110,
+            rate_achieved: 100,
+        };
+        let found = recording(&[one]);
+        assert!((found.run_s - 0.6).abs() < 1e-9 && (found.slowdown - 1.1).abs() < 1e-9, "{found:?}");
+    }
+}

@@ -360,13 +360,17 @@ impl Node {
         let OpenReport { index_rebuilt, records_recovered, torn_bytes, chunks_lost, objects_lost, .. } =
             *report;
         if index_rebuilt {
-            tracing::warn!("store: the index was damaged and is made anew from the packs");
+            tracing::warn!(
+                records_recovered,
+                torn_bytes,
+                "store: the index was damaged and is made anew from the packs"
+            );
         }
         if report.damaged_count > 0 || !report.short_packs.is_empty() {
             report.damaged.iter().for_each(|region| tracing::warn!(%region, "store: damage"));
             report.short_packs.iter().for_each(|pack| tracing::warn!(%pack, "store: lost its end"));
             tracing::warn!(records_recovered, torn_bytes, chunks_lost, objects_lost, "store was damaged");
-        } else {
+        } else if !index_rebuilt {
             tracing::info!(records_recovered, torn_bytes, "store was not closed in order; nothing is lost");
         }
         let (damaged_regions, short_packs) = (report.damaged_count, report.short_packs.len() as u64);

@@ -218,6 +218,10 @@ struct Unproven {
 impl Unproven {
     fn create(path: &Path, map: &CheckpointMap) -> std::io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{} is there and is no file that can be replaced", path.display());
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+        }
         // Two that write the same image at a time must not write into one file.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut part = path.as_os_str().to_owned();

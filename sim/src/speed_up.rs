@@ -2,7 +2,7 @@
 //!
 //! An interval of length L is recorded in P = s_log L + t_c and simulated in Q = s_sim L + t_i. With N* = ceil(Q / P)
 //! nodes none waits: the whole takes T (s_log + t_c / L) + Q, which is least for L* = sqrt(T t_c / s_sim). With fewer nodes
-//! N the simulations are what takes time: (T / L) Q / N + P. The speed-up is over one node that simulates all of T
+//! N the simulations are what takes time: (T / L) Q / N + P, if that is more. The speed-up is over one node that simulates all of T
 //! in s_sim T (after SimuBoost; Rittinghaus & Bellosa, KIT).
 
 use crate::analysis::Table;
@@ -106,11 +106,8 @@ impl Measured {
             return Err(ModelError::Nodes);
         }
         let intervals = self.run.as_secs_f64() / interval.as_secs_f64();
-        let total = if nodes >= self.nodes_enough(interval)? {
-            intervals * recorded + simulated
-        } else {
-            intervals * simulated / nodes as f64 + recorded
-        };
+        // Nobody is done before the last interval is recorded and simulated, however many there are.
+        let total = (intervals * recorded + simulated).max(intervals * simulated / nodes as f64 + recorded);
         let total = Duration::try_from_secs_f64(total).unwrap_or(Duration::MAX);
         Ok(Parallel { interval, nodes, total })
     }

@@ -104,6 +104,7 @@ impl StoreDirectory {
             None => write_version(dir)?,
         }
         let directory = Self { dir: dir.to_owned(), lock };
+        directory.remove_discarded()?;
         create_dir(&directory.packs())?;
         create_dir(&directory.index())?;
         sync_dir(dir).map_err(|source| refused(dir, source))?;
@@ -118,11 +119,25 @@ impl StoreDirectory {
         self.dir.join("index")
     }
 
-    /// Removes the index; packs hold all that is in it.
+    /// Removes the index; packs hold all that is in it. Half an index never has its name, wherever this is broken off.
     pub(crate) fn discard_index(&self) -> Result<(), DirectoryError> {
         let index = self.index();
-        std::fs::remove_dir_all(&index).map_err(|source| refused(&index, source))?;
-        create_dir(&index)
+        std::fs::rename(&index, self.discarded()).map_err(|source| refused(&index, source))?;
+        create_dir(&index)?;
+        sync_dir(&self.dir).map_err(|source| refused(&self.dir, source))?;
+        self.remove_discarded()
+    }
+
+    fn discarded(&self) -> PathBuf {
+        self.dir.join("index.discarded")
+    }
+
+    fn remove_discarded(&self) -> Result<(), DirectoryError> {
+        let discarded = self.discarded();
+        match std::fs::remove_dir_all(&discarded) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(&discarded, error)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -104,7 +104,12 @@ impl Store {
     /// [`IndexError`].
     pub fn head(&self, lineage: LineageId, index: CheckpointIndex) -> Result<Option<ObjectHash>, IndexError> {
         let value = self.index.get(&Key::Head(lineage, index).encode())?;
-        value.map(|value| hash32(&value).map(ObjectHash)).transpose()
+        value.map(|value| self.object_hash(&value)).transpose()
+    }
+
+    /// A value that is a hash.
+    fn object_hash(&self, value: &[u8]) -> Result<ObjectHash, IndexError> {
+        value.try_into().map(ObjectHash).map_err(|_| self.index.entry_damaged())
     }
 
     /// An acknowledged checkpoint.
@@ -172,7 +177,7 @@ impl Store {
         count_max: usize,
     ) -> Result<Vec<(CheckpointIndex, ObjectHash)>, IndexError> {
         let from = Key::Head(lineage, from).encode();
-        self.list(lineage, &from, count_max, |index, value| Ok((index, ObjectHash(hash32(value)?))))
+        self.list(lineage, &from, count_max, |index, value| Ok((index, self.object_hash(value)?)))
     }
 
     /// The acknowledged checkpoints of a lineage from `from` on, in order, at most `count_max`.
@@ -243,9 +248,4 @@ impl Store {
             None => Ok(()),
         }
     }
-}
-
-/// A value that is a hash.
-fn hash32(value: &[u8]) -> Result<[u8; 32], IndexError> {
-    value.try_into().map_err(|_| IndexError::EntryDamaged)
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use pageswarm_checkpoint::wire::{
     BirthRange, Control, ObjectAnswer, Opening, Patience, RANGES_MAX, Refusal, RunAnswer, RunRequest, Urgency,
 };
@@ -17,6 +17,9 @@ use tokio::time::timeout;
 use crate::cluster::{NodeProcess, PATIENCE};
 use crate::events;
 use crate::member::{Closed, Member, Session};
+
+/// A reason that gets lost is asked for again, so many times in all.
+const REFUSALS: usize = 5;
 
 /// What hostile members are after.
 #[derive(Clone, Copy, Debug)]
@@ -138,10 +141,20 @@ impl Rogue {
     ///
     /// If it does not.
     pub async fn refusal(&self, target: &NodeProcess) -> anyhow::Result<String> {
-        match self.member.connect(target.address, self.certificate.clone()).await {
-            Ok(session) => Ok(session.closed().await?.why),
-            Err(error) => Ok(error.to_string()),
+        for _ in 0..REFUSALS {
+            let said = match self.member.connect(target.address, self.certificate.clone()).await {
+                Ok(session) => Some(session.closed().await?)
+                    .filter(|closed| !closed.is_forgotten())
+                    .map(|closed| closed.why),
+                Err(error) => {
+                    Some(error.to_string()).filter(|said| !said.contains(&Closed::FORGOTTEN.to_string()))
+                }
+            };
+            if let Some(said) = said {
+                return Ok(said);
+            }
         }
+        bail!("it refuses {REFUSALS} times and its reason never comes through")
     }
 }
 

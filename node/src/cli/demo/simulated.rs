@@ -7,9 +7,9 @@ use pageswarm_sim::speed_up::{Measured, ModelError, Parallel};
 use crate::api::simulations::SimulationView;
 use crate::publish::CheckpointFigures;
 
-/// Rows of the summary. `taken` are the figures of all checkpoints but the first, `took` is the time of the whole.
+/// Rows of the summary. `all` are the figures of all checkpoints, `took` is the time of the whole.
 pub(super) fn rows(
-    taken: &[CheckpointFigures],
+    all: &[CheckpointFigures],
     simulations: &[&SimulationView],
     nodes: u32,
     took: Duration,
@@ -27,7 +27,7 @@ pub(super) fn rows(
         sum(|one| one.reads),
         sum(|one| one.writes)
     );
-    let modelled = measured(taken, simulations)
+    let modelled = measured(all, simulations)
         .ok_or(ModelError::Time)
         .and_then(|(measured, interval)| sentence(&measured, interval, nodes, took))
         .unwrap_or_else(|error| error.to_string());
@@ -35,20 +35,26 @@ pub(super) fn rows(
 }
 
 /// What the model is asked with, and the intervals' mean length; `None` if the run has no length.
-fn measured(taken: &[CheckpointFigures], simulations: &[&SimulationView]) -> Option<(Measured, Duration)> {
+fn measured(all: &[CheckpointFigures], simulations: &[&SimulationView]) -> Option<(Measured, Duration)> {
+    let (first, taken) = all.split_first()?;
+    let paused_first = first.downtime_us;
+    let paused_last = taken.last()?.downtime_us;
     let (intervals, simulated) = (taken.len() as f64, simulations.len() as f64);
     let sum = |of: fn(&CheckpointFigures) -> u64| taken.iter().map(of).sum::<u64>();
     let cost =
         |of: fn(&SimulationView) -> u64| simulations.iter().map(|one| of(one)).sum::<u64>() as f64 / 1e3;
     let paused = sum(|one| one.downtime_us);
-    let run_us = sum(|one| one.interval_us).saturating_sub(sum(|one| one.lengthened_us) + paused);
+    // From boundary to boundary, with the pause at the first of them.
+    let run_us = sum(|one| one.interval_us).saturating_sub(paused_first + paused - paused_last);
     if run_us == 0 || simulations.is_empty() {
         return None;
     }
     let run = run_us as f64 / 1e6;
     let measured = Measured {
         run: Duration::from_micros(run_us),
-        recording_slowdown: sum(|one| one.rate_set) as f64 / sum(|one| one.rate_achieved).max(1) as f64,
+        // Pages were counted over the pauses too, which the model has apart.
+        recording_slowdown: sum(|one| one.rate_set) as f64 / sum(|one| one.rate_achieved).max(1) as f64
+            * (run_us as f64 / sum(|one| one.interval_us).max(1) as f64),
         downtime: Duration::from_micros(paused).div_f64(intervals),
         simulation_slowdown: cost(|one| one.simulation_ms) / simulated * intervals / run,
         start_up: Duration::from_secs_f64(cost(|one| one.fetch_ms + one.read_back_ms) / simulated),

@@ -19,7 +19,7 @@ use super::network::Network;
 use super::process::until_true;
 use super::profile::Link;
 use super::systems::nodes::{self, Exchange, Hosts, Imported, Nodes};
-use super::{NEEDED, SEED, say_links};
+use super::{NEEDED, SEED, ensure_installed, say_links};
 use crate::bench::Destination;
 use crate::bench::report::{Figure, Report};
 use crate::host::{self, Machine};
@@ -150,9 +150,7 @@ impl FaultsArgs {
 
 /// Runs it and judges it.
 pub(in crate::bench) fn measure(args: &FaultsArgs) -> Result<Report> {
-    for (program, package) in NEEDED {
-        ensure!(host::in_path(program), "{program} is not installed ({package})");
-    }
+    ensure_installed(&NEEDED)?;
     ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
     let profile = if args.quick { QUICK } else { FULL };
     say_links(LINK, None);

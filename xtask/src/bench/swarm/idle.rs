@@ -4,20 +4,22 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::ground::{self, Ground};
+use super::guest;
 use super::network::Network;
-use super::process::until_true;
 use super::profile::Link;
-use super::systems::nodes::{Exchange, Hosts, Imported, Nodes};
-use super::{NEEDED, SEED};
+use super::systems::nodes::{Exchange, Hosts, Nodes};
+use super::{NEEDED, ensure_installed};
 use crate::bench::Destination;
 use crate::bench::report::{Figure, Report};
 use crate::host::{self, Machine};
 
 const LINK: Link = Link { mbit_per_s: 1000 };
+/// Of the guest's checkpoints.
+const INTERVAL_MS: u64 = 500;
 /// What an idle node may take.
 const RSS_BYTES_MAX: u64 = 64 << 20;
 /// How long the guest, and then the nodes, may take: all of them share this machine.
@@ -63,15 +65,6 @@ struct Outcome {
     memory: Vec<Memory>,
 }
 
-#[derive(Deserialize)]
-struct Vm {
-    vm: u64,
-    lineage: Option<String>,
-    ended: Option<String>,
-    failed: bool,
-    checkpoints: Vec<serde::de::IgnoredAny>,
-}
-
 impl IdleArgs {
     fn command(&self) -> String {
         format!("cargo xtask bench idle{}", if self.quick { " --quick" } else { "" })
@@ -80,9 +73,7 @@ impl IdleArgs {
 
 /// Runs it and judges it.
 pub(in crate::bench) fn measure(args: &IdleArgs) -> Result<Report> {
-    for (program, package) in NEEDED {
-        ensure!(host::in_path(program), "{program} is not installed ({package})");
-    }
+    ensure_installed(&NEEDED)?;
     ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
     let profile = if args.quick { QUICK } else { FULL };
     let ground = Ground::new()?;
@@ -108,7 +99,7 @@ fn run(profile: &Profile, ground: &Ground) -> Result<Outcome> {
     let mut nodes = Nodes::start(Hosts::Shaped(&network), profile.nodes, &directory, Exchange::Swarm)?;
     let connected_s = clock.elapsed().as_secs_f64();
     println!("{} nodes are connected with each other after {connected_s:.1} s", profile.nodes + 1);
-    let checkpoint = record(&nodes, profile)?;
+    let (checkpoint, _) = guest::record::<IgnoredAny>(&nodes, profile.checkpoints, INTERVAL_MS, PATIENCE)?;
     let clock = Instant::now();
     nodes.wait_announced(&checkpoint)?;
     let lag_s = clock.elapsed().as_secs_f64();
@@ -118,26 +109,6 @@ fn run(profile: &Profile, ground: &Ground) -> Result<Outcome> {
     ground::remove(&directory)?;
     let Profile { nodes, checkpoints } = *profile;
     Ok(Outcome { nodes, checkpoints, followed, connected_s, lag_s, memory })
-}
-
-/// A small guest's checkpoints on the publisher; the last of them.
-fn record(nodes: &Nodes, profile: &Profile) -> Result<Imported> {
-    let api = nodes.api(0);
-    let body = json!({
-        "workload": "kernel-build", "ram_bytes": 64 << 20, "interval_ms": 500, "strategy": "pre-copy",
-        "checkpoints": profile.checkpoints, "seed": SEED,
-    });
-    let vm: Vm = api.post("/api/v1/vms", &body, PATIENCE)?;
-    let lineage = vm.lineage.context("a VM without a lineage")?;
-    let path = format!("/api/v1/vms/{}?from=0", vm.vm);
-    until_true("all checkpoints are taken", PATIENCE, || {
-        let vm: Vm = api.get(&path)?;
-        ensure!(!vm.failed, "the guest failed: {:?}", vm.ended);
-        Ok(vm.ended.is_some())
-    })?;
-    let taken = api.get::<Vm>(&path)?.checkpoints.len() as u64;
-    ensure!(taken == profile.checkpoints, "{taken} checkpoints were taken");
-    Ok(Imported { lineage, index: taken - 1, state_root: String::new() })
 }
 
 fn memory_of(process: u32) -> Result<Memory> {

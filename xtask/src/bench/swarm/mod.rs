@@ -7,6 +7,7 @@ mod distance;
 mod faults;
 mod figures;
 mod ground;
+mod guest;
 mod idle;
 mod loopback;
 mod measure;
@@ -95,11 +96,17 @@ impl SwarmArgs {
     }
 }
 
-/// Runs the profile and judges it.
-pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
-    for (program, package) in NEEDED {
+/// Fails if a program is not in the path, and names its package.
+fn ensure_installed(programs: &[(&str, &str)]) -> Result<()> {
+    for (program, package) in programs {
         ensure!(host::in_path(program), "{program} is not installed ({package})");
     }
+    Ok(())
+}
+
+/// Runs the profile and judges it.
+pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
+    ensure_installed(&NEEDED)?;
     let ground = Ground::new()?;
     let (figures, outcome) = match (args.quick, args.profile) {
         (true, _) => compare(&profile::QUICK, &args.kinds(), &ground)?,

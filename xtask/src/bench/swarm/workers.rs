@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::api::Api;
 use super::ground::{self, Ground};
+use super::guest;
 use super::measure::cpu_s;
 use super::network::Network;
-use super::process::until_true;
 use super::profile::Link;
-use super::systems::nodes::{Hosts, Imported, Nodes};
-use super::{NEEDED, SEED};
+use super::systems::nodes::{Hosts, Nodes};
+use super::{NEEDED, ensure_installed};
 use crate::bench::Destination;
 use crate::bench::report::{Figure, Report};
 use crate::host::{self, Machine};
@@ -104,15 +104,6 @@ struct Standings {
 }
 
 #[derive(Deserialize)]
-struct Vm {
-    vm: u64,
-    lineage: Option<String>,
-    ended: Option<String>,
-    failed: bool,
-    checkpoints: Vec<Checkpoint>,
-}
-
-#[derive(Deserialize)]
 struct Checkpoint {
     downtime_us: u64,
     interval_us: u64,
@@ -128,9 +119,8 @@ impl WorkersArgs {
 
 /// Runs it and judges it.
 pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
-    for (program, package) in NEEDED.into_iter().chain([("taskset", "util-linux")]) {
-        ensure!(host::in_path(program), "{program} is not installed ({package})");
-    }
+    ensure_installed(&NEEDED)?;
+    ensure_installed(&[("taskset", "util-linux")])?;
     ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
     let cores = std::thread::available_parallelism().context("cores of this machine")?.get();
     ensure!(cores >= 2, "two workers need a core each, and this machine has {cores}");
@@ -160,7 +150,8 @@ fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
     let network = Network::new(ground.name(), workers + 1, LINK)?;
     // Nothing is simulated twice: one worker alone has nobody who could.
     let mut nodes = Nodes::publisher(Hosts::Shaped(&network), &directory, &["--simulate-twice", "0%"])?;
-    let (checkpoint, recording) = record(&nodes, profile)?;
+    let (checkpoint, taken) = guest::record(&nodes, profile.checkpoints, profile.interval_ms, PATIENCE)?;
+    let recording = recording(&taken);
     let mut pinned = Vec::new();
     for host in 1..=workers {
         nodes.join(&network, host, &directory, "worker")?;
@@ -188,27 +179,6 @@ fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
     drop(nodes);
     ground::remove(&directory)?;
     Ok(Turn { recording, workers, proven: standings.exact + standings.confirmed, took_s })
-}
-
-/// Checkpoints of a guest, on the publisher; the last of them.
-fn record(nodes: &Nodes, profile: &Profile) -> Result<(Imported, Recording)> {
-    let api = nodes.api(0);
-    let body = json!({
-        "workload": "kernel-build", "ram_bytes": 64 << 20, "interval_ms": profile.interval_ms,
-        "strategy": "pre-copy", "checkpoints": profile.checkpoints, "seed": SEED,
-    });
-    let vm: Vm = api.post("/api/v1/vms", &body, PATIENCE)?;
-    let lineage = vm.lineage.context("a VM without a lineage")?;
-    let path = format!("/api/v1/vms/{}?from=0", vm.vm);
-    until_true("all checkpoints are taken", PATIENCE, || {
-        let vm: Vm = api.get(&path)?;
-        ensure!(!vm.failed, "the guest failed: {:?}", vm.ended);
-        Ok(vm.ended.is_some())
-    })?;
-    let taken = api.get::<Vm>(&path)?.checkpoints;
-    let index = (taken.len() as u64).checked_sub(1).context("no checkpoint was taken")?;
-    ensure!(index + 1 == profile.checkpoints, "{} checkpoints were taken", taken.len());
-    Ok((Imported { lineage, index, state_root: String::new() }, recording(&taken)))
 }
 
 /// What the figures of all checkpoints say. An interval is from boundary to boundary, with the pause at the first of them.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::probe::RoundTrips;
@@ -16,7 +16,7 @@ use crate::bench::swarm::measure::cpu_s;
 use crate::bench::swarm::network::Network;
 use crate::bench::swarm::process::{self, Process, until_true};
 use crate::bench::swarm::profile::{DISTANCE, Link};
-use crate::bench::swarm::{NEEDED, say_links};
+use crate::bench::swarm::{NEEDED, ensure_installed, say_links};
 use crate::host::{self, Machine};
 
 /// Fast, so that nothing waits for links.
@@ -45,9 +45,7 @@ struct Outcome {
 
 /// Runs it and judges it.
 pub(in crate::bench) fn measure(_args: &DistanceArgs) -> Result<Report> {
-    for (program, package) in NEEDED {
-        ensure!(host::in_path(program), "{program} is not installed ({package})");
-    }
+    ensure_installed(&NEEDED)?;
     say_links(LINK, Some(DISTANCE));
     let ground = Ground::new()?;
     let outcome = run(&ground)?;

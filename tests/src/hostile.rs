@@ -9,7 +9,7 @@ use pageswarm_checkpoint::wire::{
 };
 use pageswarm_checkpoint::{Birth, ChunkRef, EncodedChunk, Encoding, LineageId, PAGE_BYTES};
 use pageswarm_node::transport::frames;
-use quinn::{RecvStream, SendStream};
+use quinn::{ConnectionError, RecvStream, SendStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -142,16 +142,15 @@ impl Rogue {
     /// If it does not.
     pub async fn refusal(&self, target: &NodeProcess) -> anyhow::Result<String> {
         for _ in 0..REFUSALS {
-            let said = match self.member.connect(target.address, self.certificate.clone()).await {
-                Ok(session) => Some(session.closed().await?)
-                    .filter(|closed| !closed.is_forgotten())
-                    .map(|closed| closed.why),
-                Err(error) => {
-                    Some(error.to_string()).filter(|said| !said.contains(&Closed::FORGOTTEN.to_string()))
-                }
+            let refused = match self.member.connect(target.address, self.certificate.clone()).await {
+                Ok(session) => session.closed().await.map(|closed| closed.why),
+                Err(error) => Err(error),
             };
-            if let Some(said) = said {
-                return Ok(said);
+            match refused {
+                Ok(why) => return Ok(why),
+                // Its word of why was lost on the way, and by now it does not know the connection any more.
+                Err(error) if matches!(error.downcast_ref(), Some(ConnectionError::Reset)) => {}
+                Err(error) => return Ok(error.to_string()),
             }
         }
         bail!("it refuses {REFUSALS} times and its reason never comes through")

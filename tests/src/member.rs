@@ -45,18 +45,6 @@ pub struct Closed {
     pub why: String,
 }
 
-impl Closed {
-    /// The code where the node closed the connection and had forgotten it before its word of that came: datagrams get lost,
-    /// and then it can only say that it knows no such connection.
-    pub const FORGOTTEN: u64 = u64::MAX;
-
-    /// Whether nothing is known of the reason.
-    #[must_use]
-    pub const fn is_forgotten(&self) -> bool {
-        self.code == Self::FORGOTTEN
-    }
-}
-
 impl Member {
     /// A fresh key on a port of the system's choice.
     ///
@@ -216,7 +204,6 @@ pub async fn closed(connection: &Connection) -> anyhow::Result<Closed> {
             code: close.error_code.into_inner(),
             why: String::from_utf8_lossy(&close.reason).into_owned(),
         }),
-        ConnectionError::Reset => Ok(Closed { code: Closed::FORGOTTEN, why: String::new() }),
-        other => bail!("connection ended otherwise: {other}"),
+        other => Err(anyhow::Error::from(other).context("connection ended otherwise")),
     }
 }

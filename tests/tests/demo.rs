@@ -11,18 +11,25 @@ use pageswarm_tests::command::{Outcome, pageswarm, program, run};
 use pageswarm_tests::skip::{Need, skipped};
 use tokio::process::{Child, Command};
 
-/// A small demo that would take minutes; its directories are made below `temporary`.
-fn long_demo(temporary: &Path) -> anyhow::Result<Child> {
-    let mut command = Command::new(program()?);
-    command.args(["demo", "--nodes", "1", "--memory", "64MiB", "--checkpoints", "1000"]);
-    command.env("TMPDIR", temporary).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Ok(command.kill_on_drop(true).spawn()?)
+/// A demo under way.
+struct Running {
+    demo: Child,
+    /// The directory that it made.
+    made: PathBuf,
+    /// The process of its VM.
+    vm: u32,
 }
 
-/// The directory of the demo's publisher and the process of its VM, once it has taken a checkpoint.
-async fn running(temporary: &Path) -> anyhow::Result<(PathBuf, u32)> {
-    until("the demo's VM runs", PATIENCE, async || {
-        let made = std::fs::read_dir(temporary).ok()?.next()?.ok()?.path();
+/// Starts a small demo that would take minutes, and waits until its VM works.
+async fn start(ground: &Ground) -> anyhow::Result<Running> {
+    let temporary = ground.path("temporary");
+    std::fs::create_dir(&temporary)?;
+    let mut command = Command::new(program()?);
+    command.args(["demo", "--nodes", "1", "--memory", "64MiB", "--checkpoints", "1000"]);
+    command.env("TMPDIR", &temporary).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let demo = command.kill_on_drop(true).spawn()?;
+    until("the demo's VM works", PATIENCE, async || {
+        let made = std::fs::read_dir(&temporary).ok()?.next()?.ok()?.path();
         let publisher = made.join("publisher");
         let listed = pageswarm(&["vm", "ls", "--json", "--dir", publisher.to_str()?]).await.ok()?;
         let vms: serde_json::Value = serde_json::from_str(&listed.text).ok()?;
@@ -30,6 +37,7 @@ async fn running(temporary: &Path) -> anyhow::Result<(PathBuf, u32)> {
         Some((made, u32::try_from(vm["process_id"].as_u64()?).ok()?))
     })
     .await
+    .map(|(made, vm)| Running { demo, made, vm })
 }
 
 async fn signal(name: &str, process: u32) -> anyhow::Result<()> {
@@ -51,10 +59,7 @@ async fn a_vm_that_dies_ends_the_demo_with_its_reason() -> anyhow::Result<()> {
         return Ok(());
     }
     let ground = Ground::new()?;
-    let temporary = ground.path("temporary");
-    std::fs::create_dir(&temporary)?;
-    let demo = long_demo(&temporary)?;
-    let (made, vm) = running(&temporary).await?;
+    let Running { demo, made, vm } = start(&ground).await?;
     signal("KILL", vm).await?;
     let outcome = ended(demo).await?;
     ensure!(outcome.code == Some(i32::from(ExitCode::Failed as u8)), "{outcome:?}");
@@ -69,10 +74,7 @@ async fn an_interrupted_demo_leaves_nothing() -> anyhow::Result<()> {
         return Ok(());
     }
     let ground = Ground::new()?;
-    let temporary = ground.path("temporary");
-    std::fs::create_dir(&temporary)?;
-    let demo = long_demo(&temporary)?;
-    let (made, vm) = running(&temporary).await?;
+    let Running { demo, made, vm } = start(&ground).await?;
     signal("TERM", demo.id().context("the demo has ended")?).await?;
     let outcome = ended(demo).await?;
     ensure!(outcome.code == Some(i32::from(ExitCode::Failed as u8)), "{outcome:?}");

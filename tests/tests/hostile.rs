@@ -119,10 +119,8 @@ impl Pair {
 
 /// Checks that `node` banned the rogue for that reason: it closed the connection, says so, and does not take it back.
 async fn assert_banned(node: &NodeProcess, rogue: &Rogue, ended: &Ended, why: &str) -> anyhow::Result<()> {
-    if !ended.closed.is_forgotten() {
-        assert_eq!(ended.closed.code, u64::from(close::BANNED), "{ended:?}");
-        assert!(ended.closed.why.contains(why), "{ended:?}");
-    }
+    assert_eq!(ended.closed.code, u64::from(close::BANNED), "{ended:?}");
+    assert!(ended.closed.why.contains(why), "{ended:?}");
     let event = events::wait_for_text(node.directory(), PATIENCE, "peer_banned", &rogue.id()).await?;
     assert_eq!(event["why"], why);
     let refusal = rogue.refusal(node).await?;

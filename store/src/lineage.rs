@@ -249,3 +249,47 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: an entry of a shape that no entry has is noticed, and the index is made anew from the packs, once.
+
+    use super::*;
+    use crate::index::{Durability, Key};
+    use crate::object::ObjectKind;
+    use crate::store::StoreOptions;
+
+    const LINEAGE: LineageId = LineageId([5; 32]);
+    const INDEX: CheckpointIndex = CheckpointIndex(0);
+
+    #[test]
+    fn a_damaged_entry_of_a_head_or_a_commit_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let store = open();
+        let head = store.put_object(ObjectKind(2), b"head").unwrap();
+        store.record_head(LINEAGE, INDEX, head).unwrap();
+        store
+            .commit_checkpoint(&NewCheckpoint {
+                lineage: LINEAGE,
+                index: INDEX,
+                head,
+                objects: vec![],
+                chunks: vec![],
+            })
+            .unwrap();
+        drop(store);
+        for key in [Key::Head(LINEAGE, INDEX), Key::Commit(LINEAGE, INDEX)] {
+            let store = open();
+            assert!(!store.open_report().index_rebuilt, "once is enough");
+            store.index.settle(vec![(key.encode(), Some(vec![7; 3]))], Durability::Now).unwrap();
+            let found = [store.head(LINEAGE, INDEX).err(), store.checkpoint(LINEAGE, INDEX).err()];
+            assert!(matches!(found.iter().flatten().next(), Some(IndexError::EntryDamaged)), "{found:?}");
+            drop(store);
+            let store = open();
+            assert!(store.open_report().index_rebuilt);
+            assert_eq!(store.head(LINEAGE, INDEX).unwrap(), Some(head));
+            assert_eq!(store.checkpoint(LINEAGE, INDEX).unwrap().unwrap().head, head);
+        }
+    }
+}

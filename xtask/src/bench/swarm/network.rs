@@ -53,6 +53,7 @@ impl Network {
         let network = Self::unconnected(prefix, hosts)?;
         set(&network.switch(), PASSES_BY_THE_FIREWALL)?;
         network.connect(link, &bridge(hosts)?, way)?;
+        network.introduce()?;
         Ok(network)
     }
 
@@ -104,6 +105,20 @@ impl Network {
         Ok(())
     }
 
+    /// Tells every host of a bridge the hardware addresses of the others, for good: what hosts ask each other for goes into a
+    /// table that all namespaces of a machine share, which 64 of them would fill (`gc_thresh3`, 1024 entries).
+    fn introduce(&self) -> Result<()> {
+        for host in 0..self.hosts {
+            let mut others = String::new();
+            for other in (0..self.hosts).filter(|other| *other != host) {
+                let (address, hardware) = (Self::address(other), hardware_address(other));
+                writeln!(others, "neighbor replace {address} lladdr {hardware} dev eth0 nud permanent")?;
+            }
+            batch("ip", Some(&self.namespace(host)), &others)?;
+        }
+        Ok(())
+    }
+
     /// What packets pass between distant hosts.
     pub(super) const fn relay(&self) -> Option<&Relay> {
         self.relay.as_ref()
@@ -144,10 +159,10 @@ impl Network {
     fn cables(&self) -> Result<String> {
         let mut lines = String::new();
         for host in 0..self.hosts {
-            let (port, namespace) = (port(host), self.namespace(host));
+            let (port, namespace, hardware) = (port(host), self.namespace(host), hardware_address(host));
             writeln!(
                 lines,
-                "link add name {port} mtu 1500 type veth peer name eth0 mtu 1500 netns {namespace}"
+                "link add name {port} mtu 1500 type veth peer name eth0 address {hardware} mtu 1500 netns {namespace}"
             )?;
             writeln!(lines, "link set dev {port} up")?;
         }
@@ -178,6 +193,12 @@ fn set(namespace: &str, script: &str) -> Result<()> {
 /// The switch's end of a host's link.
 pub(super) fn port(host: u32) -> String {
     format!("port{host}")
+}
+
+/// Of a host's device: administered locally, and its address in it.
+fn hardware_address(host: u32) -> String {
+    let [a, b, c, d] = Network::address(host).octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// All ports in one bridge.
@@ -294,5 +315,6 @@ mod tests {
         assert_eq!(lines.lines().count(), 3);
         assert!(lines.contains("rate 50mbit ") && lines.ends_with("bfifo limit 128036\n"));
         assert_eq!(Network::address(16), Ipv4Addr::new(10, 98, 0, 17));
+        assert_eq!(hardware_address(16), "02:00:0a:62:00:11");
     }
 }

@@ -1,5 +1,6 @@
 //! Fetching a checkpoint: what of it is missing here, from whom it came, and how long it took.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use pageswarm_swarm::{BirthSet, Input};
 
 use crate::events::What;
 use crate::hub::WantError;
+use crate::lazy_ram::PageSet;
 use crate::lineages::MapError;
 use crate::node::Node;
 
@@ -49,7 +51,7 @@ pub enum FetchError {
 }
 
 /// A fetched checkpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Fetched {
     /// Chunks that were not here before.
     pub lacked_chunks: u64,
@@ -113,6 +115,97 @@ pub async fn fetch_state(node: &Arc<Node>, id: LineageId, index: CheckpointIndex
     Ok(())
 }
 
+/// What is to be fetched.
+#[derive(Debug)]
+pub struct Plan {
+    /// By lineage, all that is wanted, and what of it is not here.
+    wanted: Vec<(LineageId, BirthSet, BirthSet)>,
+}
+
+impl Plan {
+    /// Plans to fetch all of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`].
+    pub async fn of_checkpoint(
+        node: &Arc<Node>,
+        id: LineageId,
+        index: CheckpointIndex,
+    ) -> Result<Self, FetchError> {
+        Self::of(node, move |node| {
+            node.lineages.prepare_bases(&id, index)?;
+            node.lineages.demand(&id, index)
+        })
+        .await
+    }
+
+    /// Plans to fetch some pages of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`].
+    pub async fn of_pages(
+        node: &Arc<Node>,
+        id: LineageId,
+        index: CheckpointIndex,
+        pages: PageSet,
+    ) -> Result<Self, FetchError> {
+        Self::of(node, move |node| {
+            node.lineages.prepare_bases(&id, index)?;
+            node.lineages.demand_of_pages(&id, index, &pages)
+        })
+        .await
+    }
+
+    async fn of(
+        node: &Arc<Node>,
+        demand: impl FnOnce(&Node) -> Result<BTreeMap<LineageId, BirthSet>, MapError> + Send + 'static,
+    ) -> Result<Self, FetchError> {
+        let node = Arc::clone(node);
+        let planned = tokio::task::spawn_blocking(move || {
+            let mut wanted = Vec::new();
+            for (lineage, births) in demand(&node)? {
+                let lacked = node.lineages.lacked(lineage, &births)?;
+                node.lineages.note_lacked(lineage, &lacked);
+                wanted.push((lineage, births, lacked));
+            }
+            Ok(Self { wanted })
+        });
+        planned.await.map_err(|_| FetchError::Ending)?
+    }
+
+    /// Chunks that are not here.
+    #[must_use]
+    pub fn lacked_chunks(&self) -> u64 {
+        self.wanted.iter().map(|(_, _, lacked)| lacked.len()).sum()
+    }
+
+    /// Chunks that are.
+    #[must_use]
+    pub fn held_chunks(&self) -> u64 {
+        self.wanted.iter().map(|(_, births, lacked)| births.len() - lacked.len()).sum()
+    }
+
+    /// Fetches what is lacking. If this is dropped, it is not wanted any more.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`].
+    pub async fn carry_out(self, node: &Node) -> Result<(), FetchError> {
+        for (lineage, births, lacked) in self.wanted {
+            // What is here for another reason (a duplicate of another lineage's chunk) is news to the engine.
+            let mut held = births.clone();
+            held.subtract(&lacked);
+            if !held.is_empty() {
+                node.hub.input(Input::LocalHas { lineage, births: held }).await;
+            }
+            node.hub.want(lineage, births).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Fetches everything of a checkpoint that is not here.
 ///
 /// # Errors
@@ -120,34 +213,13 @@ pub async fn fetch_state(node: &Arc<Node>, id: LineageId, index: CheckpointIndex
 /// [`FetchError`].
 pub async fn fetch(node: &Arc<Node>, id: LineageId, index: CheckpointIndex) -> Result<Fetched, FetchError> {
     let start = Instant::now();
-    let planning = Arc::clone(node);
-    let plan = tokio::task::spawn_blocking(move || {
-        planning.lineages.prepare_bases(&id, index)?;
-        let demand = planning.lineages.demand(&id, index)?;
-        let mut plan: Vec<(LineageId, BirthSet, BirthSet)> = Vec::new();
-        for (lineage, births) in demand {
-            let lacked = planning.lineages.lacked(lineage, &births)?;
-            planning.lineages.note_lacked(lineage, &lacked);
-            plan.push((lineage, births, lacked));
-        }
-        Ok::<_, FetchError>(plan)
-    });
-    let plan = plan.await.map_err(|_| FetchError::Ending)??;
-    let lacked_chunks = plan.iter().map(|(_, _, lacked)| lacked.len()).sum();
-    let wanted: u64 = plan.iter().map(|(_, births, _)| births.len()).sum();
-    for (lineage, births, lacked) in plan {
-        // What is here for another reason (a duplicate of another lineage's chunk) is news to the engine.
-        let mut held = births.clone();
-        held.subtract(&lacked);
-        if !held.is_empty() {
-            node.hub.input(Input::LocalHas { lineage, births: held }).await;
-        }
-        node.hub.want(lineage, births).await?;
-    }
+    let plan = Plan::of_checkpoint(node, id, index).await?;
+    let (lacked_chunks, held_chunks) = (plan.lacked_chunks(), plan.held_chunks());
+    plan.carry_out(node).await?;
     node.lineages.note_held(&id, index);
     node.counters.checkpoints_fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let took = start.elapsed();
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     node.events.add(What::CheckpointHeld { lineage: id.to_string(), index: index.0, took_ms });
-    Ok(Fetched { lacked_chunks, held_chunks: wanted - lacked_chunks, took })
+    Ok(Fetched { lacked_chunks, held_chunks, took })
 }

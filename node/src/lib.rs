@@ -21,6 +21,7 @@ pub mod identity;
 pub mod images;
 pub mod import;
 pub mod join;
+pub mod lazy_ram;
 pub mod leases;
 pub mod limits;
 pub mod lineages;

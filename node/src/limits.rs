@@ -58,6 +58,10 @@ pub const RESULT_WORKERS_MAX: usize = 1024;
 pub const RESULT_LIST_BYTES_MAX: u64 = (RESULTS_LISTED_MAX * ANNOUNCED_BYTES_MAX + 16) as u64;
 /// RAM of a guest that is simulated, in bytes: as much as a VM of a node may have.
 pub const SIMULATED_RAM_BYTES_MAX: u64 = 8 << 30;
+/// Pages that a simulation is expected to touch and that are read together, when it touches the first of them.
+pub const EXPECTED_READ_PAGES: usize = 64;
+/// Simulated intervals of which a node remembers what they touched: a bit a page, at most 256 KiB each.
+pub const TOUCHED_SETS_MAX: usize = 64;
 /// How long the simulation of one interval may take.
 pub const SIMULATION_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an image is kept that nobody asks for.

@@ -26,6 +26,7 @@ use crate::identity::{self, KeyError};
 use crate::images::Images;
 use crate::import::Imports;
 use crate::join::{self, JoinError};
+use crate::lazy_ram::Touched;
 use crate::leases::{self, LeaseHost};
 use crate::limits::{CODING_THREADS, RESULT_QUEUE, SIMULATIONS};
 use crate::lineages::{LineageError, Lineages};
@@ -141,6 +142,8 @@ pub struct Node {
     pub coding: Arc<Semaphore>,
     /// Places for simulations.
     pub simulations: Arc<Semaphore>,
+    /// What simulations touched.
+    pub touched: Touched,
     /// Signed results of simulations.
     pub results: Results,
     /// Results that were told and wait to be taken in.
@@ -226,6 +229,7 @@ impl Node {
             effort: EffortGauge::default(),
             coding: Arc::new(Semaphore::new(CODING_THREADS)),
             simulations: Arc::new(Semaphore::new(SIMULATIONS)),
+            touched: Touched::default(),
             results,
             heard_results,
             leases: LeaseHost::default(),
@@ -242,11 +246,16 @@ impl Node {
         if let Some(multicast) = multicast {
             tokio::spawn(multicast.run(Arc::clone(&node)));
         }
-        for lineage in node.lineages.all() {
-            follow::start(&node, &lineage).await;
-        }
+        node.follow_all().await;
         node.start_keeping();
         Ok(node)
+    }
+
+    /// Follows the lineages that the store knows.
+    async fn follow_all(self: &Arc<Self>) {
+        for lineage in self.lineages.all() {
+            follow::start(self, &lineage).await;
+        }
     }
 
     /// Gossip, and what is heard of results.

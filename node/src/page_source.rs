@@ -79,6 +79,34 @@ impl CheckpointPages {
         Ok(())
     }
 
+    /// Reads those of `pages` that are here and not zero to their places in `ram`, which is all of RAM, and names each to `filled`.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] if the store cannot be read, or there is no such page.
+    pub(crate) fn read_scattered(
+        &self,
+        pages: &[PageNumber],
+        ram: &mut [u8],
+        mut filled: impl FnMut(PageNumber),
+    ) -> Result<(), SourceError> {
+        let mut wanted = Vec::with_capacity(pages.len());
+        for page in pages {
+            let place = page.0 as usize;
+            let image = self.image.as_ref().and_then(|image| image.pages(*page, PAGE_BYTES));
+            match (image, self.map.ram.get(*page).ok_or(SourceError::Unavailable)?) {
+                (Some(bytes), _) => {
+                    ram[place * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(bytes);
+                    filled(*page);
+                }
+                (None, Slot::Chunk { source, hash }) => wanted.push(Wanted { place, source, hash }),
+                (None, Slot::Zero) => {}
+            }
+        }
+        self.read_held(wanted, ram, |place| filled(PageNumber(u32::try_from(place).unwrap_or(u32::MAX))))?;
+        Ok(())
+    }
+
     /// Writes the zero pages from `first` on into `out`; returns the others.
     fn split(
         &self,

@@ -1,7 +1,8 @@
 //! Simulating an interval: from checkpoint k and the record of interval k to a proof that its end is checkpoint k+1.
 //!
-//! The simulation gets all bytes of checkpoint k, whose state root is checked first, and of checkpoint k+1 the hashes
-//! of its pages, its processor and its devices, which are checked against its head. What comes out is hashed anew.
+//! The simulation gets the bytes of checkpoint k, checked against hashes that lead to the state root in its head, and of
+//! checkpoint k+1 the hashes of its pages, its processor and its devices, which are checked against its head. What comes out
+//! is hashed anew. A simulation may begin before all of checkpoint k is here: then a page is had when it is touched first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +14,24 @@ use pageswarm_checkpoint::{
 };
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
-use pageswarm_sim::{Boundary, CompleteRam, Memory, ReplayError, Replayed, Unobserved, replay_while};
+use pageswarm_sim::{
+    Boundary, CompleteRam, Memory, PageUnavailable, Reason, Refusal, ReplayError, ReplayFailure, Replayed,
+    Unobserved, replay_while,
+};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fetch::{self, FetchError, Fetched};
-use crate::limits::{SIMULATED_RAM_BYTES_MAX, SIMULATION_TIMEOUT};
+use crate::lazy_ram::{self, LazyRam, MemoryUse};
+use crate::limits::{FAULT_TIMEOUT, SIMULATED_RAM_BYTES_MAX, SIMULATION_TIMEOUT};
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
+use crate::page_source::CheckpointPages;
 use crate::rebuild::{self, RebuildError};
 use crate::recording::Recording;
+use crate::report;
 
 /// Why an interval was not simulated.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +91,17 @@ pub enum SimulateError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// A page that it touched did not come in time.
+    #[error(
+        "page {page} of checkpoint {interval} did not come within {} s: nobody who is connected has it, `status` shows who is",
+        FAULT_TIMEOUT.as_secs()
+    )]
+    PageLate {
+        /// Of which interval's beginning.
+        interval: CheckpointIndex,
+        /// Which.
+        page: PageNumber,
+    },
     /// More RAM than a simulation may have.
     #[error("the guest has {bytes} bytes of RAM, a simulation at most {SIMULATED_RAM_BYTES_MAX}")]
     RamSize {
@@ -106,13 +126,39 @@ impl Drop for Abandoned {
     }
 }
 
+/// How a simulation gets the RAM that it begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restore {
+    /// A page when it is touched first: only what is touched, or expected to be, is fetched.
+    #[default]
+    Lazy,
+    /// All of it before the first instruction.
+    Full,
+}
+
+/// Which interval, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// Whose.
+    pub lineage: LineageId,
+    /// Interval k, from checkpoint k to k+1.
+    pub interval: CheckpointIndex,
+    /// How it gets its RAM.
+    pub restore: Restore,
+    /// How long to wait for what has to be here before the first instruction.
+    pub patience: Duration,
+}
+
 /// A simulated interval whose end is its checkpoint, bit for bit.
 #[derive(Clone, Debug)]
 pub struct Simulated {
-    /// What had to be fetched of checkpoint k.
+    /// What had to be fetched of checkpoint k, or was begun to be: until when it had come, or the simulation could begin.
     pub fetched: Fetched,
-    /// Reading checkpoint k back and checking it.
+    /// Reading back and checking what has to be here before the first instruction.
     pub read_back: Duration,
+    /// How the simulation used its memory, if that was filled where it was touched.
+    pub memory: Option<MemoryUse>,
     /// When the first instruction was simulated.
     pub began: Instant,
     /// The simulation itself.
@@ -139,8 +185,8 @@ pub struct Prepared {
     read_back: Duration,
 }
 
-/// Fetches what interval `interval` needs within `patience`, simulates it in one of `places`, and proves its end. If
-/// this is dropped, the simulation ends soon.
+/// Fetches what a job needs, simulates it in one of `places`, and proves its end. If this is dropped, the simulation ends
+/// soon.
 ///
 /// # Errors
 ///
@@ -151,23 +197,52 @@ pub struct Prepared {
 /// If no checkpoint can follow the interval: its number is the largest there is.
 pub async fn simulate(
     node: &Arc<Node>,
-    id: LineageId,
-    interval: CheckpointIndex,
-    patience: Duration,
+    job: Job,
     places: &Arc<Semaphore>,
 ) -> Result<Simulated, SimulateError> {
-    let late = |_| SimulateError::Late { waited: patience };
-    let (fetched, place) =
-        timeout(patience, gather(node, id, interval, patience, places)).await.map_err(late)??;
+    let late = |_| SimulateError::Late { waited: job.patience };
+    let gathered = timeout(job.patience, gather(node, job, places)).await.map_err(late)??;
     let abandoned = Abandoned::default();
     let (stop, simulating) = (Arc::clone(&abandoned.0), Arc::clone(node));
+    let Gathered { fetched, place, arriving } = gathered;
     let simulated = tokio::task::spawn_blocking(move || {
-        let prepared = prepare(&simulating, &id, interval);
-        let simulated = prepared.and_then(|prepared| run(interval, prepared, fetched, &stop));
+        let simulated = match job.restore {
+            Restore::Full => prepare(&simulating, &job.lineage, job.interval)
+                .and_then(|prepared| run_full(prepared, fetched, &stop)),
+            Restore::Lazy => run_lazily(&simulating, job, fetched, &stop),
+        };
         drop(place);
         simulated
     });
-    simulated.await.map_err(broken)?
+    let simulated = simulated.await.map_err(broken)?;
+    // What has not come by now is not wanted any more.
+    drop(arriving);
+    simulated
+}
+
+/// Fetches what a job will need before its turn comes.
+///
+/// # Errors
+///
+/// [`SimulateError`].
+pub async fn fetch_ahead(node: &Arc<Node>, job: Job) -> Result<(), SimulateError> {
+    let Job { lineage, interval, restore, patience } = job;
+    fetch::wait_announced(node, lineage, interval.next(), patience).await?;
+    let plan = match restore {
+        Restore::Full => fetch::Plan::of_checkpoint(node, lineage, interval).await?,
+        Restore::Lazy => plan_expected(node, job).await?,
+    };
+    fetch::fetch_state(node, lineage, interval).await?;
+    fetch::fetch_state(node, lineage, interval.next()).await?;
+    Ok(plan.carry_out(node).await?)
+}
+
+async fn plan_expected(node: &Arc<Node>, job: Job) -> Result<fetch::Plan, SimulateError> {
+    let expecting = Arc::clone(node);
+    let expected =
+        tokio::task::spawn_blocking(move || lazy_ram::expected(&expecting, job.lineage, job.interval));
+    let expected = expected.await.map_err(broken)?;
+    Ok(fetch::Plan::of_pages(node, job.lineage, job.interval, expected).await?)
 }
 
 /// Fetches what interval `interval` needs within `patience` and gives it to whoever simulates it elsewhere.
@@ -187,8 +262,9 @@ pub async fn prepared<T: Send + 'static>(
     give: impl FnOnce(Prepared) -> T + Send + 'static,
 ) -> Result<T, SimulateError> {
     let late = |_| SimulateError::Late { waited: patience };
-    let gathered = gather(node, id, interval, patience, &node.simulations);
-    let (_, place) = timeout(patience, gathered).await.map_err(late)??;
+    let job = Job { lineage: id, interval, restore: Restore::Full, patience };
+    let gathered = gather(node, job, &node.simulations);
+    let Gathered { place, .. } = timeout(patience, gathered).await.map_err(late)??;
     let preparing = Arc::clone(node);
     let given = tokio::task::spawn_blocking(move || {
         let given = prepare(&preparing, &id, interval).map(give);
@@ -202,28 +278,73 @@ fn broken(error: tokio::task::JoinError) -> SimulateError {
     if error.is_panic() { SimulateError::BrokeOff } else { SimulateError::Ending }
 }
 
-/// What has to be waited for: the chunks, and a place.
-async fn gather(
-    node: &Arc<Node>,
-    id: LineageId,
-    interval: CheckpointIndex,
-    patience: Duration,
-    places: &Arc<Semaphore>,
-) -> Result<(Fetched, OwnedSemaphorePermit), SimulateError> {
-    fetch::wait_announced(node, id, interval.next(), patience).await?;
-    let fetched = fetch::fetch(node, id, interval).await?;
-    fetch::fetch_state(node, id, interval.next()).await?;
+/// What has to be waited for before the first instruction.
+struct Gathered {
+    fetched: Fetched,
+    place: OwnedSemaphorePermit,
+    /// What is fetched meanwhile.
+    arriving: JoinSet<()>,
+}
+
+async fn gather(node: &Arc<Node>, job: Job, places: &Arc<Semaphore>) -> Result<Gathered, SimulateError> {
+    let Job { lineage, interval, restore, patience } = job;
+    let mut arriving = JoinSet::new();
+    fetch::wait_announced(node, lineage, interval.next(), patience).await?;
+    let start = Instant::now();
+    let fetched = match restore {
+        Restore::Full => fetch::fetch(node, lineage, interval).await?,
+        Restore::Lazy => {
+            let plan = plan_expected(node, job).await?;
+            let (lacked_chunks, held_chunks) = (plan.lacked_chunks(), plan.held_chunks());
+            let fetching = Arc::clone(node);
+            arriving.spawn(async move {
+                if let Err(error) = plan.carry_out(&fetching).await {
+                    tracing::debug!(error = report::chain(&error), %interval, "expected pages do not come");
+                }
+            });
+            fetch::fetch_state(node, lineage, interval).await?;
+            Fetched { lacked_chunks, held_chunks, took: start.elapsed() }
+        }
+    };
+    fetch::fetch_state(node, lineage, interval.next()).await?;
     let place = Arc::clone(places).acquire_owned().await;
-    Ok((fetched, place.map_err(|_| SimulateError::Ending)?))
+    Ok(Gathered { fetched, place: place.map_err(|_| SimulateError::Ending)?, arriving })
 }
 
 fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Prepared, SimulateError> {
     let clock = Instant::now();
-    let unknown = |index| MapError::UnknownCheckpoint { lineage: *id, index };
+    let map = node.lineages.map_at(id, interval)?;
+    let record = record(node, id, interval)?;
+    let mut ram = vec![0; ram_bytes(&map)?];
+    let rebuilt = rebuild::rebuild_into(node, id, interval, |page, bytes| {
+        let start = page.0 as usize * PAGE_BYTES;
+        ram[start..start + PAGE_BYTES].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    let start = boundary(&rebuilt.state.cpu, &rebuilt.state.devices, map)?;
+    let recording = record.recording(start, rebuilt.state_root);
+    Ok(Prepared { ram, recording, read_back: clock.elapsed() })
+}
+
+/// The interval's record and end, checked.
+struct Record {
+    interval: CheckpointIndex,
+    events: EventLog,
+    end: Boundary,
+    end_root: StateRoot,
+}
+
+impl Record {
+    fn recording(self, start: Boundary, start_root: StateRoot) -> Recording {
+        let Self { interval, events, end, end_root } = self;
+        Recording { interval, start_root, end_root, start, events, end }
+    }
+}
+
+fn record(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Record, SimulateError> {
     let next = interval.next();
     let lineage = node.lineages.get(id).ok_or(MapError::UnknownLineage(*id))?;
-    let (map, next_map) = (node.lineages.map_at(id, interval)?, node.lineages.map_at(id, next)?);
-    let promised = node.lineages.head(id, next)?.ok_or_else(|| unknown(next))?.state_root;
+    let next_map = node.lineages.map_at(id, next)?;
     let record = rebuild::read_blob(&node.store, &next_map, BlobKind::IntervalRecord, next)?;
     if record.is_empty() {
         return Err(SimulateError::NoRecord { end: next });
@@ -236,35 +357,36 @@ fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Pre
     if record.event_log.is_empty() {
         return Err(SimulateError::NoRecord { end: next });
     }
-    let ram_bytes = u64::from(map.ram.pages()) * PAGE_BYTES as u64;
-    if ram_bytes > SIMULATED_RAM_BYTES_MAX {
-        return Err(SimulateError::RamSize { bytes: ram_bytes });
-    }
-    let mut ram = vec![0; map.ram.pages() as usize * PAGE_BYTES];
-    let rebuilt = rebuild::rebuild_into(node, id, interval, |page, bytes| {
-        let start = page.0 as usize * PAGE_BYTES;
-        ram[start..start + PAGE_BYTES].copy_from_slice(bytes);
-        Ok(())
-    })?;
-    let blob = |kind| rebuild::read_blob(&node.store, &next_map, kind, next);
-    let (end_cpu, end_devices) = (blob(BlobKind::Cpu)?, blob(BlobKind::Devices)?);
-    // The maps of an honest writer lead to what its head promises; so do those that are believed here.
-    let found = state_root(&next_map.ram, [&end_cpu, &end_devices], None);
+    let (end, end_root) = proven_boundary(node, id, next, next_map)?;
+    Ok(Record { interval, events: EventLog::decode(&record.event_log)?, end, end_root })
+}
+
+/// A checkpoint's hashes, processor and devices, which together are what its head promises, and that root.
+///
+/// The maps of an honest writer lead to it; so do those that are believed here.
+fn proven_boundary(
+    node: &Node,
+    id: &LineageId,
+    index: CheckpointIndex,
+    map: CheckpointMap,
+) -> Result<(Boundary, StateRoot), SimulateError> {
+    let head = node.lineages.head(id, index)?.ok_or(MapError::UnknownCheckpoint { lineage: *id, index })?;
+    let promised = head.state_root;
+    let blob = |kind| rebuild::read_blob(&node.store, &map, kind, index);
+    let (cpu, devices) = (blob(BlobKind::Cpu)?, blob(BlobKind::Devices)?);
+    let found = state_root(&map.ram, [&cpu, &devices], None);
     if found != promised {
-        return Err(RebuildError::WrongRoot { index: next, found, promised }.into());
+        return Err(RebuildError::WrongRoot { index, found, promised }.into());
     }
-    Ok(Prepared {
-        ram,
-        recording: Recording {
-            interval,
-            start_root: rebuilt.state_root,
-            end_root: promised,
-            start: boundary(&rebuilt.state.cpu, &rebuilt.state.devices, map)?,
-            events: EventLog::decode(&record.event_log)?,
-            end: boundary(&end_cpu, &end_devices, next_map)?,
-        },
-        read_back: clock.elapsed(),
-    })
+    Ok((boundary(&cpu, &devices, map)?, promised))
+}
+
+fn ram_bytes(map: &CheckpointMap) -> Result<usize, SimulateError> {
+    let bytes = u64::from(map.ram.pages()) * PAGE_BYTES as u64;
+    if bytes > SIMULATED_RAM_BYTES_MAX {
+        return Err(SimulateError::RamSize { bytes });
+    }
+    Ok(map.ram.pages() as usize * PAGE_BYTES)
 }
 
 fn boundary(cpu: &[u8], devices: &[u8], map: CheckpointMap) -> Result<Boundary, BytesError> {
@@ -272,16 +394,50 @@ fn boundary(cpu: &[u8], devices: &[u8], map: CheckpointMap) -> Result<Boundary, 
     Ok(Boundary { cpu, devices, map: map.ram })
 }
 
-fn run(
-    interval: CheckpointIndex,
-    prepared: Prepared,
+fn run_full(prepared: Prepared, fetched: Fetched, stop: &AtomicBool) -> Result<Simulated, SimulateError> {
+    let Prepared { ram, recording, read_back } = prepared;
+    let (simulated, _) = run(&recording, CompleteRam::new(ram), stop)?;
+    Ok(Simulated { fetched, read_back, ..simulated })
+}
+
+fn run_lazily(
+    node: &Arc<Node>,
+    job: Job,
     fetched: Fetched,
     stop: &AtomicBool,
 ) -> Result<Simulated, SimulateError> {
-    let Prepared { ram, recording, read_back } = prepared;
-    let (clock, promised) = (Instant::now(), recording.end_root);
-    let replayed = replay_while(&recording.wanted(), CompleteRam::new(ram), Unobserved, || {
+    let (clock, Job { lineage: id, interval, .. }) = (Instant::now(), job);
+    let record = record(node, &id, interval)?;
+    let lineage = node.lineages.get(&id).ok_or(MapError::UnknownLineage(id))?;
+    let map = node.lineages.map_at(&id, interval)?;
+    ram_bytes(&map)?;
+    let expected = lazy_ram::expected(node, id, interval);
+    let (start, start_root) = proven_boundary(node, &id, interval, map.clone())?;
+    let ram = map.ram.clone();
+    let pages = CheckpointPages::new(Arc::clone(node), lineage, map, node.images.get(id, interval));
+    let memory = LazyRam::new(pages, ram, &expected, FAULT_TIMEOUT);
+    let read_back = clock.elapsed();
+    let (simulated, memory) = run(&record.recording(start, start_root), memory, stop)?;
+    let (used, touched) = memory.used();
+    node.touched.note(id, interval, touched);
+    Ok(Simulated { fetched, read_back, memory: Some(used), ..simulated })
+}
+
+/// Simulates an interval from its beginning in `memory`, and proves its end.
+fn run<M: Memory>(
+    recording: &Recording,
+    memory: M,
+    stop: &AtomicBool,
+) -> Result<(Simulated, M), SimulateError> {
+    let (clock, promised, interval) = (Instant::now(), recording.end_root, recording.interval);
+    let replayed = replay_while(&recording.wanted(), memory, Unobserved, || {
         !stop.load(Ordering::Relaxed) && clock.elapsed() < SIMULATION_TIMEOUT
+    });
+    let replayed = replayed.map_err(|error| match error.cause {
+        ReplayFailure::Refused(Refusal { reason: Reason::Page(PageUnavailable { page }), .. }) => {
+            SimulateError::PageLate { interval, page }
+        }
+        _ => SimulateError::Replay(error),
     })?;
     let simulation = clock.elapsed();
     let found = root_of(&recording.start, &replayed);
@@ -294,9 +450,10 @@ fn run(
         };
         return Err(SimulateError::OtherEnd { interval, found, promised, work });
     }
-    Ok(Simulated {
-        fetched,
-        read_back,
+    let simulated = Simulated {
+        fetched: Fetched::default(),
+        read_back: Duration::ZERO,
+        memory: None,
         began: clock,
         simulation,
         instructions: replayed.instructions,
@@ -304,11 +461,12 @@ fn run(
         writes: replayed.writes,
         changed_pages: replayed.changed.len() as u64,
         state_root: found,
-    })
+    };
+    Ok((simulated, replayed.memory))
 }
 
 /// The state root of what was simulated from `start` on: the pages that it wrote hashed anew, the others those of the start.
-pub fn root_of<O>(start: &Boundary, replayed: &Replayed<CompleteRam, O>) -> StateRoot {
+pub fn root_of<M: Memory, O>(start: &Boundary, replayed: &Replayed<M, O>) -> StateRoot {
     let slot = |page: &PageNumber| {
         let hash = chunk_hash(replayed.memory.page(*page));
         // The root is over hashes; where a chunk was born makes no difference to it.

@@ -20,12 +20,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::events::What;
+use crate::lazy_ram::MemoryUse;
 use crate::leases::{Standing, host};
 use crate::lineages::MapError;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
 use crate::results::{self, Measure as _, ResultError};
-use crate::simulate::{self, SimulateError, Simulated};
+use crate::simulate::{self, Job, Restore, SimulateError, Simulated};
 use crate::{clock, fetch, report};
 
 /// Pause before asking again when nobody hosts the lease table, or the host is too busy.
@@ -93,12 +94,15 @@ pub struct Published {
     pub idle: Option<Duration>,
     /// The simulation itself.
     pub simulation: Duration,
+    /// How it used its memory, if that was filled where it was touched.
+    pub memory: Option<MemoryUse>,
 }
 
 struct Worker {
     node: Arc<Node>,
     lineage: LineageId,
     jobs: u64,
+    restore: Restore,
     until: Until,
     simulator: SimulatorBuild,
     places: Arc<Semaphore>,
@@ -122,6 +126,7 @@ pub async fn work(
     node: &Arc<Node>,
     lineage: LineageId,
     jobs: u64,
+    restore: Restore,
     until: Until,
 ) -> Result<Worked, WorkError> {
     node.members.certificate().allows(Role::Worker)?;
@@ -133,6 +138,7 @@ pub async fn work(
         node: Arc::clone(node),
         lineage,
         jobs,
+        restore,
         until,
         simulator: simulator.map_err(WorkError::Executable)?,
         places: Arc::new(Semaphore::new(usize::try_from(jobs).unwrap_or(1))),
@@ -254,13 +260,13 @@ impl Worker {
         Ok(lacks.map_err(|_| WorkError::Ending)??)
     }
 
+    const fn job(&self, interval: CheckpointIndex) -> Job {
+        Job { lineage: self.lineage, interval, restore: self.restore, patience: PATIENCE }
+    }
+
     /// Fetches what the interval needs while another one is simulated.
     async fn prefetch(&self, interval: CheckpointIndex) {
-        let fetching = async {
-            fetch::wait_announced(&self.node, self.lineage, interval.next(), PATIENCE).await?;
-            fetch::fetch(&self.node, self.lineage, interval).await?;
-            fetch::fetch_state(&self.node, self.lineage, interval.next()).await
-        };
+        let fetching = simulate::fetch_ahead(&self.node, self.job(interval));
         // What does not come now is waited for when its turn comes.
         if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, fetching).await {
             tracing::debug!(error = report::chain(&error), %interval, "interval not fetched ahead");
@@ -270,7 +276,7 @@ impl Worker {
     /// Simulates and publishes, or gives back; when the lane was free again.
     async fn simulate(&self, leased: Leased, free_since: Instant) -> Result<Instant, WorkError> {
         let Leased { interval, at } = leased;
-        let simulated = simulate::simulate(&self.node, self.lineage, interval, PATIENCE, &self.places).await;
+        let simulated = simulate::simulate(&self.node, self.job(interval), &self.places).await;
         let ended = Instant::now();
         let Some(outcome) = outcome_of(&simulated) else {
             if let Err(error) = &simulated {
@@ -291,6 +297,7 @@ impl Worker {
             lease_to_start: began.map(|began| began.saturating_duration_since(at)),
             idle: began.map(|began| began.saturating_duration_since(free_since.max(at))),
             simulation: simulated.as_ref().map_or(Duration::ZERO, |simulated| simulated.simulation),
+            memory: simulated.as_ref().ok().and_then(|simulated| simulated.memory),
         };
         self.publish(published).await?;
         lock(&self.held).remove(&interval);
@@ -337,7 +344,8 @@ pub async fn publish_one(
     let simulator = tokio::task::spawn_blocking(own_build).await.map_err(|_| WorkError::Ending)?;
     let simulator = simulator.map_err(WorkError::Executable)?;
     let simulation = simulated.as_ref().map_or(Duration::ZERO, |simulated| simulated.simulation);
-    let published = Published { interval, outcome, lease_to_start: None, idle: None, simulation };
+    let memory = simulated.as_ref().ok().and_then(|simulated| simulated.memory);
+    let published = Published { interval, outcome, lease_to_start: None, idle: None, simulation, memory };
     append(node, lineage, Found { simulator, published }).await?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use pageswarm_node::api::views::{
 };
 use pageswarm_node::api::work::{StandingsView, WorkRequest, WorkView};
 use pageswarm_node::exit::Failure;
+use pageswarm_node::simulate::Restore;
 use tokio::task::JoinSet;
 
 use crate::cluster::{NodeProcess, PATIENCE, until};
@@ -194,7 +195,7 @@ impl NodeProcess {
         let (client, lineage) = (self.client().clone(), lineage.to_owned());
         let mut working = JoinSet::new();
         working.spawn(async move {
-            let request = WorkRequest { lineage, jobs: 1, until_done: true };
+            let request = WorkRequest { lineage, jobs: 1, until_done: true, restore: Restore::Lazy };
             client.post("/api/v1/work", &request).await
         });
         working

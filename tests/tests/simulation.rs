@@ -2,7 +2,7 @@
 //! was not recorded, or does not exist, is refused. Method: a real VM on KVM, real nodes, the real command line; the
 //! state root that a simulation ends with is compared with the signed head's.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use pageswarm_node::api::simulations::SimulationView;
 use pageswarm_node::api::views::{CheckpointRequest, ImportView};
 use pageswarm_tests::calls::Guest;
@@ -10,6 +10,7 @@ use pageswarm_tests::cluster::{Ground, NodeProcess};
 use pageswarm_tests::command::{Outcome, pageswarm};
 use pageswarm_tests::noise::noise;
 use pageswarm_tests::skip::{Need, skipped};
+use std::time::{Duration, Instant};
 
 /// Checkpoints of the recording; there is an interval less.
 const CHECKPOINTS: u64 = 9;
@@ -65,6 +66,77 @@ async fn intervals_end_as_their_checkpoints_on_nodes_that_fetched_them() -> anyh
         assert_exact(other, &lineage, half, CHECKPOINTS - 1 - half)
     );
     one.and(two)
+}
+
+/// One interval, simulated on a node in one way.
+async fn simulated(node: &NodeProcess, lineage: &str, restore: &str) -> anyhow::Result<SimulationView> {
+    let outcome = sim_run(node, &[lineage, "3", "--restore", restore]).await?;
+    ensure!(outcome.code == Some(0), "{restore} restore: {outcome:?}");
+    let mut views: Vec<SimulationView> = serde_json::from_str(&outcome.text)?;
+    ensure!(views.len() == 1, "{restore} restore: {views:?}");
+    views.pop().context("one view")
+}
+
+#[tokio::test]
+async fn a_lazy_simulation_fetches_what_it_touches_and_knows_it_the_next_time() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let worker = ground.join("worker", &publisher, "reader", &[]).await?;
+    let guest = Guest { checkpoints: Some(5), interval_ms: 100, ..Guest::default() };
+    let lineage = publisher.run_vm(guest).await?;
+    worker.wait_checkpoint(&lineage, 4).await?;
+    let first = simulated(&worker, &lineage, "lazy").await?;
+    let pages = worker.checkpoint(&lineage, 3).await?.filled_pages;
+    let used = first.memory.as_ref().context("a lazy simulation says how it used its memory")?;
+    ensure!(used.touched_pages > 100 && used.touched_pages < pages / 2, "{used:?} of {pages} pages");
+    ensure!(used.hit_pages > used.touched_pages / 4 && used.hit_pages <= used.expected_pages, "{used:?}");
+    ensure!(used.awaited_pages > 0, "nothing was here before: {used:?}");
+    let held = worker.status().await?.store.chunks;
+    ensure!(held < pages, "{held} chunks are held, the checkpoint has {pages} pages: all of it was fetched");
+    // What it touched is known and here now.
+    let again = simulated(&worker, &lineage, "lazy").await?;
+    let known = again.memory.as_ref().context("a lazy simulation says how it used its memory")?;
+    assert_eq!(
+        (known.expected_pages, known.hit_pages),
+        (used.touched_pages, used.touched_pages),
+        "{known:?}"
+    );
+    assert_eq!((known.touched_pages, known.awaited_pages), (used.touched_pages, 0), "{known:?}");
+    let full = simulated(&worker, &lineage, "full").await?;
+    assert!(full.memory.is_none() && full.lacked_chunks > 0, "{full:?}");
+    for other in [again, full] {
+        assert_eq!(other.state_root, first.state_root);
+        assert_eq!(other.instructions, first.instructions);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_that_nobody_has_ends_a_lazy_simulation_in_time() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let mut publisher = ground.create("publisher", &[]).await?;
+    let worker = ground.join("worker", &publisher, "reader", &[]).await?;
+    let guest = Guest { checkpoints: Some(4), interval_ms: 100, ..Guest::default() };
+    let lineage = publisher.run_vm(guest).await?;
+    worker.wait_checkpoint(&lineage, 3).await?;
+    // These bring the processor's states at both ends of interval 1, and not what interval 0 wrote.
+    for interval in ["0", "2"] {
+        let outcome = sim_run(&worker, &[&lineage, interval]).await?;
+        ensure!(outcome.code == Some(0), "interval {interval}: {outcome:?}");
+    }
+    publisher.kill().await?;
+    let clock = Instant::now();
+    let outcome = sim_run(&worker, &[&lineage, "1"]).await?;
+    assert_eq!(outcome.code, Some(19), "{outcome:?}");
+    ensure!(outcome.text.contains("of checkpoint 1 did not come within 15 s"), "{outcome:?}");
+    ensure!(clock.elapsed() < Duration::from_secs(40), "after {:?}: {outcome:?}", clock.elapsed());
+    Ok(())
 }
 
 #[tokio::test]

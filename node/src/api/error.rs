@@ -156,7 +156,7 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
     match error {
         SimulateError::Replay(ReplayError { cause: ReplayFailure::Stopped { .. }, .. })
         | SimulateError::BrokeOff => None,
-        SimulateError::Late { .. } => Some(ExitCode::NotFound),
+        SimulateError::Late { .. } | SimulateError::PageLate { .. } => Some(ExitCode::NotFound),
         SimulateError::NoRecord { .. }
         | SimulateError::RamSize { .. }
         | SimulateError::Record(_)

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::error::ApiError;
 use super::server::{Answer, lineage_id, millis, patience};
 use super::views::CheckpointRequest;
+use crate::lazy_ram::MemoryUse;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::simulate;
+use crate::simulate::{self, Job, Restore};
 use crate::work::{self, WorkError};
 
 /// An interval to be simulated.
@@ -26,6 +27,36 @@ pub struct SimulationRequest {
     /// Whether what comes of it is published as this node's signed result.
     #[serde(default)]
     pub publish: bool,
+    /// How it gets the RAM that it begins with.
+    #[serde(default)]
+    pub restore: Restore,
+}
+
+/// How a simulation used its memory, where that was filled when it was touched. Pages that are zero are not counted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemoryUseView {
+    /// Pages that it was expected to touch: what it touched before, or what its delta says and the nearest interval touched.
+    pub expected_pages: u64,
+    /// Pages that it touched.
+    pub touched_pages: u64,
+    /// Pages that it was expected to touch, and did.
+    pub hit_pages: u64,
+    /// Pages that were not here when they were touched.
+    pub awaited_pages: u64,
+    /// Waiting for them.
+    pub waited_ms: u64,
+}
+
+impl MemoryUseView {
+    pub(super) fn of(used: &MemoryUse) -> Self {
+        Self {
+            expected_pages: used.expected_pages,
+            touched_pages: used.touched_pages,
+            hit_pages: used.hit_pages,
+            awaited_pages: used.awaited_pages,
+            waited_ms: millis(used.waited),
+        }
+    }
 }
 
 /// A simulated interval whose end is its checkpoint, bit for bit.
@@ -43,12 +74,15 @@ pub struct SimulationView {
     pub changed_pages: u64,
     /// The state root of what was simulated, which is that of checkpoint k+1.
     pub state_root: String,
-    /// Chunks of checkpoint k that were not here.
+    /// Chunks of checkpoint k that were wanted before the first instruction and were not here.
     pub lacked_chunks: u64,
-    /// Fetching them.
+    /// Until they had come or, where RAM is filled when it is touched, the rest had.
     pub fetch_ms: u64,
-    /// Reading checkpoint k back, checking it and the end's hashes.
+    /// Reading back and checking what the first instruction needs.
     pub read_back_ms: u64,
+    /// How it used its memory; none where all of it was there before.
+    #[serde(default)]
+    pub memory: Option<MemoryUseView>,
     /// The simulation itself.
     pub simulation_ms: u64,
 }
@@ -92,7 +126,7 @@ async fn write_recording(
 
 async fn simulate(
     State(node): State<Arc<Node>>,
-    Json(SimulationRequest { of: request, publish }): Json<SimulationRequest>,
+    Json(SimulationRequest { of: request, publish, restore }): Json<SimulationRequest>,
 ) -> Answer<SimulationView> {
     if publish {
         node.members
@@ -104,7 +138,8 @@ async fn simulate(
     if request.index == u64::MAX {
         return Err(ApiError::usage("index: there is no interval behind the last checkpoint that can be"));
     }
-    let simulated = simulate::simulate(&node, id, interval, patience(&request), &node.simulations).await;
+    let job = Job { lineage: id, interval, restore, patience: patience(&request) };
+    let simulated = simulate::simulate(&node, job, &node.simulations).await;
     if publish {
         let published = work::publish_one(&node, id, interval, &simulated).await;
         published.map_err(|error| ApiError::failed(&error))?;
@@ -120,6 +155,7 @@ async fn simulate(
         lacked_chunks: simulated.fetched.lacked_chunks,
         fetch_ms: millis(simulated.fetched.took),
         read_back_ms: millis(simulated.read_back),
+        memory: simulated.memory.as_ref().map(MemoryUseView::of),
         simulation_ms: millis(simulated.simulation),
     }))
 }

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::server::{Answer, blocking, lineage_id, millis, unknown_lineage};
+use super::simulations::MemoryUseView;
 use crate::leases::host::verdict;
 use crate::leases::{Standing, Summary, Verdict};
 use crate::node::Node;
+use crate::simulate::Restore;
 use crate::work::{self, Until, Worked};
 
 /// What a worker is to do.
@@ -26,6 +28,9 @@ pub struct WorkRequest {
     pub jobs: u64,
     /// Whether it ends once every interval recorded so far has a result.
     pub until_done: bool,
+    /// How simulations get the RAM that they begin with.
+    #[serde(default)]
+    pub restore: Restore,
 }
 
 /// What a worker did.
@@ -52,6 +57,9 @@ pub struct PublishedView {
     pub idle_ms: Option<u64>,
     /// The simulation itself.
     pub simulation_ms: u64,
+    /// How it used its memory; none where all of it was there before.
+    #[serde(default)]
+    pub memory: Option<MemoryUseView>,
 }
 
 /// Where the intervals of a lineage stand.
@@ -132,7 +140,7 @@ async fn work(State(node): State<Arc<Node>>, Json(request): Json<WorkRequest>) -
         return Err(ApiError::usage(format!("jobs: from 1 to {JOBS_MAX}")));
     }
     let until = if request.until_done { Until::Done } else { Until::Stopped };
-    let worked = work::work(&node, id, request.jobs, until).await;
+    let worked = work::work(&node, id, request.jobs, request.restore, until).await;
     Ok(Json(work_view(&worked.map_err(|error| ApiError::failed(&error))?)))
 }
 
@@ -149,6 +157,7 @@ fn work_view(worked: &Worked) -> WorkView {
             lease_to_start_ms: published.lease_to_start.map(millis),
             idle_ms: published.idle.map(millis),
             simulation_ms: millis(published.simulation),
+            memory: published.memory.as_ref().map(MemoryUseView::of),
         }
     });
     WorkView { published: published.collect(), given_back: worked.given_back }

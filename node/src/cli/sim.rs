@@ -8,10 +8,11 @@ use pageswarm_checkpoint::wire::JOBS_MAX;
 use super::checkpoint::resolve;
 use super::{NodeArgs, print, values};
 use crate::api::client::Client;
-use crate::api::simulations::{SimulationRequest, SimulationView};
+use crate::api::simulations::{MemoryUseView, SimulationRequest, SimulationView};
 use crate::api::views::CheckpointRequest;
 use crate::api::work::{StandingsView, WorkRequest, WorkView, WorkerView};
 use crate::exit::{ExitCode, Failure};
+use crate::simulate::Restore;
 
 /// `pageswarm sim`.
 #[derive(Debug, Subcommand)]
@@ -46,6 +47,9 @@ pub struct WorkArgs {
     /// End once every interval recorded so far has a result. Without it, wait for more until interrupted.
     #[arg(long)]
     pub until_done: bool,
+    /// How simulations get the RAM that they begin with.
+    #[arg(long, value_enum, default_value_t)]
+    pub restore: Restore,
 }
 
 /// Whose intervals.
@@ -78,6 +82,9 @@ pub struct RunArgs {
     /// Publish what comes of it as this node's signed result; its role must be worker at least.
     #[arg(long)]
     pub publish: bool,
+    /// How the simulation gets the RAM that it begins with.
+    #[arg(long, value_enum, default_value_t)]
+    pub restore: Restore,
 }
 
 /// Carries out the command.
@@ -109,7 +116,7 @@ async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
             patience_ms: u64::try_from(args.patience.as_millis()).ok(),
             ..CheckpointRequest::default()
         };
-        let request = SimulationRequest { of, publish: args.publish };
+        let request = SimulationRequest { of, publish: args.publish, restore: args.restore };
         let view = match client.post::<SimulationView>("/api/v1/simulations", &request).await {
             Ok(view) => view,
             Err(failure) => {
@@ -131,7 +138,7 @@ async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
 fn sentence(view: &SimulationView) -> String {
     format!(
         "interval {}: exact, state root {}; {} instructions in {} ms ({:.0} million a second), {} reads, {} writes, \
-         {} pages changed; {} chunks fetched in {} ms, read back in {} ms",
+         {} pages changed; {} chunks lacking, first instruction after {} ms and {} ms of checks{}",
         view.interval,
         view.state_root,
         view.instructions,
@@ -142,14 +149,23 @@ fn sentence(view: &SimulationView) -> String {
         view.changed_pages,
         view.lacked_chunks,
         view.fetch_ms,
-        view.read_back_ms
+        view.read_back_ms,
+        view.memory.as_ref().map_or_else(String::new, memory_use)
+    )
+}
+
+fn memory_use(used: &MemoryUseView) -> String {
+    format!(
+        "; {} pages expected, {} touched, {} of them expected, {} awaited for {} ms",
+        used.expected_pages, used.touched_pages, used.hit_pages, used.awaited_pages, used.waited_ms
     )
 }
 
 async fn work(args: WorkArgs) -> Result<(), Failure> {
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.lineage).await?;
-    let request = WorkRequest { lineage, jobs: args.jobs, until_done: args.until_done };
+    let request =
+        WorkRequest { lineage, jobs: args.jobs, until_done: args.until_done, restore: args.restore };
     let view: WorkView = client.post("/api/v1/work", &request).await?;
     if args.node.json {
         return print::json(&view);

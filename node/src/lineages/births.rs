@@ -10,18 +10,27 @@ use super::{Lineage, Lineages, MapError, lineage_of};
 
 /// Hashes kept in memory over all lineages: 64 MiB of them.
 const HASHES_KEPT: usize = 2 << 20;
+/// Of these, at most so many that nobody asked for since they were noted: a node that only listens keeps 8 MiB.
+const UNASKED_HASHES_KEPT: usize = 256 << 10;
 
 /// The first birth of a delta, and the chunks born from there on.
 type Born = (u64, Arc<[ChunkHash]>);
+
+/// The chunks that a delta bore.
+#[derive(Debug)]
+struct Kept {
+    hashes: Arc<[ChunkHash]>,
+    /// The moment of last use, which counts up.
+    used: u64,
+    is_asked: bool,
+}
 
 /// Where each delta's births end, and the hashes of recently used ones.
 #[derive(Debug, Default)]
 pub(super) struct Births {
     /// For each lineage, births up to and with checkpoint k, at position k.
     ends: BTreeMap<LineageId, Vec<u64>>,
-    /// With the moment of last use, which counts up.
-    kept: HashMap<(LineageId, CheckpointIndex), Born>,
-    kept_hashes: usize,
+    kept: HashMap<(LineageId, CheckpointIndex), Kept>,
     uses: u64,
 }
 
@@ -39,30 +48,37 @@ impl Births {
             ends.push(end);
         }
         if let Some(hashes) = hashes {
-            self.keep(id, index, hashes);
+            self.keep((id, index), hashes, false);
         }
     }
 
-    fn keep(&mut self, id: LineageId, index: CheckpointIndex, hashes: Arc<[ChunkHash]>) {
+    fn keep(&mut self, key: (LineageId, CheckpointIndex), hashes: Arc<[ChunkHash]>, is_asked: bool) {
         self.uses += 1;
-        self.kept_hashes += hashes.len();
-        if let Some((_, old)) = self.kept.insert((id, index), (self.uses, hashes)) {
-            self.kept_hashes -= old.len();
-        }
-        while self.kept_hashes > HASHES_KEPT && self.kept.len() > 1 {
-            let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            let Some((_, dropped)) = oldest.and_then(|key| self.kept.remove(&key)) else {
+        self.kept.insert(key, Kept { hashes, used: self.uses, is_asked });
+        self.forget(UNASKED_HASHES_KEPT, |kept| !kept.is_asked);
+        self.forget(HASHES_KEPT, |_| true);
+    }
+
+    /// Drops what was not used for longest among those that `counts` names, until they have at most so many hashes. The
+    /// latest stays.
+    fn forget(&mut self, hashes_max: usize, counts: impl Fn(&Kept) -> bool) {
+        let mut hashes: usize =
+            self.kept.values().filter(|kept| counts(kept)).map(|kept| kept.hashes.len()).sum();
+        while hashes > hashes_max {
+            let others = self.kept.iter().filter(|(_, kept)| counts(kept) && kept.used < self.uses);
+            let oldest = others.min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
+            let Some(dropped) = oldest.and_then(|key| self.kept.remove(&key)) else {
                 return;
             };
-            self.kept_hashes -= dropped.len();
+            hashes -= dropped.hashes.len();
         }
     }
 
     fn recall(&mut self, id: LineageId, index: CheckpointIndex) -> Option<Arc<[ChunkHash]>> {
+        let kept = self.kept.get_mut(&(id, index))?;
         self.uses += 1;
-        let (used, hashes) = self.kept.get_mut(&(id, index))?;
-        *used = self.uses;
-        Some(Arc::clone(hashes))
+        (kept.used, kept.is_asked) = (self.uses, true);
+        Some(Arc::clone(&kept.hashes))
     }
 
     /// The checkpoint whose delta bore a chunk, and the first birth of that delta.
@@ -142,7 +158,7 @@ impl Lineages {
         let bytes = bytes.ok_or(MapError::DeltaMissing { lineage: id, index })?;
         let delta = Delta::decode(&bytes, lineage.genesis.pages)?;
         let hashes: Arc<[ChunkHash]> = delta.new_chunks().map(|(hash, _)| hash).collect();
-        self.lock().births.keep(id, index, Arc::clone(&hashes));
+        self.lock().births.keep((id, index), Arc::clone(&hashes), true);
         Ok(Some((first, hashes)))
     }
 
@@ -163,5 +179,56 @@ impl Lineages {
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pageswarm_checkpoint::chunk_hash;
+
+    fn lineage() -> LineageId {
+        LineageId([7; 32])
+    }
+
+    fn hashes(count: usize) -> Arc<[ChunkHash]> {
+        vec![chunk_hash(b"chunk"); count].into()
+    }
+
+    fn kept(births: &Births) -> Vec<u64> {
+        let mut indices: Vec<u64> = births.kept.keys().map(|(_, index)| index.0).collect();
+        indices.sort_unstable();
+        indices
+    }
+
+    #[test]
+    fn what_nobody_asks_for_takes_an_eighth_of_the_room() {
+        let mut births = Births::default();
+        for index in 0..20 {
+            births.push(lineage(), CheckpointIndex(index), index + 1, Some(hashes(UNASKED_HASHES_KEPT / 4)));
+            if index == 3 {
+                assert!(births.recall(lineage(), CheckpointIndex(1)).is_some());
+            }
+        }
+        assert_eq!(kept(&births), [1, 16, 17, 18, 19]);
+        assert_eq!(births.recall(lineage(), CheckpointIndex(15)), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_until_the_room_is_full() {
+        let mut births = Births::default();
+        for index in 0..12 {
+            births.keep((lineage(), CheckpointIndex(index)), hashes(HASHES_KEPT / 8), true);
+            births.recall(lineage(), CheckpointIndex(0)).unwrap();
+        }
+        assert_eq!(kept(&births), [0, 5, 6, 7, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn the_latest_is_kept_however_large() {
+        let mut births = Births::default();
+        births.push(lineage(), CheckpointIndex(0), 1, Some(hashes(UNASKED_HASHES_KEPT + 1)));
+        births.push(lineage(), CheckpointIndex(1), 2, Some(hashes(HASHES_KEPT + 1)));
+        assert_eq!(kept(&births), [1]);
     }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use pageswarm_checkpoint::codec::FormatError;
 use pageswarm_checkpoint::{
-    ApplyError, Birth, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, Delta, LineageId, PageNumber,
+    ApplyError, Birth, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, Delta, Generation, LineageId,
+    PageNumber, Slot,
 };
 use pageswarm_store::IndexError;
 use pageswarm_swarm::BirthSet;
 
 use super::{Lineage, LineageError, Lineages, lineage_of};
+use crate::lazy_ram::PageSet;
 use crate::limits::MAPS_CACHED;
 
 /// Why a checkpoint's map cannot be had.
@@ -145,22 +147,27 @@ impl Lineages {
     ) -> Result<BTreeMap<LineageId, BirthSet>, MapError> {
         let lineage = self.get(id).ok_or(MapError::UnknownLineage(*id))?;
         let map = self.map_at(id, index)?;
-        let mut by_generation: BTreeMap<u16, Vec<u64>> = BTreeMap::new();
-        for (chunk, _) in map.chunks() {
-            by_generation.entry(chunk.generation.0).or_default().push(chunk.birth.0);
-        }
-        let mut demand = BTreeMap::new();
-        for (generation, mut births) in by_generation {
-            let generation = pageswarm_checkpoint::Generation(generation);
-            let born = lineage_of(&lineage, ChunkRef { generation, birth: Birth(0) });
-            births.sort_unstable();
-            let mut set = BirthSet::new();
-            for birth in births {
-                set.insert(Birth(birth));
-            }
-            demand.insert(born.ok_or(MapError::UnknownLineage(*id))?, set);
-        }
-        Ok(demand)
+        by_lineage(&lineage, map.chunks().map(|(chunk, _)| chunk))
+    }
+
+    /// What some pages of a checkpoint consist of, by the lineage in which each chunk was born.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`].
+    pub fn demand_of_pages(
+        &self,
+        id: &LineageId,
+        index: CheckpointIndex,
+        pages: &PageSet,
+    ) -> Result<BTreeMap<LineageId, BirthSet>, MapError> {
+        let lineage = self.get(id).ok_or(MapError::UnknownLineage(*id))?;
+        let map = self.map_at(id, index)?;
+        let chunks = pages.iter().filter_map(|page| match map.ram.get(page)? {
+            Slot::Chunk { source, .. } => Some(source),
+            Slot::Zero => None,
+        });
+        by_lineage(&lineage, chunks)
     }
 
     /// The chunks of a checkpoint that are not pages, by the lineage in which each was born.
@@ -216,10 +223,8 @@ impl Lineages {
         let wanted = self.map_at(id, index)?;
         let mut bases = BTreeMap::new();
         for (page, slot) in wanted.ram.changes_from(&base.ram) {
-            if let (
-                pageswarm_checkpoint::Slot::Chunk { source, .. },
-                Some(pageswarm_checkpoint::Slot::Chunk { source: old, .. }),
-            ) = (slot, base.ram.get(page))
+            if let (Slot::Chunk { source, .. }, Some(Slot::Chunk { source: old, .. })) =
+                (slot, base.ram.get(page))
                 && source.generation.0 == 0
                 && old.generation.0 == 0
             {
@@ -315,4 +320,26 @@ impl Lineages {
         }
         Ok(lengths)
     }
+}
+
+/// Births of chunks named from within a lineage, by the lineage in which each was born.
+fn by_lineage(
+    lineage: &Lineage,
+    chunks: impl Iterator<Item = ChunkRef>,
+) -> Result<BTreeMap<LineageId, BirthSet>, MapError> {
+    let mut by_generation: BTreeMap<Generation, Vec<u64>> = BTreeMap::new();
+    for chunk in chunks {
+        by_generation.entry(chunk.generation).or_default().push(chunk.birth.0);
+    }
+    let mut demand = BTreeMap::new();
+    for (generation, mut births) in by_generation {
+        let born = lineage_of(lineage, ChunkRef { generation, birth: Birth(0) });
+        births.sort_unstable();
+        let mut set = BirthSet::new();
+        for birth in births {
+            set.insert(Birth(birth));
+        }
+        demand.insert(born.ok_or(MapError::UnknownLineage(lineage.id))?, set);
+    }
+    Ok(demand)
 }

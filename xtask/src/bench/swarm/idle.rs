@@ -22,6 +22,8 @@ const LINK: Link = Link { mbit_per_s: 1000 };
 const INTERVAL_MS: u64 = 500;
 /// What an idle node may take.
 const RSS_BYTES_MAX: u64 = 64 << 20;
+/// From when the last node knows the last checkpoint to when memory is looked at: one that has just learnt something is not idle.
+const REST: Duration = Duration::from_secs(20);
 /// How long the guest, and then the nodes, may take: all of them share this machine.
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -104,6 +106,7 @@ fn run(profile: &Profile, ground: &Ground) -> Result<Outcome> {
     nodes.wait_announced(&checkpoint)?;
     let lag_s = clock.elapsed().as_secs_f64();
     let followed = nodes.knowing(&checkpoint)?;
+    std::thread::sleep(REST);
     let memory = nodes.processes().into_iter().skip(1).map(memory_of).collect::<Result<Vec<Memory>>>()?;
     drop(nodes);
     ground::remove(&directory)?;

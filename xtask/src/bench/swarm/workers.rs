@@ -2,7 +2,7 @@
 //! a host with a link; both counts are measured in the same run, in turns, each time in a new swarm.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -43,14 +43,18 @@ struct Profile {
     interval_ms: u64,
     /// Times that each number of workers has its turn.
     turns: usize,
+    /// What the cores are compared with, one against two.
+    lockstep_instructions: u64,
 }
 
-const FULL: Profile = Profile { checkpoints: 61, interval_ms: 200, turns: 2 };
-const QUICK: Profile = Profile { checkpoints: 7, interval_ms: 100, turns: 1 };
+const FULL: Profile =
+    Profile { checkpoints: 61, interval_ms: 200, turns: 2, lockstep_instructions: 1_000_000 };
+const QUICK: Profile = Profile { checkpoints: 7, interval_ms: 100, turns: 1, lockstep_instructions: 50_000 };
 
 /// One turn: a recording, and some workers who finish it.
 #[derive(Clone, Debug, Serialize)]
 struct Turn {
+    restore: Restore,
     recording: Recording,
     workers: Vec<Worker>,
     /// Intervals proven in the end.
@@ -94,6 +98,24 @@ struct Published {
     lease_to_start_ms: Option<u64>,
     idle_ms: Option<u64>,
     simulation_ms: u64,
+    memory: Option<MemoryUse>,
+}
+
+/// Pages that a simulation whose memory is filled where it is touched was expected to touch, and did.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct MemoryUse {
+    expected_pages: u64,
+    touched_pages: u64,
+    hit_pages: u64,
+    awaited_pages: u64,
+}
+
+/// How simulations get the RAM that they begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Restore {
+    Lazy,
+    Full,
 }
 
 #[derive(Deserialize)]
@@ -126,13 +148,16 @@ pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
     ensure!(cores >= 2, "two workers need a core each, and this machine has {cores}");
     let profile = if args.quick { QUICK } else { FULL };
     let ground = Ground::new()?;
+    let cores_gain = cores_gain(profile.lockstep_instructions)?;
     let mut turns = Vec::new();
-    for workers in [1, 2].repeat(profile.turns) {
-        let turn = turn(&profile, workers, &ground)?;
-        println!("{workers} at work: {} intervals in {:.1} s", turn.proven, turn.took_s);
+    let order = [(1, Restore::Lazy), (2, Restore::Lazy)].repeat(profile.turns);
+    for (workers, restore) in order.into_iter().chain([(1, Restore::Full)]) {
+        let turn = turn(&profile, workers, restore, &ground)?;
+        let Turn { proven, took_s, .. } = turn;
+        println!("{workers} at work, {restore:?} restore: {proven} intervals in {took_s:.1} s");
         turns.push(turn);
     }
-    let figures = figures(&turns);
+    let figures = figures(&turns, cores_gain);
     let of_function = |figure: Figure| if figure.name == PROVEN { figure } else { figure.unjudged() };
     println!("\nthe model, with what the first of one worker's turns showed:\n{}", model(&turns)?);
     Ok(Report {
@@ -145,7 +170,7 @@ pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
     })
 }
 
-fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
+fn turn(profile: &Profile, workers: u32, restore: Restore, ground: &Ground) -> Result<Turn> {
     let directory = ground.fresh("workers")?;
     let network = Network::new(ground.name(), workers + 1, LINK)?;
     // Nothing is simulated twice: one worker alone has nobody who could.
@@ -162,7 +187,7 @@ fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
     nodes.wait_announced(&checkpoint)?;
     let before = network.counters()?;
     let clock = Instant::now();
-    let did = work(&pinned, &checkpoint.lineage)?;
+    let did = work(&pinned, &checkpoint.lineage, restore)?;
     let took_s = clock.elapsed().as_secs_f64();
     let after = network.counters()?;
     let carried =
@@ -178,7 +203,7 @@ fn turn(profile: &Profile, workers: u32, ground: &Ground) -> Result<Turn> {
     ensure!(standings.intervals == recording.intervals, "{} intervals are known", standings.intervals);
     drop(nodes);
     ground::remove(&directory)?;
-    Ok(Turn { recording, workers, proven: standings.exact + standings.confirmed, took_s })
+    Ok(Turn { restore, recording, workers, proven: standings.exact + standings.confirmed, took_s })
 }
 
 /// What the figures of all checkpoints say. An interval is from boundary to boundary, with the pause at the first of them.
@@ -206,9 +231,30 @@ fn pin(process: u32, core: u32) -> Result<()> {
     Ok(())
 }
 
+/// How much more two cores do than one where nothing is shared but the machine: the simulator compared with the processor,
+/// by itself on one core, then on two at a time. Two cores of a virtual machine may be one of its host.
+fn cores_gain(instructions: u64) -> Result<f64> {
+    let on = |core: u32| {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &core.to_string()]).arg(host::program("pageswarm")?);
+        command.args(["sim", "lockstep", "--instructions", &instructions.to_string()]).stdout(Stdio::null());
+        command.spawn().context("taskset")
+    };
+    let time = |cores: &[u32]| -> Result<f64> {
+        let clock = Instant::now();
+        let running = cores.iter().map(|core| on(*core)).collect::<Result<Vec<_>>>()?;
+        for mut process in running {
+            ensure!(process.wait()?.success(), "pageswarm sim lockstep failed");
+        }
+        Ok(clock.elapsed().as_secs_f64())
+    };
+    let one = time(&[0])?;
+    Ok(2.0 * one / time(&[0, 1])?.max(1e-9))
+}
+
 /// Lets all work until everything has a result; what each did, and its seconds of processor time.
-fn work(workers: &[(Api, u32)], lineage: &str) -> Result<Vec<(Work, f64)>> {
-    let body = json!({ "lineage": lineage, "jobs": 1, "until_done": true });
+fn work(workers: &[(Api, u32)], lineage: &str, restore: Restore) -> Result<Vec<(Work, f64)>> {
+    let body = json!({ "lineage": lineage, "jobs": 1, "until_done": true, "restore": restore });
     let one = |(api, process): &(Api, u32)| -> Result<(Work, f64)> {
         let before = cpu_s(*process)?;
         let work = api.post("/api/v1/work", &body, PATIENCE)?;
@@ -235,9 +281,9 @@ impl Turn {
     }
 }
 
-/// Turns in which so many worked.
+/// Turns in which so many worked, with lazy restores.
 fn with(turns: &[Turn], workers: usize) -> impl Iterator<Item = &Turn> {
-    turns.iter().filter(move |turn| turn.workers.len() == workers)
+    turns.iter().filter(move |turn| turn.workers.len() == workers && turn.restore == Restore::Lazy)
 }
 
 /// Instructions a second: recordings of the same guest differ a little in their length.
@@ -252,21 +298,19 @@ fn seconds(turns: &[Turn], workers: usize) -> f64 {
 
 const PROVEN: &str = "intervals proven";
 
-fn figures(turns: &[Turn]) -> Vec<Figure> {
+fn figures(turns: &[Turn], cores_gain: f64) -> Vec<Figure> {
     let intervals: u64 = turns.iter().map(|turn| turn.recording.intervals).sum();
     let proven: u64 = turns.iter().map(|turn| turn.proven).sum();
     let gain = speed(turns, 2) / speed(turns, 1).max(1e-9);
-    let count = turns.len().div_ceil(2) as f64;
+    let count = with(turns, 1).count().max(1) as f64;
     let times = [1, 2].map(|workers| format!("{:.1} s", seconds(turns, workers) / count));
     let rates = [1, 2].map(|workers| format!("{:.0}", speed(turns, workers) / 1e6));
     let all = |of: fn(&Worker) -> f64| -> String {
         let each = turns.iter().flat_map(|turn| &turn.workers).map(of);
         each.map(|percent| format!("{percent:.0}")).collect::<Vec<_>>().join(", ") + " %"
     };
-    let median = |of: fn(&Published) -> Option<u64>| {
-        let mut all: Vec<u64> = turns.iter().flat_map(Turn::published).filter_map(of).collect();
-        all.sort_unstable();
-        all.get(all.len() / 2).map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"))
+    let medians = |of: fn(&Published) -> Option<u64>| {
+        [Restore::Lazy, Restore::Full].map(|restore| median(turns, restore, of)).join(" / ")
     };
     vec![
         Figure::judged(PROVEN, format!("{proven} of {intervals}"), "all", proven == intervals),
@@ -276,13 +320,54 @@ fn figures(turns: &[Turn]) -> Vec<Figure> {
             format!("at least {GAIN_MIN:.1}"),
             gain >= GAIN_MIN,
         ),
+        Figure::stated(
+            "the same of two programs that share nothing but the machine",
+            format!("{cores_gain:.2}"),
+        ),
         Figure::stated("time of one worker / of two", times.join(" / ")),
         Figure::stated("millions of instructions a second, one / two", rates.join(" / ")),
         Figure::stated("each worker's core in use", all(|worker| worker.cpu_percent)),
         Figure::stated("each worker's link in use, down", all(|worker| worker.link_percent)),
-        Figure::stated("from lease to first instruction, median", median(|one| one.lease_to_start_ms)),
-        Figure::stated("of that without a simulation in its place, median", median(|one| one.idle_ms)),
+        Figure::stated(
+            "from lease to first instruction, median, lazy / full restore",
+            medians(|one| one.lease_to_start_ms),
+        ),
+        Figure::stated("of that without a simulation in its place, median", medians(|one| one.idle_ms)),
+        Figure::stated("time of one worker with full restores", full_s(turns)),
+        Figure::stated("touched pages that were expected / waited for", expectation(turns)),
+        Figure::stated("expected pages that were not touched", wasted(turns)),
     ]
+}
+
+fn median(turns: &[Turn], restore: Restore, of: fn(&Published) -> Option<u64>) -> String {
+    let turns = turns.iter().filter(|turn| turn.restore == restore);
+    let mut all: Vec<u64> = turns.flat_map(Turn::published).filter_map(of).collect();
+    all.sort_unstable();
+    all.get(all.len() / 2).map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"))
+}
+
+fn full_s(turns: &[Turn]) -> String {
+    let full = turns.iter().find(|turn| turn.restore == Restore::Full);
+    full.map_or_else(|| "none".to_owned(), |turn| format!("{:.1} s", turn.took_s))
+}
+
+/// Sums over all simulations whose memory was filled where it was touched.
+fn sum(turns: &[Turn], of: fn(&MemoryUse) -> u64) -> u64 {
+    turns.iter().flat_map(Turn::published).filter_map(|published| published.memory.as_ref()).map(of).sum()
+}
+
+fn expectation(turns: &[Turn]) -> String {
+    let touched = sum(turns, |used| used.touched_pages);
+    let share = |of: fn(&MemoryUse) -> u64| 100.0 * sum(turns, of) as f64 / touched.max(1) as f64;
+    let (hit, awaited) = (share(|used| used.hit_pages), share(|used| used.awaited_pages));
+    format!("{hit:.1} % / {awaited:.1} % of {touched}")
+}
+
+fn wasted(turns: &[Turn]) -> String {
+    let expected = sum(turns, |used| used.expected_pages);
+    let wasted = sum(turns, |used| used.expected_pages - used.hit_pages.min(used.expected_pages));
+    let percent = 100.0 * wasted as f64 / expected.max(1) as f64;
+    format!("{percent:.1} % of {expected}, {:.1} MiB", (wasted * 4096) as f64 / f64::from(1 << 20))
 }
 
 /// What the model says with what one worker showed, beside what was reached, and for more workers than there are here.
@@ -310,7 +395,7 @@ fn questions(turns: &[Turn]) -> Result<Vec<String>> {
         format!("--start-up={start_up_s:.6}s"),
     ];
     let reached = |turn: &Turn| format!("--reached={}:{:.3}s", turn.workers.len(), turn.took_s);
-    questions.extend(turns.iter().map(reached));
+    questions.extend(turns.iter().filter(|turn| turn.restore == Restore::Lazy).map(reached));
     Ok(questions)
 }
 
@@ -326,16 +411,22 @@ mod tests {
             lease_to_start_ms: Some(30),
             idle_ms: Some(10),
             simulation_ms: 400,
+            memory: Some(MemoryUse {
+                expected_pages: 40,
+                touched_pages: 50,
+                hit_pages: 30,
+                awaited_pages: 5,
+            }),
         };
         let work = |interval| Work { published: vec![published(interval)], given_back: 0 };
         let worker = |interval| Worker { work: work(interval), cpu_percent: 99.0, link_percent: 1.0 };
         let recording = Recording { intervals: 2, run_s: 0.4, downtime_s: 1e-4, slowdown: 1.0 };
         let workers = (0..workers as u64).map(worker).collect();
-        Turn { recording, workers, proven, took_s }
+        Turn { restore: Restore::Lazy, recording, workers, proven, took_s }
     }
 
     fn verdicts(turns: &[Turn]) -> Vec<bool> {
-        figures(turns).iter().filter_map(|figure| figure.holds).collect()
+        figures(turns, 1.9).iter().filter_map(|figure| figure.holds).collect()
     }
 
     #[test]

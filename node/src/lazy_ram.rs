@@ -1,0 +1,270 @@
+//! RAM of a checkpoint for a simulation that begins before all of it is here: a page is read when it is touched first,
+//! from the store, else from the swarm before anything else.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageMap, PageNumber, Slot};
+use pageswarm_sim::{CompleteRam, Memory, PageUnavailable};
+use pageswarm_vmm::{Awaited, PageSource as _};
+
+use crate::limits::{EXPECTED_READ_PAGES, TOUCHED_SETS_MAX};
+use crate::node::Node;
+use crate::page_source::CheckpointPages;
+
+/// Some of a guest's pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageSet(Vec<u64>);
+
+impl PageSet {
+    /// Adds a page; false if it was in.
+    pub fn insert(&mut self, page: PageNumber) -> bool {
+        let (word, bit) = (page.0 as usize / 64, 1 << (page.0 % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
+
+    /// Whether a page is in.
+    #[must_use]
+    pub fn contains(&self, page: PageNumber) -> bool {
+        self.0.get(page.0 as usize / 64).is_some_and(|word| word & (1 << (page.0 % 64)) != 0)
+    }
+
+    /// Adds all pages of another set.
+    pub fn add(&mut self, other: &Self) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
+    }
+
+    /// All pages, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = PageNumber> {
+        let bits = |word: u64| (0..64).filter(move |bit| word & (1 << bit) != 0);
+        (0..)
+            .zip(&self.0)
+            .flat_map(move |(place, word)| bits(*word).map(move |bit| PageNumber(place * 64 + bit)))
+    }
+}
+
+impl Extend<PageNumber> for PageSet {
+    fn extend<I: IntoIterator<Item = PageNumber>>(&mut self, pages: I) {
+        pages.into_iter().for_each(|page| {
+            self.insert(page);
+        });
+    }
+}
+
+type TouchedSet = ((LineageId, CheckpointIndex), Arc<PageSet>);
+
+/// What the latest simulations on this node touched, by interval.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// The oldest first.
+    sets: Mutex<Vec<TouchedSet>>,
+}
+
+impl Touched {
+    /// Notes what a simulation of an interval touched.
+    pub fn note(&self, lineage: LineageId, interval: CheckpointIndex, pages: PageSet) {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        sets.retain(|(of, _)| *of != (lineage, interval));
+        if sets.len() >= TOUCHED_SETS_MAX {
+            sets.remove(0);
+        }
+        sets.push(((lineage, interval), Arc::new(pages)));
+    }
+
+    /// What the nearest simulated interval touched, and which that is.
+    fn nearest(
+        &self,
+        lineage: LineageId,
+        interval: CheckpointIndex,
+    ) -> Option<(CheckpointIndex, Arc<PageSet>)> {
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = sets.iter().filter(|((of, _), _)| *of == lineage);
+        let nearest = own.min_by_key(|((_, at), _)| at.0.abs_diff(interval.0));
+        nearest.map(|((_, at), pages)| (*at, Arc::clone(pages)))
+    }
+}
+
+/// What interval `interval` is expected to touch: what it touched when it was simulated here before, else what it changed,
+/// which its delta says, with what the nearest interval touched that was simulated here.
+#[must_use]
+pub fn expected(node: &Node, lineage: LineageId, interval: CheckpointIndex) -> PageSet {
+    let nearest = node.touched.nearest(lineage, interval);
+    if let Some((at, pages)) = &nearest
+        && *at == interval
+    {
+        return PageSet::clone(pages);
+    }
+    let mut expected = PageSet::default();
+    expected.extend(node.lineages.written_after(&lineage, interval));
+    if let Some((_, pages)) = &nearest {
+        expected.add(pages);
+    }
+    expected
+}
+
+/// How a simulation used its memory. Pages that are zero are not counted: they cost nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Pages that it was expected to touch.
+    pub expected_pages: u64,
+    /// Pages that it touched.
+    pub touched_pages: u64,
+    /// Pages that it was expected to touch, and did.
+    pub hit_pages: u64,
+    /// Pages that were not in the store when they were touched, and for which it waited.
+    pub awaited_pages: u64,
+    /// How long it waited for them.
+    pub waited: Duration,
+}
+
+/// RAM that is filled where it is touched.
+#[derive(Debug)]
+pub struct LazyRam {
+    ram: CompleteRam,
+    pages: CheckpointPages,
+    map: PageMap,
+    present: PageSet,
+    touched: PageSet,
+    /// Pages that are read together when one of them is touched, by number.
+    expected: Vec<PageNumber>,
+    patience: Duration,
+    used: MemoryUse,
+}
+
+impl LazyRam {
+    /// RAM of which nothing is read yet. Who touches a page that nobody has waits for it no longer than `patience`.
+    #[must_use]
+    pub fn new(pages: CheckpointPages, map: PageMap, expected: &PageSet, patience: Duration) -> Self {
+        let is_stored = |page: &PageNumber| matches!(map.get(*page), Some(Slot::Chunk { .. }));
+        let expected: Vec<PageNumber> = expected.iter().filter(is_stored).collect();
+        let used = MemoryUse { expected_pages: expected.len() as u64, ..MemoryUse::default() };
+        Self {
+            ram: CompleteRam::new(vec![0; map.pages() as usize * PAGE_BYTES]),
+            pages,
+            map,
+            present: PageSet::default(),
+            touched: PageSet::default(),
+            expected,
+            patience,
+            used,
+        }
+    }
+
+    /// How it was used so far, and which pages were touched.
+    #[must_use]
+    pub fn used(self) -> (MemoryUse, PageSet) {
+        (self.used, self.touched)
+    }
+
+    /// Makes a page present that is not zero, and with it those that are expected behind it and in the store.
+    fn load(&mut self, page: PageNumber) -> Result<(), PageUnavailable> {
+        let behind = self.expected.partition_point(|other| *other <= page);
+        let others = self.expected[behind..].iter().copied();
+        let others = others.filter(|other| !self.present.contains(*other)).take(EXPECTED_READ_PAGES - 1);
+        let wanted: Vec<PageNumber> = std::iter::once(page).chain(others).collect();
+        let present = &mut self.present;
+        let read = self.pages.read_scattered(&wanted, self.ram.bytes_mut(), |page| {
+            present.insert(page);
+        });
+        read.map_err(|_| PageUnavailable { page })?;
+        if self.present.contains(page) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let awaited = Awaited { page, until: asked + self.patience };
+        let start = page.0 as usize * PAGE_BYTES;
+        let out = &mut self.ram.bytes_mut()[start..start + PAGE_BYTES];
+        let filled = self.pages.read_pages(page, out, Some(awaited));
+        self.used.awaited_pages += 1;
+        self.used.waited += asked.elapsed();
+        if !filled.is_ok_and(|filled| filled.contains(0)) {
+            return Err(PageUnavailable { page });
+        }
+        self.present.insert(page);
+        Ok(())
+    }
+}
+
+impl Memory for LazyRam {
+    fn pages(&self) -> u32 {
+        self.ram.pages()
+    }
+
+    fn make_present(&mut self, page: PageNumber) -> Result<(), PageUnavailable> {
+        if !self.touched.insert(page) && self.present.contains(page) {
+            return Ok(());
+        }
+        match self.map.get(page) {
+            None => return Err(PageUnavailable { page }),
+            Some(Slot::Zero) => {
+                self.present.insert(page);
+                return Ok(());
+            }
+            Some(Slot::Chunk { .. }) => {}
+        }
+        self.used.touched_pages += 1;
+        self.used.hit_pages += u64::from(self.expected.binary_search(&page).is_ok());
+        if self.present.contains(page) { Ok(()) } else { self.load(page) }
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, address: u64) -> [u8; N] {
+        self.ram.read(address)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, address: u64, bytes: [u8; N]) {
+        self.ram.write(address, bytes);
+    }
+
+    fn page(&self, page: PageNumber) -> &[u8; PAGE_BYTES] {
+        self.ram.page(page)
+    }
+
+    #[inline(always)]
+    fn in_one_piece(&mut self) -> Option<&mut [u8]> {
+        self.ram.in_one_piece()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_pages_are_those_of_a_tree() {
+        let (mut set, mut tree) = (PageSet::default(), std::collections::BTreeSet::new());
+        for page in [0, 63, 64, 200, 63, 1 << 20] {
+            assert_eq!(set.insert(PageNumber(page)), tree.insert(page));
+        }
+        assert_eq!(set.iter().map(|page| page.0).collect::<Vec<_>>(), tree.into_iter().collect::<Vec<_>>());
+        let mut other = PageSet::default();
+        other.extend([PageNumber(5), PageNumber(64)]);
+        other.add(&set);
+        assert_eq!(other.iter().count(), 6);
+        assert!(other.contains(PageNumber(5)) && !set.contains(PageNumber(5)));
+        assert!(!set.contains(PageNumber(u32::MAX)));
+    }
+
+    #[test]
+    fn the_nearest_interval_counts_and_old_ones_are_forgotten() {
+        let (touched, lineage) = (Touched::default(), LineageId([1; 32]));
+        let of = |page: u32| {
+            let mut set = PageSet::default();
+            set.insert(PageNumber(page));
+            set
+        };
+        for interval in 0..=TOUCHED_SETS_MAX as u64 {
+            touched.note(lineage, CheckpointIndex(interval * 10), of(u32::try_from(interval).unwrap()));
+        }
+        let nearest = |interval| touched.nearest(lineage, CheckpointIndex(interval)).unwrap().0.0;
+        assert_eq!((nearest(0), nearest(24), nearest(26)), (10, 20, 30));
+        assert_eq!(touched.nearest(LineageId([2; 32]), CheckpointIndex(1)), None);
+    }
+}

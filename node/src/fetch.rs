@@ -57,7 +57,7 @@ pub struct Fetched {
     pub lacked_chunks: u64,
     /// Chunks of the checkpoint that were.
     pub held_chunks: u64,
-    /// From the wish to the last chunk.
+    /// From the wish to the last chunk of what had to come first.
     pub took: Duration,
 }
 
@@ -133,11 +133,13 @@ impl Plan {
         id: LineageId,
         index: CheckpointIndex,
     ) -> Result<Self, FetchError> {
-        Self::of(node, move |node| {
+        let plan = Self::of(node, move |node| {
             node.lineages.prepare_bases(&id, index)?;
             node.lineages.demand(&id, index)
-        })
-        .await
+        });
+        let plan = plan.await?;
+        plan.wanted.iter().for_each(|(lineage, _, lacked)| node.lineages.note_lacked(*lineage, lacked));
+        Ok(plan)
     }
 
     /// Plans to fetch some pages of a checkpoint.
@@ -167,7 +169,6 @@ impl Plan {
             let mut wanted = Vec::new();
             for (lineage, births) in demand(&node)? {
                 let lacked = node.lineages.lacked(lineage, &births)?;
-                node.lineages.note_lacked(lineage, &lacked);
                 wanted.push((lineage, births, lacked));
             }
             Ok(Self { wanted })

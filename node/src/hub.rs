@@ -38,6 +38,7 @@ enum Message {
     Engine(Input),
     Want { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Result<(), WantError>> },
     Fault { lineage: LineageId, birth: Birth, done: FaultReply },
+    Unfault { lineage: LineageId, birth: Birth },
     Needs { done: oneshot::Sender<Vec<OwnNeed>> },
     Weigh { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Weight> },
 }
@@ -100,7 +101,7 @@ impl Hub {
         }
     }
 
-    /// Completes when all the births are held.
+    /// Completes when all the births are held. If this is dropped before, they are soon not wanted any more.
     ///
     /// # Errors
     ///
@@ -121,6 +122,13 @@ impl Hub {
             tracing::debug!("engine has ended");
         }
         outcome
+    }
+
+    /// Says that a chunk that was asked for is not waited for any more. From a thread that may block.
+    pub fn unfault(&self, lineage: LineageId, birth: Birth) {
+        if self.messages.blocking_send(Message::Unfault { lineage, birth }).is_err() {
+            tracing::debug!("engine has ended");
+        }
     }
 
     /// What this node needs of each lineage; nothing if the node ends.
@@ -158,6 +166,8 @@ impl Hub {
 const TAKEN_TOGETHER: usize = 64;
 /// How old published counters may be.
 const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
+/// How long a want may stay that nobody waits for any more.
+const ABANDONED_AFTER: Duration = Duration::from_millis(250);
 
 struct Task {
     node: Arc<Node>,
@@ -166,6 +176,7 @@ struct Task {
     own: VecDeque<Input>,
     wants: BTreeMap<WantId, oneshot::Sender<Result<(), WantError>>>,
     next_want: u64,
+    wants_looked_at: Instant,
     faults: BTreeMap<(LineageId, Birth), Vec<FaultReply>>,
     requests: BTreeMap<RequestId, AbortHandle>,
     needs: OwnNeeds,
@@ -188,6 +199,7 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
         own: VecDeque::new(),
         wants: BTreeMap::new(),
         next_want: 0,
+        wants_looked_at: Instant::now(),
         faults: BTreeMap::new(),
         requests: BTreeMap::new(),
         needs: OwnNeeds::default(),
@@ -217,12 +229,11 @@ pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
                 }
             }
             () = sleep => taken.push(Message::Engine(Input::Tick)),
-            () = tokio::time::sleep(VIEW_AGE_MAX), if task.view_is_old => {
-                task.show(Duration::ZERO);
-                continue;
-            }
+            () = tokio::time::sleep(VIEW_AGE_MAX), if task.view_is_old => task.show(Duration::ZERO),
+            () = tokio::time::sleep(ABANDONED_AFTER), if !task.wants.is_empty() => {}
         }
         taken.drain(..).for_each(|message| task.take(message));
+        task.forget_wants();
         wake = task.drain();
         task.show(VIEW_AGE_MAX);
     }
@@ -247,6 +258,13 @@ impl Task {
                 self.faults.entry((lineage, birth)).or_default().push(done);
                 self.own.push_back(Input::Fault { lineage, birth });
             }
+            Message::Unfault { lineage, birth } => {
+                // Another guest may wait for the same.
+                if self.faults.get(&(lineage, birth)).is_some_and(|waiting| waiting.len() == 1) {
+                    self.faults.remove(&(lineage, birth));
+                    self.own.push_back(Input::Unfault { lineage, birth });
+                }
+            }
             // Whoever asked may have given up.
             Message::Needs { done } => {
                 let _gone = done.send(self.needs.seen(&self.engine, self.node.clock.now()));
@@ -255,6 +273,16 @@ impl Task {
                 let _gone = done.send(self.weigh(lineage, &births));
             }
         }
+    }
+
+    /// Takes back wants that nobody waits for any more.
+    fn forget_wants(&mut self) {
+        if self.wants_looked_at.elapsed() < ABANDONED_AFTER {
+            return;
+        }
+        self.wants_looked_at = Instant::now();
+        let abandoned = self.wants.extract_if(.., |_, done| done.is_closed());
+        self.own.extend(abandoned.map(|(want, _)| Input::Unwant { want }));
     }
 
     /// Feeds the engine until nothing is left to do; returns when it wants to be called again.

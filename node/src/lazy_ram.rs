@@ -1,12 +1,12 @@
 //! RAM of a checkpoint for a simulation that begins before all of it is here: a page is read when it is touched first,
 //! from the store, else from the swarm before anything else.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageMap, PageNumber, Slot};
 use pageswarm_sim::{CompleteRam, Memory, PageUnavailable};
-use pageswarm_vmm::{Awaited, PageSource as _};
+use pageswarm_vmm::{Awaited, SourceError};
 
 use crate::limits::{EXPECTED_READ_PAGES, TOUCHED_SETS_MAX};
 use crate::node::Node;
@@ -38,6 +38,11 @@ impl PageSet {
     pub fn add(&mut self, other: &Self) {
         self.0.resize(self.0.len().max(other.0.len()), 0);
         self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
+    }
+
+    /// Takes all pages of another set away.
+    pub fn subtract(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, less)| *word &= !less);
     }
 
     /// All pages, ascending.
@@ -91,7 +96,7 @@ impl Touched {
 }
 
 /// What interval `interval` is expected to touch: what it touched when it was simulated here before, else what it changed,
-/// which its delta says, with what the nearest interval touched that was simulated here.
+/// which its delta says, with what the nearest interval that was simulated here touched and did not change.
 #[must_use]
 pub fn expected(node: &Node, lineage: LineageId, interval: CheckpointIndex) -> PageSet {
     let nearest = node.touched.nearest(lineage, interval);
@@ -102,8 +107,11 @@ pub fn expected(node: &Node, lineage: LineageId, interval: CheckpointIndex) -> P
     }
     let mut expected = PageSet::default();
     expected.extend(node.lineages.written_after(&lineage, interval));
-    if let Some((_, pages)) = &nearest {
-        expected.add(pages);
+    if let Some((at, pages)) = nearest {
+        let (mut only_read, mut changed) = (PageSet::clone(&pages), PageSet::default());
+        changed.extend(node.lineages.written_after(&lineage, at));
+        only_read.subtract(&changed);
+        expected.add(&only_read);
     }
     expected
 }
@@ -123,6 +131,28 @@ pub struct MemoryUse {
     pub waited: Duration,
 }
 
+/// Why a page cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody who is connected has it, or they do not answer.
+    Late,
+    /// The store cannot be read.
+    Store,
+    /// The simulation took as long as one may.
+    Deadline,
+}
+
+/// How long pages are waited for.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// For one page.
+    pub patience: Duration,
+    /// For all of them.
+    pub deadline: Instant,
+    /// Filled with the reason for the first page that cannot be had.
+    pub trouble: Arc<OnceLock<Trouble>>,
+}
+
 /// RAM that is filled where it is touched.
 #[derive(Debug)]
 pub struct LazyRam {
@@ -133,14 +163,14 @@ pub struct LazyRam {
     touched: PageSet,
     /// Pages that are read together when one of them is touched, by number.
     expected: Vec<PageNumber>,
-    patience: Duration,
+    waiting: Waiting,
     used: MemoryUse,
 }
 
 impl LazyRam {
-    /// RAM of which nothing is read yet. Who touches a page that nobody has waits for it no longer than `patience`.
+    /// RAM of which nothing is read yet.
     #[must_use]
-    pub fn new(pages: CheckpointPages, map: PageMap, expected: &PageSet, patience: Duration) -> Self {
+    pub fn new(pages: CheckpointPages, map: PageMap, expected: &PageSet, waiting: Waiting) -> Self {
         let is_stored = |page: &PageNumber| matches!(map.get(*page), Some(Slot::Chunk { .. }));
         let expected: Vec<PageNumber> = expected.iter().filter(is_stored).collect();
         let used = MemoryUse { expected_pages: expected.len() as u64, ..MemoryUse::default() };
@@ -151,7 +181,7 @@ impl LazyRam {
             present: PageSet::default(),
             touched: PageSet::default(),
             expected,
-            patience,
+            waiting,
             used,
         }
     }
@@ -172,22 +202,33 @@ impl LazyRam {
         let read = self.pages.read_scattered(&wanted, self.ram.bytes_mut(), |page| {
             present.insert(page);
         });
-        read.map_err(|_| PageUnavailable { page })?;
+        read.map_err(|error| self.failed(page, &error))?;
         if self.present.contains(page) {
             return Ok(());
         }
         let asked = Instant::now();
-        let awaited = Awaited { page, until: asked + self.patience };
+        let awaited = Awaited { page, until: self.waiting.deadline.min(asked + self.waiting.patience) };
         let start = page.0 as usize * PAGE_BYTES;
         let out = &mut self.ram.bytes_mut()[start..start + PAGE_BYTES];
-        let filled = self.pages.read_pages(page, out, Some(awaited));
+        let read = self.pages.read_or_fetch(page, out, Some(awaited));
         self.used.awaited_pages += 1;
         self.used.waited += asked.elapsed();
-        if !filled.is_ok_and(|filled| filled.contains(0)) {
-            return Err(PageUnavailable { page });
+        let (filled, _) = read.map_err(|error| self.failed(page, &error))?;
+        if !filled.contains(0) {
+            return Err(self.failed(page, &SourceError::Unavailable));
         }
         self.present.insert(page);
         Ok(())
+    }
+
+    fn failed(&self, page: PageNumber, error: &SourceError) -> PageUnavailable {
+        let trouble = match error {
+            SourceError::Store => Trouble::Store,
+            _ if Instant::now() >= self.waiting.deadline => Trouble::Deadline,
+            _ => Trouble::Late,
+        };
+        self.waiting.trouble.get_or_init(|| trouble);
+        PageUnavailable { page }
     }
 }
 
@@ -207,6 +248,10 @@ impl Memory for LazyRam {
                 return Ok(());
             }
             Some(Slot::Chunk { .. }) => {}
+        }
+        // Whoever wants to say what is there asks once more.
+        if self.waiting.trouble.get().is_some() {
+            return Err(PageUnavailable { page });
         }
         self.used.touched_pages += 1;
         self.used.hit_pages += u64::from(self.expected.binary_search(&page).is_ok());

@@ -1,8 +1,10 @@
 //! Where a lazily restored guest's pages come from: the store, else the swarm at fault priority.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{CheckpointMap, ChunkHash, ChunkRef, PAGE_BYTES, PageNumber, Slot};
 use pageswarm_store::ChunkRead;
@@ -15,6 +17,8 @@ use crate::node::Node;
 
 /// Pages read together when the guest's memory is filled in order: the store reads many at once far faster.
 const AHEAD_PAGES: u32 = 512;
+/// Between two looks at whether anybody still waits.
+const STOP_LOOKED_AT: Duration = Duration::from_millis(200);
 /// So many pages are asked for together only where memory is filled in order.
 const IN_ORDER_PAGES: usize = 32;
 
@@ -28,6 +32,8 @@ pub struct CheckpointPages {
     /// All of it, if it was proven lately.
     image: Option<Arc<Image>>,
     ahead: Ahead,
+    /// Set when nobody waits for pages any more.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// Pages that were read and verified ahead of their turn, in this thread's own memory.
@@ -52,7 +58,13 @@ impl CheckpointPages {
     /// Pages of the checkpoint that `map` describes, from `image` if there is one of it.
     #[must_use]
     pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap, image: Option<Arc<Image>>) -> Self {
-        Self { node, lineage, map, image, ahead: Ahead::default() }
+        Self { node, lineage, map, image, ahead: Ahead::default(), stop: None }
+    }
+
+    /// The same, which waits for nothing any more once `stop` is set.
+    #[must_use]
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(stop), ..self }
     }
 
     /// Reads ahead from `first`, if all of that is in the store.
@@ -166,6 +178,23 @@ impl CheckpointPages {
         }
     }
 
+    /// Whether a chunk comes in time.
+    fn comes(&self, awaited: &Receiver<bool>, until: Instant) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match awaited.recv_timeout(left.min(STOP_LOOKED_AT)) {
+                Ok(held) => return held,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+                    if left.is_zero() || is_stopped {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
     /// Has missing pages fetched before anything else, and waits for the one at `place`.
     fn fetch(
         &self,
@@ -182,8 +211,11 @@ impl CheckpointPages {
             }
             let (_, awaited) =
                 answers.iter().find(|(page, _)| page.place == place).ok_or(SourceError::Unavailable)?;
-            let left = until.saturating_duration_since(Instant::now());
-            if awaited.recv_timeout(left) != Ok(true) {
+            if !self.comes(awaited, until) {
+                for (page, _) in &answers {
+                    let lineage = lineage_of(&self.lineage, page.source).ok_or(SourceError::Unavailable)?;
+                    self.node.hub.unfault(lineage, page.source.birth);
+                }
                 return Err(SourceError::Unavailable);
             }
             // The neighbours that came with it are filled too, the others when they are touched.
@@ -216,10 +248,31 @@ impl PageSource for CheckpointPages {
         out: &mut [u8],
         awaited: Option<Awaited>,
     ) -> Result<FilledPages, SourceError> {
+        let (filled, waited) = self.read_or_fetch(first, out, awaited)?;
+        if let Some(waited) = waited {
+            let times = &self.node.counters.faults_fetched;
+            times.lock().unwrap_or_else(PoisonError::into_inner).record(waited);
+        }
+        Ok(filled)
+    }
+}
+
+impl CheckpointPages {
+    /// As [`PageSource::read_pages`]; also says how long it took to fetch what was awaited, if it was not here.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`].
+    pub(crate) fn read_or_fetch(
+        &mut self,
+        first: PageNumber,
+        out: &mut [u8],
+        awaited: Option<Awaited>,
+    ) -> Result<(FilledPages, Option<Duration>), SourceError> {
         let all = FilledPages::first(out.len() / PAGE_BYTES);
         if let Some(pages) = self.image.as_ref().and_then(|image| image.pages(first, out.len())) {
             out.copy_from_slice(pages);
-            return Ok(all);
+            return Ok((all, None));
         }
         let in_order = awaited.is_none() || out.len() >= IN_ORDER_PAGES * PAGE_BYTES;
         if in_order && self.ahead.get(first, out.len()).is_none() {
@@ -227,7 +280,7 @@ impl PageSource for CheckpointPages {
         }
         if let Some(bytes) = self.ahead.get(first, out.len()) {
             out.copy_from_slice(bytes);
-            return Ok(all);
+            return Ok((all, None));
         }
         let mut filled = FilledPages::default();
         let wanted = self.split(first, out, |place| filled.insert(place))?;
@@ -239,11 +292,9 @@ impl PageSource for CheckpointPages {
             if !filled.contains(place) {
                 let asked = Instant::now();
                 self.fetch(missing, (place, until), out, &mut filled)?;
-                let mut times =
-                    self.node.counters.faults_fetched.lock().unwrap_or_else(PoisonError::into_inner);
-                times.record(asked.elapsed());
+                return Ok((filled, Some(asked.elapsed())));
             }
         }
-        Ok(filled)
+        Ok((filled, None))
     }
 }

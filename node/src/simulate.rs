@@ -4,8 +4,8 @@
 //! checkpoint k+1 the hashes of its pages, its processor and its devices, which are checked against its head. What comes out
 //! is hashed anew. A simulation may begin before all of checkpoint k is here: then a page is had when it is touched first.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::{
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fetch::{self, FetchError, Fetched};
-use crate::lazy_ram::{self, LazyRam, MemoryUse};
+use crate::lazy_ram::{self, LazyRam, MemoryUse, PageSet, Trouble, Waiting};
 use crate::limits::{FAULT_TIMEOUT, SIMULATED_RAM_BYTES_MAX, SIMULATION_TIMEOUT};
 use crate::lineages::{LineageError, MapError};
 use crate::node::Node;
@@ -97,6 +97,14 @@ pub enum SimulateError {
         FAULT_TIMEOUT.as_secs()
     )]
     PageLate {
+        /// Of which interval's beginning.
+        interval: CheckpointIndex,
+        /// Which.
+        page: PageNumber,
+    },
+    /// A page that it touched cannot be read.
+    #[error("page {page} of checkpoint {interval} cannot be read from the store: the node's log says why")]
+    PageUnreadable {
         /// Of which interval's beginning.
         interval: CheckpointIndex,
         /// Which.
@@ -204,12 +212,12 @@ pub async fn simulate(
     let gathered = timeout(job.patience, gather(node, job, places)).await.map_err(late)??;
     let abandoned = Abandoned::default();
     let (stop, simulating) = (Arc::clone(&abandoned.0), Arc::clone(node));
-    let Gathered { fetched, place, arriving } = gathered;
+    let Gathered { fetched, place, expected, arriving } = gathered;
     let simulated = tokio::task::spawn_blocking(move || {
         let simulated = match job.restore {
             Restore::Full => prepare(&simulating, &job.lineage, job.interval)
                 .and_then(|prepared| run_full(prepared, fetched, &stop)),
-            Restore::Lazy => run_lazily(&simulating, job, fetched, &stop),
+            Restore::Lazy => run_lazily(&simulating, job, (fetched, &expected), &stop),
         };
         drop(place);
         simulated
@@ -230,19 +238,23 @@ pub async fn fetch_ahead(node: &Arc<Node>, job: Job) -> Result<(), SimulateError
     fetch::wait_announced(node, lineage, interval.next(), patience).await?;
     let plan = match restore {
         Restore::Full => fetch::Plan::of_checkpoint(node, lineage, interval).await?,
-        Restore::Lazy => plan_expected(node, job).await?,
+        Restore::Lazy => plan_expected(node, job).await?.0,
     };
     fetch::fetch_state(node, lineage, interval).await?;
     fetch::fetch_state(node, lineage, interval.next()).await?;
     Ok(plan.carry_out(node).await?)
 }
 
-async fn plan_expected(node: &Arc<Node>, job: Job) -> Result<fetch::Plan, SimulateError> {
-    let expecting = Arc::clone(node);
-    let expected =
-        tokio::task::spawn_blocking(move || lazy_ram::expected(&expecting, job.lineage, job.interval));
-    let expected = expected.await.map_err(broken)?;
-    Ok(fetch::Plan::of_pages(node, job.lineage, job.interval, expected).await?)
+/// What the interval is expected to touch, and how to fetch it.
+async fn plan_expected(node: &Arc<Node>, job: Job) -> Result<(fetch::Plan, PageSet), SimulateError> {
+    let (expecting, Job { lineage, interval, .. }) = (Arc::clone(node), job);
+    let expected = tokio::task::spawn_blocking(move || {
+        // A size that is refused must not decide how large sets of pages become.
+        ram_bytes(&expecting.lineages.map_at(&lineage, interval)?)?;
+        Ok::<_, SimulateError>(lazy_ram::expected(&expecting, lineage, interval))
+    });
+    let expected = expected.await.map_err(broken)??;
+    Ok((fetch::Plan::of_pages(node, lineage, interval, expected.clone()).await?, expected))
 }
 
 /// Fetches what interval `interval` needs within `patience` and gives it to whoever simulates it elsewhere.
@@ -282,19 +294,22 @@ fn broken(error: tokio::task::JoinError) -> SimulateError {
 struct Gathered {
     fetched: Fetched,
     place: OwnedSemaphorePermit,
+    /// What a lazy simulation is expected to touch.
+    expected: PageSet,
     /// What is fetched meanwhile.
     arriving: JoinSet<()>,
 }
 
 async fn gather(node: &Arc<Node>, job: Job, places: &Arc<Semaphore>) -> Result<Gathered, SimulateError> {
     let Job { lineage, interval, restore, patience } = job;
-    let mut arriving = JoinSet::new();
+    let (mut arriving, mut expected) = (JoinSet::new(), PageSet::default());
     fetch::wait_announced(node, lineage, interval.next(), patience).await?;
     let start = Instant::now();
-    let fetched = match restore {
+    let mut fetched = match restore {
         Restore::Full => fetch::fetch(node, lineage, interval).await?,
         Restore::Lazy => {
-            let plan = plan_expected(node, job).await?;
+            let plan;
+            (plan, expected) = plan_expected(node, job).await?;
             let (lacked_chunks, held_chunks) = (plan.lacked_chunks(), plan.held_chunks());
             let fetching = Arc::clone(node);
             arriving.spawn(async move {
@@ -303,12 +318,13 @@ async fn gather(node: &Arc<Node>, job: Job, places: &Arc<Semaphore>) -> Result<G
                 }
             });
             fetch::fetch_state(node, lineage, interval).await?;
-            Fetched { lacked_chunks, held_chunks, took: start.elapsed() }
+            Fetched { lacked_chunks, held_chunks, took: Duration::ZERO }
         }
     };
     fetch::fetch_state(node, lineage, interval.next()).await?;
-    let place = Arc::clone(places).acquire_owned().await;
-    Ok(Gathered { fetched, place: place.map_err(|_| SimulateError::Ending)?, arriving })
+    fetched.took = start.elapsed();
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| SimulateError::Ending)?;
+    Ok(Gathered { fetched, place, expected, arriving })
 }
 
 fn prepare(node: &Node, id: &LineageId, interval: CheckpointIndex) -> Result<Prepared, SimulateError> {
@@ -403,21 +419,34 @@ fn run_full(prepared: Prepared, fetched: Fetched, stop: &AtomicBool) -> Result<S
 fn run_lazily(
     node: &Arc<Node>,
     job: Job,
-    fetched: Fetched,
-    stop: &AtomicBool,
+    (fetched, expected): (Fetched, &PageSet),
+    stop: &Arc<AtomicBool>,
 ) -> Result<Simulated, SimulateError> {
     let (clock, Job { lineage: id, interval, .. }) = (Instant::now(), job);
     let record = record(node, &id, interval)?;
     let lineage = node.lineages.get(&id).ok_or(MapError::UnknownLineage(id))?;
     let map = node.lineages.map_at(&id, interval)?;
-    ram_bytes(&map)?;
-    let expected = lazy_ram::expected(node, id, interval);
     let (start, start_root) = proven_boundary(node, &id, interval, map.clone())?;
     let ram = map.ram.clone();
     let pages = CheckpointPages::new(Arc::clone(node), lineage, map, node.images.get(id, interval));
-    let memory = LazyRam::new(pages, ram, &expected, FAULT_TIMEOUT);
+    let trouble = Arc::new(OnceLock::new());
+    let waiting = Waiting {
+        patience: FAULT_TIMEOUT,
+        deadline: clock + SIMULATION_TIMEOUT,
+        trouble: Arc::clone(&trouble),
+    };
+    let memory = LazyRam::new(pages.until(Arc::clone(stop)), ram, expected, waiting);
     let read_back = clock.elapsed();
-    let (simulated, memory) = run(&record.recording(start, start_root), memory, stop)?;
+    let ran = run(&record.recording(start, start_root), memory, stop);
+    let (simulated, memory) = ran.map_err(|error| match (error, trouble.get()) {
+        (SimulateError::PageLate { interval, page }, Some(Trouble::Store)) => {
+            SimulateError::PageUnreadable { interval, page }
+        }
+        (SimulateError::PageLate { .. }, Some(Trouble::Deadline)) => {
+            SimulateError::Late { waited: SIMULATION_TIMEOUT }
+        }
+        (error, _) => error,
+    })?;
     let (used, touched) = memory.used();
     node.touched.note(id, interval, touched);
     Ok(Simulated { fetched, read_back, memory: Some(used), ..simulated })

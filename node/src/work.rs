@@ -16,7 +16,7 @@ use pageswarm_checkpoint::{
 };
 use pageswarm_sim::{ReplayError, ReplayFailure};
 use pageswarm_swarm::BirthSet;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::events::What;
@@ -181,13 +181,24 @@ impl Worker {
         let mut next = self.lease().await?;
         let mut free_since = Instant::now();
         while let Some(current) = next {
-            let (done, arriving) = tokio::join!(self.simulate(current, free_since), async {
+            let is_free = Notify::new();
+            let simulating = async {
+                let done = self.simulate(current, free_since).await;
+                is_free.notify_one();
+                done
+            };
+            let arriving = async {
                 let leased = self.lease().await?;
                 if let Some(leased) = leased {
-                    self.prefetch(leased.interval).await;
+                    // A free lane does not wait for what it could also fetch while it simulates.
+                    tokio::select! {
+                        () = self.prefetch(leased.interval) => {}
+                        () = is_free.notified() => {}
+                    }
                 }
                 Ok::<_, WorkError>(leased)
-            });
+            };
+            let (done, arriving) = tokio::join!(simulating, arriving);
             free_since = done?;
             next = arriving?;
         }

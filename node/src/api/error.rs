@@ -168,6 +168,7 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
         | SimulateError::Map(_)
         | SimulateError::Lineage(_)
         | SimulateError::Rebuild(_)
+        | SimulateError::PageUnreadable { .. }
         | SimulateError::Ending => None,
     }
 }

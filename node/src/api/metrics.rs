@@ -27,6 +27,7 @@ pub fn text(node: &Node) -> Result<String, fmt::Error> {
         status: server::status_view(node),
         connections_refused: node.counters.connections_refused.load(Ordering::Relaxed),
         image_bytes: node.images.bytes(),
+        wants: node.hub.view().wants as u64,
         latest,
     };
     registry.register_collector(Box::new(snapshot));
@@ -41,6 +42,7 @@ struct Snapshot {
     status: StatusView,
     connections_refused: u64,
     image_bytes: u64,
+    wants: u64,
     latest: Option<CheckpointFigures>,
 }
 
@@ -95,10 +97,11 @@ impl Snapshot {
         ]
     }
 
-    const fn levels(&self) -> [(&'static str, &'static str, Option<&'static Unit>, u64); 7] {
+    const fn levels(&self) -> [(&'static str, &'static str, Option<&'static Unit>, u64); 8] {
         let (status, store) = (&self.status, &self.status.store);
         let bytes = Some(&Unit::Bytes);
         [
+            ("wants", "Sets of chunks that something waits for", None, self.wants),
             ("peers", "Connected members", None, status.peers.len() as u64),
             ("lineages", "Lineages followed", None, status.lineages.len() as u64),
             ("store_chunks", "Chunks held", None, store.chunks),

@@ -138,7 +138,7 @@ async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
 fn sentence(view: &SimulationView) -> String {
     format!(
         "interval {}: exact, state root {}; {} instructions in {} ms ({:.0} million a second), {} reads, {} writes, \
-         {} pages changed; {} chunks lacking, first instruction after {} ms and {} ms of checks{}",
+         {} pages changed; {} chunks lacking, {} ms until the rest was here, {} ms of checks{}",
         view.interval,
         view.state_root,
         view.instructions,

@@ -25,6 +25,13 @@ struct Kept {
     is_asked: bool,
 }
 
+impl Kept {
+    /// The hashes that it counts for. Small deltas count for more than they have, so that there are never many.
+    fn room(&self) -> usize {
+        self.hashes.len().max(1024)
+    }
+}
+
 /// Where each delta's births end, and the hashes of recently used ones.
 #[derive(Debug, Default)]
 pub(super) struct Births {
@@ -54,6 +61,7 @@ impl Births {
 
     fn keep(&mut self, key: (LineageId, CheckpointIndex), hashes: Arc<[ChunkHash]>, is_asked: bool) {
         self.uses += 1;
+        let is_asked = is_asked || self.kept.get(&key).is_some_and(|old| old.is_asked);
         self.kept.insert(key, Kept { hashes, used: self.uses, is_asked });
         self.forget(UNASKED_HASHES_KEPT, |kept| !kept.is_asked);
         self.forget(HASHES_KEPT, |_| true);
@@ -62,15 +70,14 @@ impl Births {
     /// Drops what was not used for longest among those that `counts` names, until they have at most so many hashes. The
     /// latest stays.
     fn forget(&mut self, hashes_max: usize, counts: impl Fn(&Kept) -> bool) {
-        let mut hashes: usize =
-            self.kept.values().filter(|kept| counts(kept)).map(|kept| kept.hashes.len()).sum();
+        let mut hashes: usize = self.kept.values().filter(|kept| counts(kept)).map(Kept::room).sum();
         while hashes > hashes_max {
             let others = self.kept.iter().filter(|(_, kept)| counts(kept) && kept.used < self.uses);
             let oldest = others.min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
             let Some(dropped) = oldest.and_then(|key| self.kept.remove(&key)) else {
                 return;
             };
-            hashes -= dropped.hashes.len();
+            hashes -= dropped.room();
         }
     }
 

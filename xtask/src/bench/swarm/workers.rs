@@ -234,22 +234,24 @@ fn pin(process: u32, core: u32) -> Result<()> {
 /// How much more two cores do than one where nothing is shared but the machine: the simulator compared with the processor,
 /// by itself on one core, then on two at a time. Two cores of a virtual machine may be one of its host.
 fn cores_gain(instructions: u64) -> Result<f64> {
-    let on = |core: u32| {
+    let on = |(core, instructions): (u32, u64)| {
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", &core.to_string()]).arg(host::program("pageswarm")?);
         command.args(["sim", "lockstep", "--instructions", &instructions.to_string()]).stdout(Stdio::null());
         command.spawn().context("taskset")
     };
-    let time = |cores: &[u32]| -> Result<f64> {
+    let time = |cores: &[u32], instructions: u64| -> Result<f64> {
         let clock = Instant::now();
-        let running = cores.iter().map(|core| on(*core)).collect::<Result<Vec<_>>>()?;
+        let running = cores.iter().map(|core| on((*core, instructions))).collect::<Result<Vec<_>>>()?;
         for mut process in running {
             ensure!(process.wait()?.success(), "pageswarm sim lockstep failed");
         }
         Ok(clock.elapsed().as_secs_f64())
     };
-    let one = time(&[0])?;
-    Ok(2.0 * one / time(&[0, 1])?.max(1e-9))
+    // The first one brings the program into memory.
+    time(&[0], 1)?;
+    let one = time(&[0], instructions)?;
+    Ok(2.0 * one / time(&[0, 1], instructions)?.max(1e-9))
 }
 
 /// Lets all work until everything has a result; what each did, and its seconds of processor time.
@@ -306,7 +308,8 @@ fn figures(turns: &[Turn], cores_gain: f64) -> Vec<Figure> {
     let times = [1, 2].map(|workers| format!("{:.1} s", seconds(turns, workers) / count));
     let rates = [1, 2].map(|workers| format!("{:.0}", speed(turns, workers) / 1e6));
     let all = |of: fn(&Worker) -> f64| -> String {
-        let each = turns.iter().flat_map(|turn| &turn.workers).map(of);
+        let lazy = turns.iter().filter(|turn| turn.restore == Restore::Lazy);
+        let each = lazy.flat_map(|turn| &turn.workers).map(of);
         each.map(|percent| format!("{percent:.0}")).collect::<Vec<_>>().join(", ") + " %"
     };
     let medians = |of: fn(&Published) -> Option<u64>| {

@@ -28,9 +28,13 @@ pub struct WorkRequest {
     pub jobs: u64,
     /// Whether it ends once every interval recorded so far has a result.
     pub until_done: bool,
-    /// How simulations get the RAM that they begin with.
-    #[serde(default)]
+    /// How simulations get the RAM that they begin with; all of it comes while the interval before is simulated.
+    #[serde(default = "full")]
     pub restore: Restore,
+}
+
+const fn full() -> Restore {
+    Restore::Full
 }
 
 /// What a worker did.

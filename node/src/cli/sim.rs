@@ -47,8 +47,8 @@ pub struct WorkArgs {
     /// End once every interval recorded so far has a result. Without it, wait for more until interrupted.
     #[arg(long)]
     pub until_done: bool,
-    /// How simulations get the RAM that they begin with.
-    #[arg(long, value_enum, default_value_t)]
+    /// How simulations get the RAM that they begin with. All of it comes while the interval before is simulated.
+    #[arg(long, value_enum, default_value_t = Restore::Full)]
     pub restore: Restore,
 }
 

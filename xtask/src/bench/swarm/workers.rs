@@ -440,6 +440,15 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_with_full_restores_counts_for_itself_only() {
+        let full = Turn { restore: Restore::Full, ..turn(1, 0.1, 2) };
+        let turns = [turn(1, 2.0, 2), turn(2, 1.0, 2), full];
+        assert_eq!(verdicts(&turns), [true, true]);
+        assert!(questions(&turns).unwrap().join(" ").ends_with("--reached=1:2.000s --reached=2:1.000s"));
+        assert_eq!(full_s(&turns), "0.1 s");
+    }
+
+    #[test]
     fn the_model_is_asked_with_what_one_worker_showed() {
         let asked = questions(&[turn(1, 2.0, 2), turn(2, 1.0, 2)]).unwrap().join(" ");
         assert!(asked.starts_with("--run=0.400000s --interval=0.200000s"), "{asked}");

@@ -1,20 +1,24 @@
 //! RAM of checkpoints that was read back whole and proven lately, for VMs that start from them.
 //!
 //! A restored guest's pages are looked up, decoded and hashed one by one. Where the whole checkpoint went through that a
-//! moment ago, and for every further clone, a copy is enough: an image is not changed once it is proven.
+//! moment ago, and for every further clone, the guest gets a view of what was proven: an image is not changed once it is.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageNumber};
+use pageswarm_vmm::ImageMemory;
 
 use crate::limits::IMAGE_IDLE;
 
 /// The images of one node, the one used last in front.
 ///
 /// Together with those that are being made they have at most the bytes that [`Images::new`] was given. Beyond it count
-/// only those that a VM still fills its memory from, which are not larger than that VM.
+/// only those that a VM started from and still has, which are not larger than that VM.
 #[derive(Debug)]
 pub struct Images {
     bytes_max: u64,
@@ -27,26 +31,26 @@ struct Shelf {
     /// Bytes of drafts.
     drafting: u64,
     /// Memory of an image that made way: memory that the kernel has to clear anew costs more than the pages put there.
-    spare: Vec<u8>,
+    spare: Option<ImageMemory>,
 }
 
 #[derive(Debug)]
 struct Kept {
     of: (LineageId, CheckpointIndex),
-    image: Arc<Image>,
+    image: Arc<ImageMemory>,
     used: Instant,
 }
-
-/// All RAM of one checkpoint, proven.
-#[derive(Debug)]
-pub struct Image(Vec<u8>);
 
 /// An image in the making. Its bytes count as used until it is kept or dropped.
 #[derive(Debug)]
 pub struct Draft {
-    bytes: Vec<u8>,
+    /// Until it is kept.
+    memory: Option<ImageMemory>,
+    /// All of it was zero at the start.
+    is_fresh: bool,
     /// Which pages were put: bit n % 64 of word n / 64 is page n.
     put: Vec<u64>,
+    ram_bytes: u64,
     shelf: Arc<Mutex<Shelf>>,
 }
 
@@ -60,8 +64,8 @@ impl Images {
     /// Room for an image of so much RAM; those used longest ago make way. None if there is not so much room.
     #[must_use]
     pub fn draft(&self, ram_bytes: u64) -> Option<Draft> {
-        let length = usize::try_from(ram_bytes).ok()?;
-        let mut bytes = {
+        let pages = usize::try_from(ram_bytes).ok()? / PAGE_BYTES;
+        let spare = {
             let mut shelf = lock(&self.shelf);
             if shelf.drafting.checked_add(ram_bytes).is_none_or(|bytes| bytes > self.bytes_max) {
                 return None;
@@ -70,29 +74,37 @@ impl Images {
                 shelf.make_way();
             }
             shelf.drafting += ram_bytes;
-            std::mem::take(&mut shelf.spare)
+            shelf.spare.take()
         };
-        if bytes.len() != length {
-            bytes = vec![0; length];
+        let spare = spare.filter(|spare| spare.pages() == pages);
+        let is_fresh = spare.is_none();
+        match spare.map_or_else(|| ImageMemory::create(pages), Ok) {
+            Ok(memory) => {
+                let (put, shelf) = (vec![0; pages.div_ceil(64)], Arc::clone(&self.shelf));
+                Some(Draft { memory: Some(memory), is_fresh, put, ram_bytes, shelf })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no memory for the image of a checkpoint");
+                lock(&self.shelf).drafting -= ram_bytes;
+                None
+            }
         }
-        let put = vec![0; (length / PAGE_BYTES).div_ceil(64)];
-        Some(Draft { bytes, put, shelf: Arc::clone(&self.shelf) })
     }
 
     /// Keeps what was proven to be the RAM of a checkpoint.
     pub fn keep(&self, lineage: LineageId, index: CheckpointIndex, mut draft: Draft) {
         draft.clear_others();
-        let image = Arc::new(Image(std::mem::take(&mut draft.bytes)));
-        let of = (lineage, index);
+        let Some(memory) = draft.memory.take() else { return };
+        let (of, image) = ((lineage, index), Arc::new(memory));
         let mut shelf = lock(&self.shelf);
-        shelf.drafting -= image.bytes();
+        shelf.drafting -= draft.ram_bytes;
         shelf.kept.retain(|kept| kept.of != of);
         shelf.kept.push_front(Kept { of, image, used: Instant::now() });
     }
 
     /// The RAM of a checkpoint, if it is here.
     #[must_use]
-    pub fn get(&self, lineage: LineageId, index: CheckpointIndex) -> Option<Arc<Image>> {
+    pub fn get(&self, lineage: LineageId, index: CheckpointIndex) -> Option<Arc<ImageMemory>> {
         let mut shelf = lock(&self.shelf);
         let place = shelf.kept.iter().position(|kept| kept.of == (lineage, index))?;
         let mut kept = shelf.kept.remove(place)?;
@@ -107,7 +119,7 @@ impl Images {
         let mut shelf = lock(&self.shelf);
         shelf.kept.retain(|kept| now.saturating_duration_since(kept.used) < IMAGE_IDLE);
         if shelf.kept.is_empty() {
-            shelf.spare = Vec::new();
+            shelf.spare = None;
         }
     }
 
@@ -121,41 +133,52 @@ impl Images {
 impl Shelf {
     /// The image used longest ago goes; its memory is kept, unless a VM still reads it.
     fn make_way(&mut self) {
-        let image = self.kept.pop_back().and_then(|kept| Arc::into_inner(kept.image));
-        self.spare = image.map_or_else(Vec::new, |image| image.0);
+        self.spare = self.kept.pop_back().and_then(|kept| Arc::into_inner(kept.image));
     }
 
     fn bytes(&self) -> u64 {
-        self.drafting + self.kept.iter().map(|kept| kept.image.bytes()).sum::<u64>()
-    }
-}
-
-impl Image {
-    /// The bytes of `length` bytes of pages from `first` on; none if RAM ends before.
-    #[must_use]
-    pub fn pages(&self, first: PageNumber, length: usize) -> Option<&[u8]> {
-        let start = usize::try_from(first.0).ok()?.checked_mul(PAGE_BYTES)?;
-        self.0.get(start..start.checked_add(length)?)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64
+        self.drafting + self.kept.iter().map(|kept| kept.image.bytes().len() as u64).sum::<u64>()
     }
 }
 
 impl Draft {
     /// Puts a page in its place. One beyond the end is not of this RAM and is left out.
     pub fn put(&mut self, page: PageNumber, bytes: &[u8; PAGE_BYTES]) {
-        let (pages, _) = self.bytes.as_chunks_mut();
+        let Some(memory) = &mut self.memory else { return };
+        let (pages, _) = memory.bytes_mut().as_chunks_mut();
         if let Some(place) = pages.get_mut(page.0 as usize) {
             *place = *bytes;
             self.put[page.0 as usize / 64] |= 1 << (page.0 % 64);
         }
     }
 
+    /// Writes the pages that were put to their places in a file.
+    ///
+    /// # Errors
+    ///
+    /// What the file says.
+    pub fn write_to(&self, file: &File) -> io::Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let mut start = 0;
+        while start < memory.pages() {
+            let run = (start..memory.pages()).take_while(|&page| self.has(page) == self.has(start)).count();
+            if self.has(start) {
+                let bytes = &memory.bytes()[start * PAGE_BYTES..(start + run) * PAGE_BYTES];
+                file.write_all_at(bytes, (start * PAGE_BYTES) as u64)?;
+            }
+            start += run;
+        }
+        Ok(())
+    }
+
+    fn has(&self, page: usize) -> bool {
+        self.put[page / 64] >> (page % 64) & 1 == 1
+    }
+
     /// Pages that were not put are zero.
     fn clear_others(&mut self) {
-        for (at, page) in self.bytes.as_chunks_mut::<PAGE_BYTES>().0.iter_mut().enumerate() {
+        let Some(memory) = self.memory.as_mut().filter(|_| !self.is_fresh) else { return };
+        for (at, page) in memory.bytes_mut().as_chunks_mut::<PAGE_BYTES>().0.iter_mut().enumerate() {
             if self.put[at / 64] >> (at % 64) & 1 == 0 {
                 page.fill(0);
             }
@@ -165,9 +188,9 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Nothing is left of one that was kept.
-        if !self.bytes.is_empty() {
-            lock(&self.shelf).drafting -= self.bytes.len() as u64;
+        // One that was kept counts as that.
+        if self.memory.is_some() {
+            lock(&self.shelf).drafting -= self.ram_bytes;
         }
     }
 }
@@ -207,10 +230,10 @@ mod tests {
         add(&images, 5);
         let (lineage, index) = of(5);
         let image = images.get(lineage, index).expect("it was kept");
-        assert_eq!(image.pages(PageNumber(1), PAGE_BYTES), Some(&[5; PAGE_BYTES][..]));
-        assert_eq!(image.pages(PageNumber(2), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
-        assert_eq!(image.pages(PageNumber(3), 2 * PAGE_BYTES), None);
-        assert_eq!(image.pages(PageNumber(u32::MAX), usize::MAX), None);
+        assert_eq!(image.pages_from(PageNumber(1), PAGE_BYTES), Some(&[5; PAGE_BYTES][..]));
+        assert_eq!(image.pages_from(PageNumber(2), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
+        assert_eq!(image.pages_from(PageNumber(3), 2 * PAGE_BYTES), None);
+        assert_eq!(image.pages_from(PageNumber(u32::MAX), usize::MAX), None);
     }
 
     #[test]
@@ -233,8 +256,8 @@ mod tests {
         draft.put(PageNumber(2), &[4; PAGE_BYTES]);
         images.keep(lineage, index, draft);
         let image = images.get(lineage, index).expect("it was kept");
-        assert_eq!(image.pages(PageNumber(0), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
-        assert_eq!(image.pages(PageNumber(2), PAGE_BYTES), Some(&[4; PAGE_BYTES][..]));
+        assert_eq!(image.pages_from(PageNumber(0), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
+        assert_eq!(image.pages_from(PageNumber(2), PAGE_BYTES), Some(&[4; PAGE_BYTES][..]));
     }
 
     #[test]

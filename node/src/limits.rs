@@ -13,6 +13,10 @@ pub const CONTROL_QUEUE: usize = 1024;
 pub const PEERS_MAX: usize = 256;
 /// Connections that have not said hello yet.
 pub const STRANGERS_MAX: usize = 64;
+/// Connections to each of the API's servers at a time.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// How long an HTTP client may take for the head of a request, and may be silent between two.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams a peer may have open at a time.
 pub const STREAMS_PER_PEER_MAX: u32 = 256;
 /// How long a connection may take to say hello.

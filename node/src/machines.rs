@@ -324,7 +324,7 @@ pub async fn resume_as_branch(
     options: RunOptions,
 ) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
-    let (origin, state_root, pages) = lazy_origin(node, id, index, Order::WrittenFirst, patience).await?;
+    let (origin, state_root, pages) = resumable(node, id, index, Order::WrittenFirst, patience).await?;
     // What the guest does not touch comes with everything else, and is mapped when it is here.
     let fetching = Arc::clone(node);
     tokio::spawn(async move {
@@ -351,8 +351,8 @@ pub async fn self_check(
     patience: Duration,
 ) -> Result<SelfCheck, MachineError> {
     let started = Instant::now();
-    let (origin, ..) = lazy_origin(node, id, index, Order::ByNumber, patience).await?;
-    let Origin::LazyRestore { state, .. } = &origin else {
+    let (origin, ..) = resumable(node, id, index, Order::ByNumber, patience).await?;
+    let (Origin::LazyRestore { state, .. } | Origin::Clone { state, .. }) = &origin else {
         return Err(MachineError::Ending);
     };
     let before = Devices::decode(&state.devices).unwrap_or_default();
@@ -450,8 +450,9 @@ fn vm_options(options: &RunOptions) -> VmOptions {
     }
 }
 
-/// The origin of a VM whose RAM comes from the checkpoint as the guest touches it; CPU and devices are fetched now.
-async fn lazy_origin(
+/// The origin of a VM that resumes a checkpoint: its image, if all of it was proven lately, else its pages as the guest
+/// touches them. CPU and devices are fetched now.
+async fn resumable(
     node: &Arc<Node>,
     id: LineageId,
     index: CheckpointIndex,
@@ -471,12 +472,14 @@ async fn lazy_origin(
         }
         let ram_bytes = lineage.genesis.ram_bytes();
         let pages = lineage.genesis.pages;
-        let image = preparing.images.get(id, index);
+        if let Some(image) = preparing.images.get(id, index) {
+            return Ok((Origin::Clone { image, state }, head.state_root, pages));
+        }
         let prefetch = match order {
             Order::WrittenFirst => preparing.lineages.written_after(&id, index),
             Order::ByNumber => Vec::new(),
         };
-        let source = Box::new(CheckpointPages::new(preparing, lineage, map, image));
+        let source = Box::new(CheckpointPages::new(preparing, lineage, map, None));
         let memory = LazyMemory { source, prefetch, background: Background::Fill, timeout: FAULT_TIMEOUT };
         Ok::<_, MachineError>((Origin::LazyRestore { ram_bytes, state, memory }, head.state_root, pages))
     });

@@ -33,7 +33,7 @@ use crate::lineages::{LineageError, Lineages};
 use crate::machines::Machines;
 use crate::members::{Members, MembersError};
 use crate::multicast::{Multicast, MulticastError};
-use crate::peers::{Peers, close};
+use crate::peers::{MetadataTotals, Peers, close};
 use crate::recent::RecentChunks;
 use crate::results::{self, Results};
 use crate::session::{self, SessionError};
@@ -171,6 +171,8 @@ pub struct Counters {
     pub chunks_corrupt: AtomicU64,
     /// Checkpoints fetched whole.
     pub checkpoints_fetched: AtomicU64,
+    /// Metadata exchanged with all peers, also with those that left.
+    pub metadata: Arc<MetadataTotals>,
     /// How long guests waited for pages that were not here.
     pub faults_fetched: Mutex<Histogram>,
 }

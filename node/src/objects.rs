@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::limits::{OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT};
 use crate::node::Node;
-use crate::peers::{Peer, Traffic};
+use crate::peers::Peer;
 use crate::transport::frames::{self, FrameError};
 
 /// Answers a peer's request. A node that knows that the object will come soon lets the peer wait for it: so an
@@ -48,7 +48,7 @@ pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut s
         None => frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await,
     };
     match written {
-        Ok(()) => Traffic::add(&peer.traffic.objects_up, length as u64),
+        Ok(()) => peer.count_metadata_sent(length as u64),
         Err(error) => tracing::debug!(%error, "object not sent"),
     }
 }
@@ -117,7 +117,7 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
         _ => OBJECT_TIMEOUT,
     };
     let bytes = timeout(patience, asked).await.ok().flatten()?;
-    Traffic::add(&peer.traffic.objects_down, bytes.len() as u64);
+    peer.count_metadata_received(bytes.len() as u64);
     Some(bytes)
 }
 

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::{CheckpointMap, ChunkHash, ChunkRef, PAGE_BYTES, PageNumber, Slot};
 use pageswarm_store::ChunkRead;
 use pageswarm_swarm::{BirthSet, Input};
-use pageswarm_vmm::{Awaited, FilledPages, PageSource, SourceError};
+use pageswarm_vmm::{Awaited, FilledPages, ImageMemory, PageSource, SourceError};
 
-use crate::images::Image;
 use crate::lineages::{Lineage, lineage_of};
 use crate::node::Node;
 
@@ -30,7 +29,7 @@ pub struct CheckpointPages {
     lineage: Lineage,
     map: CheckpointMap,
     /// All of it, if it was proven lately.
-    image: Option<Arc<Image>>,
+    image: Option<Arc<ImageMemory>>,
     ahead: Ahead,
     /// Set when nobody waits for pages any more.
     stop: Option<Arc<AtomicBool>>,
@@ -57,7 +56,12 @@ struct Wanted {
 impl CheckpointPages {
     /// Pages of the checkpoint that `map` describes, from `image` if there is one of it.
     #[must_use]
-    pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap, image: Option<Arc<Image>>) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        lineage: Lineage,
+        map: CheckpointMap,
+        image: Option<Arc<ImageMemory>>,
+    ) -> Self {
         Self { node, lineage, map, image, ahead: Ahead::default(), stop: None }
     }
 
@@ -105,7 +109,7 @@ impl CheckpointPages {
         let mut wanted = Vec::with_capacity(pages.len());
         for page in pages {
             let place = page.0 as usize;
-            let image = self.image.as_ref().and_then(|image| image.pages(*page, PAGE_BYTES));
+            let image = self.image.as_ref().and_then(|image| image.pages_from(*page, PAGE_BYTES));
             match (image, self.map.ram.get(*page).ok_or(SourceError::Unavailable)?) {
                 (Some(bytes), _) => {
                     ram[place * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(bytes);
@@ -270,7 +274,7 @@ impl CheckpointPages {
         awaited: Option<Awaited>,
     ) -> Result<(FilledPages, Option<Duration>), SourceError> {
         let all = FilledPages::first(out.len() / PAGE_BYTES);
-        if let Some(pages) = self.image.as_ref().and_then(|image| image.pages(first, out.len())) {
+        if let Some(pages) = self.image.as_ref().and_then(|image| image.pages_from(first, out.len())) {
             out.copy_from_slice(pages);
             return Ok((all, None));
         }

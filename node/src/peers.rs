@@ -33,6 +33,17 @@ pub struct Peer {
     follows: Mutex<BTreeSet<LineageId>>,
     /// Bytes exchanged.
     pub traffic: Traffic,
+    /// Of all peers together; it outlives them.
+    metadata: Arc<MetadataTotals>,
+}
+
+/// Metadata bytes exchanged with all peers there were since the node started.
+#[derive(Debug, Default)]
+pub struct MetadataTotals {
+    /// Bytes received.
+    pub received: AtomicU64,
+    /// Bytes sent.
+    pub sent: AtomicU64,
 }
 
 /// Which side opened a connection.
@@ -100,7 +111,7 @@ pub enum NotKept {
 }
 
 impl Peer {
-    /// A peer whose hello was accepted; `control` carries what is sent to it.
+    /// A peer whose hello was accepted; `control` carries what is sent to it, `metadata` counts for all peers.
     #[must_use]
     pub fn new(
         certificate: Certificate,
@@ -108,6 +119,7 @@ impl Peer {
         hello: &Hello,
         direction: Direction,
         control: mpsc::Sender<Control>,
+        metadata: Arc<MetadataTotals>,
     ) -> Self {
         // A socket for IPv6 sees IPv4 addresses in a form that members with a socket for IPv4 cannot dial.
         let ip = connection.remote_address().ip().to_canonical();
@@ -121,7 +133,20 @@ impl Peer {
             control,
             follows: Mutex::default(),
             traffic: Traffic::default(),
+            metadata,
         }
+    }
+
+    /// Counts metadata bytes that this peer sent.
+    pub fn count_metadata_received(&self, bytes: u64) {
+        Traffic::add(&self.traffic.objects_down, bytes);
+        Traffic::add(&self.metadata.received, bytes);
+    }
+
+    /// Counts metadata bytes that were sent to this peer.
+    pub fn count_metadata_sent(&self, bytes: u64) {
+        Traffic::add(&self.traffic.objects_up, bytes);
+        Traffic::add(&self.metadata.sent, bytes);
     }
 
     /// Queues a control message; a peer that does not read its messages is disconnected.

@@ -99,12 +99,18 @@ pub fn rebuild(
     let unproven = image.map(|path| Unproven::create(path, &map)).transpose()?;
     let file = unproven.as_ref().map(|unproven| &unproven.file);
     let mut draft = node.images.draft(ram_bytes(&map));
-    let rebuilt = rebuild_into(node, id, index, |page, bytes| {
-        if let Some(draft) = &mut draft {
+    let rebuilt = rebuild_into(node, id, index, |page, bytes| match (&mut draft, file) {
+        (Some(draft), _) => {
             draft.put(page, bytes);
+            Ok(())
         }
-        file.map_or(Ok(()), |file| file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64))
+        (None, Some(file)) => file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64),
+        (None, None) => Ok(()),
     })?;
+    if let (Some(draft), Some(file)) = (&draft, file) {
+        // From there it goes in a few calls, in order, and only once it is proven.
+        draft.write_to(file)?;
+    }
     unproven.map_or(Ok(()), Unproven::keep)?;
     if let Some(draft) = draft {
         node.images.keep(*id, index, draft);

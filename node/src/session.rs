@@ -185,7 +185,14 @@ fn establish(
         connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
     })?;
     let (control, queue) = mpsc::channel(limits::CONTROL_QUEUE);
-    let peer = Arc::new(Peer::new(certificate, connection, &hello, direction, control));
+    let peer = Arc::new(Peer::new(
+        certificate,
+        connection,
+        &hello,
+        direction,
+        control,
+        Arc::clone(&node.counters.metadata),
+    ));
     let replaced = node.peers.keep(node.id, &peer).inspect_err(|error| {
         peer.connection.close(close::DUPLICATE, error.to_string().as_bytes());
     })?;

@@ -4,9 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
-#[path = "support/accesses.rs"]
-mod accesses;
-
+use crate::accesses;
 use pageswarm_sim::trace::query::ALL_INSTRUCTIONS;
 use pageswarm_sim::trace::{Trace, Values, export};
 use pageswarm_sim::{Access, AccessKind};

@@ -4,10 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
-#[path = "support/accesses.rs"]
-mod accesses;
-
-use accesses::{Both, END, HEADER_SUBJECT, read, subject, write};
+use crate::accesses::{self, Both, END, HEADER_SUBJECT, read, subject, write};
 use pageswarm_machine::Workload;
 use pageswarm_machine::guest::{self, BootParameters};
 use pageswarm_sim::trace::query::{self, ALL_INSTRUCTIONS, PageOrder, Row, Space, Writers};

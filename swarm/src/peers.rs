@@ -211,6 +211,7 @@ impl Peer {
             bytes_per_s: self.pace.rate(),
             latency_us: u64::try_from(self.pace.latency().as_micros()).unwrap_or(u64::MAX),
             strikes: u64::from(self.corrupt + self.silences),
+            held_births: self.lineages.values().map(|part| part.has.len()).sum(),
             has_memory_bytes: u64::try_from(self.has_memory_bytes()).unwrap_or(u64::MAX),
         }
     }

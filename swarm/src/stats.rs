@@ -62,6 +62,8 @@ pub struct PeerStats {
     pub latency_us: u64,
     /// Chunks with wrong bytes and silences held against it.
     pub strikes: u64,
+    /// Chunks that it is known to hold, of all lineages.
+    pub held_births: u64,
     /// Memory that its announced sets take here.
     pub has_memory_bytes: u64,
 }

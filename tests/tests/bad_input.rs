@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use pageswarm_node::exit::ExitCode;
+use pageswarm_node::limits::{HTTP_CONNECTIONS_MAX, HTTP_HEADER_TIMEOUT};
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, PATIENCE, until};
 use pageswarm_tests::command::{Outcome, node_run, pageswarm, run};
 use pageswarm_tests::events;
 use pageswarm_tests::skip::{Need, skipped};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
 #[track_caller]
 fn expect(outcome: &Outcome, code: ExitCode, words: &[&str]) {
@@ -214,6 +217,27 @@ async fn a_restore_whose_source_is_gone_ends_in_time() -> anyhow::Result<()> {
     let check = node.self_check(&lineage, 1, std::time::Duration::from_millis(500)).await;
     let failure = check.err().context("there is nothing to resume from")?;
     assert_eq!(failure.code, ExitCode::NotFound, "{}", failure.message);
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_do_not_keep_the_api_from_others() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let node = ground.create("publisher", &[]).await?;
+    let socket = node.directory().join("api.sock");
+    let mut silent = Vec::new();
+    for _ in 0..HTTP_CONNECTIONS_MAX {
+        silent.push(UnixStream::connect(&socket).await?);
+    }
+    let status = ["status", "--dir", text(node.directory())?];
+    let answer = tokio::time::timeout(HTTP_HEADER_TIMEOUT * 2, pageswarm(&status)).await;
+    let outcome = answer.context("the silent ones keep all places")??;
+    ensure!(outcome.code == Some(0), "{outcome:?}");
+    for stream in &mut silent {
+        let mut said = [0; 512];
+        let read = tokio::time::timeout(HTTP_HEADER_TIMEOUT * 2, stream.read(&mut said));
+        read.await.context("a silent connection is kept")??;
+    }
     Ok(())
 }
 

@@ -118,14 +118,18 @@ fn start(frame: Frame, outbox: &Arc<Outbox>) -> Result<Running, VmFailure> {
     };
     let [ram, staging] = <[_; 2]>::try_from(frame.fds).map_err(|_| VmFailure::StartInvalid)?;
     let memory = |error: io::Error| VmFailure::system(Call::Memory, &error);
-    let ram = Arc::new(SharedMemory::from_fd(ram, start.ram_pages as usize).map_err(memory)?);
+    let map = match start.residency {
+        Residency::Complete | Residency::Lazy => SharedMemory::from_fd,
+        Residency::Cloned => SharedMemory::own_view_of_fd,
+    };
+    let ram = Arc::new(map(ram, start.ram_pages as usize).map_err(memory)?);
     let staging = SharedMemory::from_fd(staging, start.staging_slots as usize).map_err(memory)?;
     check_staging(&start)?;
     // A fault while a page is copied would cost five times the copy.
     staging.populate().map_err(memory)?;
     let staging = Arc::new(Staging::new(staging));
     let uffd = match start.residency {
-        Residency::Complete => None,
+        Residency::Complete | Residency::Cloned => None,
         Residency::Lazy => Some(register_lazy(&ram)?),
     };
     let devices = Devices::decode(&start.state.devices).map_err(|_| VmFailure::StartInvalid)?;

@@ -111,7 +111,7 @@ impl Copier {
     fn next_kind(&self) -> CaptureKind {
         match (self.plan.strategy, self.plan.residency) {
             // Complete RAM copied whole stands for itself; partly filled RAM never does.
-            (Strategy::StopAndCopy, Residency::Complete) => CaptureKind::Full,
+            (Strategy::StopAndCopy, Residency::Complete | Residency::Cloned) => CaptureKind::Full,
             _ => CaptureKind::Incremental,
         }
     }

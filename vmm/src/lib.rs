@@ -52,7 +52,7 @@ pub use histogram::Histogram;
 pub use lazy::{
     Awaited, Background, FilledPages, LazyFailure, LazyMemory, LazyStats, PageSource, SourceError,
 };
-pub use memory::{PageBytes, SharedMemory};
+pub use memory::{ImageMemory, PageBytes, SharedMemory};
 pub use origin::{Launcher, Origin, SpawnError, VmOptions};
 pub use pace::PaceMode;
 pub use priority::precede;

@@ -1,4 +1,5 @@
-//! Memory shared between the node process and a VM's process: guest RAM and the staging area, both memfds.
+//! Memory that a VM's process gets from the node's: guest RAM and the staging area, both memfds and shared, or an image
+//! that VMs start from, of which each has a view of its own.
 
 use pageswarm_machine::{PAGE_BYTES, PageNumber};
 use std::fs::File;
@@ -18,6 +19,16 @@ pub struct SharedMemory {
     file: File,
     region: MmapRegion<()>,
     pages: usize,
+    view: View,
+}
+
+/// What becomes of what this process writes to its mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// All who map the memfd see it.
+    Shared,
+    /// It stays in this mapping: the kernel copies a page when it is first written.
+    Own,
 }
 
 impl SharedMemory {
@@ -27,7 +38,8 @@ impl SharedMemory {
     /// What the system says.
     pub fn create(pages: usize) -> io::Result<Self> {
         // SAFETY: the name is a terminated string and the call takes no other memory.
-        let fd = unsafe { libc::memfd_create(c"pageswarm".as_ptr(), libc::MFD_CLOEXEC) };
+        let fd =
+            unsafe { libc::memfd_create(c"pageswarm".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -35,7 +47,9 @@ impl SharedMemory {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let file = File::from(fd);
         file.set_len((pages as u64).saturating_mul(PAGE_BYTES as u64))?;
-        Self::map(file, pages)
+        // Whoever reads pages that another process cut off would be killed.
+        seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
+        Self::map(file, pages, View::Shared)
     }
 
     /// Maps all of a memfd that another process made.
@@ -43,17 +57,34 @@ impl SharedMemory {
     /// # Errors
     /// When it has not `pages` pages or cannot be mapped.
     pub fn from_fd(fd: OwnedFd, pages: usize) -> io::Result<Self> {
+        Self::map_given(fd, pages, View::Shared)
+    }
+
+    /// Maps all of a memfd that another process made, and keeps what is written to this mapping.
+    ///
+    /// # Errors
+    /// As [`Self::from_fd`].
+    pub(crate) fn own_view_of_fd(fd: OwnedFd, pages: usize) -> io::Result<Self> {
+        Self::map_given(fd, pages, View::Own)
+    }
+
+    fn map_given(fd: OwnedFd, pages: usize, view: View) -> io::Result<Self> {
         let file = File::from(fd);
         if file.metadata()?.len() != (pages as u64).saturating_mul(PAGE_BYTES as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Self::map(file, pages)
+        Self::map(file, pages, view)
     }
 
-    fn map(file: File, pages: usize) -> io::Result<Self> {
+    fn map(file: File, pages: usize, view: View) -> io::Result<Self> {
         let offset = FileOffset::new(file.try_clone()?, 0);
-        let region = MmapRegion::from_file(offset, pages * PAGE_BYTES).map_err(io::Error::other)?;
-        Ok(Self { file, region, pages })
+        let kind = match view {
+            View::Shared => libc::MAP_SHARED,
+            View::Own => libc::MAP_PRIVATE,
+        };
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let region = MmapRegion::build(Some(offset), pages * PAGE_BYTES, rights, libc::MAP_NORESERVE | kind);
+        Ok(Self { file, region: region.map_err(io::Error::other)?, pages, view })
     }
 
     /// Number of pages.
@@ -144,6 +175,11 @@ impl SharedMemory {
     /// # Errors
     /// What the system says.
     pub(crate) fn for_each_extent(&self, mut each: impl FnMut(usize, usize)) -> io::Result<()> {
+        if self.view == View::Own {
+            // The memfd does not know what was written to this mapping.
+            each(0, self.pages);
+            return Ok(());
+        }
         let mut place = 0;
         while let Some(start) = self.seek(place, libc::SEEK_DATA)? {
             let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(self.pages);
@@ -167,9 +203,97 @@ impl SharedMemory {
     }
 }
 
+/// All of a checkpoint's RAM, for VMs that start from it without copying it: each sees it as its own memory, and the kernel
+/// copies a page for it when it first writes there. However many they are, what none of them writes is there once.
+///
+/// Nobody but its owner can write it: the memfd is sealed against every other way to write or resize it, so that a VM's
+/// process, whatever its guest made of it, cannot change what others start from.
+#[derive(Debug)]
+pub struct ImageMemory(SharedMemory);
+
+impl ImageMemory {
+    /// An image of `pages` zero pages.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(pages: usize) -> io::Result<Self> {
+        let memory = SharedMemory::create(pages)?;
+        seal(&memory.file, libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL)?;
+        let (base, bytes) = (memory.base().cast(), pages * PAGE_BYTES);
+        // SAFETY: the range is exactly the mapping; the advice changes no content. Without huge pages it costs more faults.
+        let _unheeded = unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        Ok(Self(memory))
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub const fn pages(&self) -> usize {
+        self.0.pages()
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let pointer = self.0.region.as_ptr().cast_const();
+        // SAFETY: the mapping has this length and lives as long as the borrow; only `bytes_mut` writes it.
+        unsafe { std::slice::from_raw_parts(pointer, self.0.pages * PAGE_BYTES) }
+    }
+
+    /// The bytes of `length` bytes of pages from `first` on; none if RAM ends before.
+    #[must_use]
+    pub fn pages_from(&self, first: PageNumber, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(first.0).ok()?.checked_mul(PAGE_BYTES)?;
+        self.bytes().get(start..start.checked_add(length)?)
+    }
+
+    /// All bytes, for whoever has the image alone: no VM starts from it yet, or still runs on it.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+
+    /// The memfd.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
+fn seal(file: &File, seals: i32) -> io::Result<()> {
+    // SAFETY: the call takes no memory.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt as _;
+
+    #[test]
+    fn views_of_an_image_keep_what_they_write_and_cannot_change_it() {
+        let mut image = ImageMemory::create(8).unwrap();
+        image.bytes_mut()[3 * PAGE_BYTES..4 * PAGE_BYTES].fill(7);
+        let fd = || image.fd().try_clone_to_owned().unwrap();
+        let (first, second) =
+            (SharedMemory::own_view_of_fd(fd(), 8).unwrap(), SharedMemory::own_view_of_fd(fd(), 8).unwrap());
+        assert_eq!(first.page(3), &[7; PAGE_BYTES]);
+        first.write(PageNumber(3), &[9; PAGE_BYTES]);
+        first.write(PageNumber(5), &[1; PAGE_BYTES]);
+        assert_eq!((first.page(3), second.page(3)), (&[9; PAGE_BYTES], &[7; PAGE_BYTES]));
+        assert!(image.bytes()[3 * PAGE_BYTES..4 * PAGE_BYTES].iter().all(|&byte| byte == 7));
+        assert!(image.bytes()[5 * PAGE_BYTES..6 * PAGE_BYTES].iter().all(|&byte| byte == 0));
+        let mut pages = Vec::new();
+        first.for_each_extent(|start, end| pages.extend(start..end)).unwrap();
+        assert_eq!(pages, (0..8).collect::<Vec<_>>());
+        assert!(SharedMemory::from_fd(fd(), 8).is_err(), "a shared mapping could write");
+        let file = File::from(fd());
+        assert!(file.write_at(&[1], 0).is_err() && file.set_len(0).is_err());
+        drop((first, second));
+        image.bytes_mut()[0] = 1;
+        assert_eq!(image.bytes()[0], 1, "its owner still can");
+    }
 
     #[test]
     fn two_mappings_of_one_memfd_share_pages_and_extents_skip_holes() {
@@ -184,6 +308,13 @@ mod tests {
         let mut pages = Vec::new();
         first.for_each_extent(|start, end| pages.extend(start..end)).unwrap();
         assert_eq!(pages, [5, 40]);
+    }
+
+    #[test]
+    fn memory_cannot_be_cut_off() {
+        let memory = SharedMemory::create(2).unwrap();
+        let file = File::from(memory.fd().try_clone_to_owned().unwrap());
+        assert!(file.set_len(0).is_err() && file.set_len(3 << 12).is_err());
     }
 
     #[test]

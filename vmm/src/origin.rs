@@ -4,7 +4,7 @@ use crate::capture::{CaptureKind, Strategy};
 use crate::captured::SavedState;
 use crate::failure::VmFailure;
 use crate::lazy::{LazyFailure, LazyMemory};
-use crate::memory::SharedMemory;
+use crate::memory::{ImageMemory, SharedMemory};
 use crate::pace::PaceMode;
 use crate::protocol::{Residency, Start};
 use pageswarm_machine::guest::{self, BootParameters, LoadError};
@@ -13,8 +13,10 @@ use pageswarm_machine::{CheckpointIndex, Devices, PAGE_BYTES};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The command whose process calls [`crate::child::serve`] with its standard input.
@@ -40,6 +42,14 @@ pub enum Origin {
     Restore {
         /// RAM as the caller filled it.
         ram: SharedMemory,
+        /// The rest.
+        state: SavedState,
+    },
+    /// A checkpoint whose RAM is an image that other VMs may start from too. The guest begins at once, whatever the size of its
+    /// RAM. The first checkpoint is incremental against it.
+    Clone {
+        /// RAM; it must not change as long as the VM runs.
+        image: Arc<ImageMemory>,
         /// The rest.
         state: SavedState,
     },
@@ -116,9 +126,33 @@ pub enum SpawnError {
     Lazy(#[from] LazyFailure),
 }
 
+/// A VM's RAM, as the parent has it.
+#[derive(Debug)]
+pub(crate) enum Ram {
+    Shared(SharedMemory),
+    /// What the child has a view of.
+    Image(Arc<ImageMemory>),
+}
+
+impl Ram {
+    pub(crate) fn pages(&self) -> usize {
+        match self {
+            Self::Shared(memory) => memory.pages(),
+            Self::Image(image) => image.pages(),
+        }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Shared(memory) => memory.fd(),
+            Self::Image(image) => image.fd(),
+        }
+    }
+}
+
 /// An origin, ready to be given to a child.
 pub(crate) struct Prepared {
-    pub(crate) ram: SharedMemory,
+    pub(crate) ram: Ram,
     pub(crate) state: SavedState,
     pub(crate) first_kind: CaptureKind,
     pub(crate) lazy: Option<LazyMemory>,
@@ -132,15 +166,20 @@ pub(crate) fn prepare(origin: Origin) -> Result<Prepared, SpawnError> {
             let mut ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
             let cpu = guest::load(ram.bytes_mut(), parameters)?.encode();
             let state = SavedState { cpu, devices: Devices::default().encode(), attachment: Vec::new() };
-            Ok(Prepared { ram, state, first_kind: CaptureKind::Full, lazy: None })
+            Ok(Prepared { ram: Ram::Shared(ram), state, first_kind: CaptureKind::Full, lazy: None })
         }
         Origin::Restore { ram, state } => {
             Layout::new(ram.pages() as u64 * PAGE_BYTES as u64)?;
-            Ok(Prepared { ram, state, first_kind: CaptureKind::Incremental, lazy: None })
+            Ok(Prepared { ram: Ram::Shared(ram), state, first_kind: CaptureKind::Incremental, lazy: None })
+        }
+        Origin::Clone { image, state } => {
+            Layout::new(image.pages() as u64 * PAGE_BYTES as u64)?;
+            Ok(Prepared { ram: Ram::Image(image), state, first_kind: CaptureKind::Incremental, lazy: None })
         }
         Origin::LazyRestore { ram_bytes, state, memory } => {
             let ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
-            Ok(Prepared { ram, state, first_kind: CaptureKind::Incremental, lazy: Some(memory) })
+            let (ram, first_kind) = (Ram::Shared(ram), CaptureKind::Incremental);
+            Ok(Prepared { ram, state, first_kind, lazy: Some(memory) })
         }
     }
 }
@@ -148,7 +187,7 @@ pub(crate) fn prepare(origin: Origin) -> Result<Prepared, SpawnError> {
 /// The message that starts a child.
 pub(crate) fn start_message(
     options: &VmOptions,
-    ram: &SharedMemory,
+    ram: &Ram,
     staging: &SharedMemory,
     state: SavedState,
     first_kind: CaptureKind,
@@ -157,7 +196,11 @@ pub(crate) fn start_message(
     Start {
         ram_pages: u32::try_from(ram.pages()).expect("the layout bounds it"),
         staging_slots: u32::try_from(staging.pages()).expect("checked by the caller"),
-        residency: if lazy.is_some() { Residency::Lazy } else { Residency::Complete },
+        residency: match (ram, lazy) {
+            (Ram::Image(_), _) => Residency::Cloned,
+            (Ram::Shared(_), Some(_)) => Residency::Lazy,
+            (Ram::Shared(_), None) => Residency::Complete,
+        },
         pace: options.pace,
         strategy: options.strategy,
         first_kind,

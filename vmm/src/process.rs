@@ -4,7 +4,7 @@ use crate::events::{DeathReason, EndOfChild, Reader, StagedBatches, VmEvent, loc
 use crate::lazy::{FaultHandler, LazyMemory, LazyStats};
 use crate::limits::{EVENTS_WAITING_MAX, READY_TIMEOUT, WITNESSES_MAX};
 use crate::memory::{PageBytes, SharedMemory};
-use crate::origin::{Launcher, Origin, Prepared, SpawnError, VmOptions, prepare, start_message};
+use crate::origin::{Launcher, Origin, Prepared, Ram, SpawnError, VmOptions, prepare, start_message};
 use crate::protocol::{Start, ToChild, ToParent};
 use crate::socket::{self, Frame};
 use pageswarm_machine::PAGE_BYTES;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// A running VM.
 #[derive(Debug)]
 pub struct VmProcess {
-    ram: SharedMemory,
+    ram: Ram,
     staging: Arc<SharedMemory>,
     control: Mutex<UnixStream>,
     end: Arc<EndOfChild>,
@@ -90,10 +90,13 @@ impl VmProcess {
     }
 
     /// Guest RAM, shared with the VM: reading while the guest runs gives what it holds at that moment. Writing is
-    /// fault injection: no checkpoint knows of it.
+    /// fault injection: no checkpoint knows of it. `None` for a clone, whose RAM only its own process sees.
     #[must_use]
-    pub const fn ram(&self) -> &SharedMemory {
-        &self.ram
+    pub const fn ram(&self) -> Option<&SharedMemory> {
+        match &self.ram {
+            Ram::Shared(memory) => Some(memory),
+            Ram::Image(_) => None,
+        }
     }
 
     /// The bytes of a captured page, in a batch that was not released yet.

@@ -11,11 +11,13 @@ use pageswarm_machine::bytes::{BytesError, Reader};
 use pageswarm_machine::devices::Phase;
 use std::collections::BTreeSet;
 
-/// Whether the child's RAM is complete when it starts.
+/// Whether the child's RAM is complete when it starts, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Residency {
     Complete,
     Lazy,
+    /// An image, which is complete; what the guest writes stays in the child.
+    Cloned,
 }
 
 /// The first message to a child; RAM and staging memfds travel with it.
@@ -67,7 +69,7 @@ fn choice<T: Copy>(reader: &mut Reader<'_>, values: &[T]) -> Result<T, BytesErro
 
 const STRATEGIES: [Strategy; 3] =
     [Strategy::StopAndCopy, Strategy::IncrementalStopAndCopy, Strategy::PreCopy];
-const RESIDENCIES: [Residency; 2] = [Residency::Complete, Residency::Lazy];
+const RESIDENCIES: [Residency; 3] = [Residency::Complete, Residency::Lazy, Residency::Cloned];
 const PHASES: [Phase; 4] = [Phase::Start, Phase::Filling, Phase::Running, Phase::Stopped];
 
 fn put_pace(out: &mut Vec<u8>, pace: PaceMode) {
@@ -297,6 +299,46 @@ mod tests {
             let bytes = message.encode();
             assert_eq!(ToParent::decode(&bytes).as_ref(), Ok(&message));
             assert!((0..bytes.len()).all(|end| ToParent::decode(&bytes[..end]).is_err()));
+        }
+    }
+
+    /// Decodes `bytes` with each byte changed in several ways: nothing panics, and what is taken is written as long and read
+    /// the same.
+    fn change_every_byte<T: PartialEq + std::fmt::Debug>(
+        bytes: &[u8],
+        decode: impl Fn(&[u8]) -> Result<T, BytesError>,
+        encode: impl Fn(&T) -> Vec<u8>,
+    ) {
+        let mut changed = bytes.to_vec();
+        for at in 0..bytes.len() {
+            for byte in [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)] {
+                changed[at] = byte;
+                let Ok(value) = decode(&changed) else { continue };
+                let again = encode(&value);
+                assert!(again.len() <= changed.len(), "byte {at} as {byte}: {value:?}");
+                assert_eq!(decode(&again).as_ref(), Ok(&value), "byte {at} as {byte}");
+            }
+            changed[at] = bytes[at];
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_makes_either_side_panic() {
+        let witnesses = BTreeSet::from_iter(0..40);
+        for message in
+            [ToChild::Start(Box::new(Start { witness: witnesses, ..start() })), ToChild::Release { batch: 7 }]
+        {
+            change_every_byte(&message.encode(), ToChild::decode, ToChild::encode);
+        }
+        let report = Report { phase: Phase::Stopped, operations: 5, passes: 6, wrong_page: None };
+        let failed = VmFailure::MsrRefused { index: 0x1b };
+        for message in [
+            ToParent::Console(b"text".to_vec()),
+            ToParent::Report(report),
+            ToParent::Failed(failed),
+            captured(),
+        ] {
+            change_every_byte(&message.encode(), ToParent::decode, ToParent::encode);
         }
     }
 

@@ -358,3 +358,48 @@ fn segment_to_kvm(segment: &Segment) -> kvm_segment {
         padding: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: attachments come from other nodes, and no bytes of theirs panic or are read as what they do not say.
+
+    use super::*;
+
+    fn attachment() -> Vec<u8> {
+        let entry = |index| kvm_msr_entry { index, data: u64::from(index) << 7, ..Default::default() };
+        KvmState {
+            regs: kvm_regs { rip: 0x1000, ..Default::default() },
+            sregs: kvm_sregs { cr3: 0x2000, ..Default::default() },
+            events: kvm_vcpu_events::default(),
+            mp_state: kvm_mp_state::default(),
+            xsave: std::array::from_fn(|at| u8::try_from(at % 251).expect("below 251")),
+            xcrs: kvm_xcrs::default(),
+            debug: kvm_debugregs::default(),
+            msrs: vec![entry(0xc000_0081), entry(0x2ff)],
+        }
+        .encode()
+    }
+
+    #[test]
+    fn an_attachment_is_read_as_it_was_written_and_a_cut_one_is_refused() {
+        let bytes = attachment();
+        assert_eq!(KvmState::decode(&bytes).map(|state| state.encode()), Ok(bytes.clone()));
+        assert!((0..bytes.len()).all(|end| KvmState::decode(&bytes[..end]).is_err()));
+        assert!(KvmState::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn no_changed_byte_of_an_attachment_panics_or_has_two_readings() {
+        let mut bytes = attachment();
+        for at in 0..bytes.len() {
+            let kept = bytes[at];
+            for byte in [0, 0x7f, 0xff, kept ^ 1, kept.wrapping_add(1)] {
+                bytes[at] = byte;
+                if let Ok(state) = KvmState::decode(&bytes) {
+                    assert_eq!(state.encode(), bytes, "byte {at} as {byte}");
+                }
+            }
+            bytes[at] = kept;
+        }
+    }
+}

@@ -37,9 +37,9 @@ fn damage(address: u64) -> Option<PageNumber> {
     running.await_report(|report| report.passes >= 1);
     let page = PageNumber(u32::try_from(address / abi::PAGE).unwrap());
     let mut bytes = [0; PAGE_BYTES];
-    running.vm.ram().read(page, &mut bytes);
+    running.vm.ram().unwrap().read(page, &mut bytes);
     bytes[usize::try_from(address % abi::PAGE).unwrap()] ^= 0x10;
-    running.vm.ram().write(page, &bytes);
+    running.vm.ram().unwrap().write(page, &bytes);
     let report = running.await_report(|report| report.phase == Phase::Stopped);
     report.wrong_page
 }
@@ -89,7 +89,7 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
     let table = PageNumber(u32::try_from(abi::TABLE_BASE / abi::PAGE).unwrap());
     let read = |page| {
         let mut bytes = [0; PAGE_BYTES];
-        running.vm.ram().read(page, &mut bytes);
+        running.vm.ram().unwrap().read(page, &mut bytes);
         bytes
     };
     std::thread::sleep(Duration::from_millis(50));
@@ -101,9 +101,9 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
     running.vm.hold().unwrap();
     std::thread::sleep(Duration::from_millis(50));
     for (number, page) in (layout.first_data_page().0..).zip(&old_pages) {
-        running.vm.ram().write(PageNumber(number), page);
+        running.vm.ram().unwrap().write(PageNumber(number), page);
     }
-    running.vm.ram().write(table, &old_table);
+    running.vm.ram().unwrap().write(table, &old_table);
     running.vm.resume().unwrap();
     let report = running.await_report(|report| report.phase == Phase::Stopped);
     assert_eq!(report.wrong_page, Some(table));

@@ -48,7 +48,7 @@ fn pauses_and_rates_at_256_mib_and_53_000_pages_per_second() {
         );
         if strategy != Strategy::StopAndCopy {
             assert!(told >= 0.9 * 53_000.0, "{told}");
-            assert!(by_log >= 0.9 * 53_000.0 * 0.9, "{by_log}");
+            assert!(by_log >= 0.9 * 53_000.0, "{by_log}");
         }
         p50.push(micro(|figures| figures.pause_ns, 50));
         running.vm.stop();

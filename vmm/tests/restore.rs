@@ -7,11 +7,11 @@ mod support;
 
 use pageswarm_machine::{CheckpointIndex, PAGE_BYTES, PageNumber, Workload};
 use pageswarm_vmm::{
-    Awaited, Background, DeathReason, FilledPages, LazyFailure, LazyMemory, Origin, PageSource, SavedState,
-    SourceError, SpawnError, Strategy, VmFailure, VmOptions, VmProcess,
+    Awaited, Background, DeathReason, FilledPages, ImageMemory, LazyFailure, LazyMemory, Origin, PageSource,
+    SavedState, SourceError, SpawnError, Strategy, VmFailure, VmOptions, VmProcess,
 };
 use std::io::{BufRead, BufReader};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use support::{Image, MIB, Running, boot, kvm_or_skip, launcher, operations, passes, rate, witnessed};
 
@@ -66,6 +66,53 @@ fn a_full_restore_continues_and_can_be_captured_again() {
         let mut running = Running::start(origin, &branch_options(dir.path()));
         continues(&mut running, Image { bytes: image.bytes.clone() }, &saved, dir.path());
     }
+}
+
+#[test]
+fn clones_of_an_image_begin_at_once_and_none_changes_it() {
+    if !kvm_or_skip("clones") {
+        return;
+    }
+    let (image, saved) = checkpointed();
+    let mut memory = ImageMemory::create(image.bytes.len() / PAGE_BYTES).unwrap();
+    memory.bytes_mut().copy_from_slice(&image.bytes);
+    let memory = Arc::new(memory);
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut clones = dirs.each_ref().map(|dir| {
+        let origin = Origin::Clone { image: Arc::clone(&memory), state: saved.clone() };
+        Running::start(origin, &branch_options(dir.path()))
+    });
+    assert!(clones.iter().all(|clone| clone.vm.ram().is_none()));
+    for (clone, dir) in clones.iter_mut().zip(&dirs) {
+        continues(clone, Image { bytes: image.bytes.clone() }, &saved, dir.path());
+    }
+    assert!(memory.bytes() == image.bytes, "a clone wrote to what others start from");
+    drop(clones);
+    assert!(Arc::into_inner(memory).is_some(), "whoever has ended has it no more");
+}
+
+#[test]
+fn a_clone_copied_whole_is_a_checkpoint_of_its_own() {
+    if !kvm_or_skip("clone_copied_whole") {
+        return;
+    }
+    let (mut image, saved) = checkpointed();
+    let mut memory = ImageMemory::create(image.bytes.len() / PAGE_BYTES).unwrap();
+    memory.bytes_mut().copy_from_slice(&image.bytes);
+    let dir = tempfile::tempdir().unwrap();
+    let options = VmOptions {
+        staging_bytes: image.bytes.len() as u64,
+        strategy: Strategy::StopAndCopy,
+        ..branch_options(dir.path())
+    };
+    let origin = Origin::Clone { image: Arc::new(memory), state: saved };
+    let mut running = Running::start(origin, &options);
+    // The first one is against the image.
+    running.checkpoint(&mut image);
+    let mut whole = Image::zero(RAM);
+    let captured = running.checkpoint(&mut whole);
+    assert_eq!(captured.kind, pageswarm_vmm::CaptureKind::Full);
+    whole.assert_equals(&dir.path().join("10.ram"), "a clone copied whole");
 }
 
 #[test]
@@ -238,7 +285,7 @@ fn a_source_that_refuses_or_stalls_stops_the_vm_with_the_page_and_in_time() {
         assert!(started.elapsed() < Duration::from_secs(10));
         // Nothing of the page was ever mapped: the shared memory still has a hole there.
         let mut bytes = [1; PAGE_BYTES];
-        running.vm.ram().read(bad, &mut bytes);
+        running.vm.ram().unwrap().read(bad, &mut bytes);
         assert_eq!(bytes, [0; PAGE_BYTES]);
         assert_ne!(image.bytes[7000 * PAGE_BYTES..7001 * PAGE_BYTES], [0; PAGE_BYTES]);
     }

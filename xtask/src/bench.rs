@@ -43,9 +43,37 @@ pub(crate) struct Destination {
 }
 
 impl Bench {
-    /// The demo in its short form.
-    pub(crate) fn quick_demo() -> Self {
-        Self::Demo(demo::DemoArgs::quick())
+    /// The measurements that have a short form, in it.
+    pub(crate) fn quick() -> [Self; 5] {
+        [
+            Self::Demo(demo::DemoArgs::quick()),
+            Self::Faults(swarm::FaultsArgs::quick()),
+            Self::Idle(swarm::IdleArgs::quick()),
+            Self::Swarm(swarm::SwarmArgs::quick()),
+            Self::Workers(swarm::WorkersArgs::quick()),
+        ]
+    }
+
+    /// What it is called among the checks.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Demo(_) => "bench demo, function only",
+            Self::Distance(_) => "bench distance",
+            Self::Faults(_) => "bench faults, function only",
+            Self::Idle(_) => "bench idle, function only",
+            Self::Swarm(_) => "bench swarm, function only",
+            Self::Workers(_) => "bench workers, function only",
+        }
+    }
+
+    /// What this machine lacks for it.
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
+        let records = !matches!(self, Self::Distance(_) | Self::Swarm(_));
+        if records && !host::kvm_is_usable() {
+            return Some("/dev/kvm is not usable here");
+        }
+        let joins_hosts = !matches!(self, Self::Demo(_));
+        (joins_hosts && !host::networks_can_be_made()).then_some("no network namespaces can be made here")
     }
 }
 

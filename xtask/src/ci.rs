@@ -47,7 +47,9 @@ pub(crate) fn run() -> Result<Verdict> {
     ci.check("documentation tests", document_tests);
     ci.check("simulation twice from one seed", |root| sim::same_twice(sim::first_seed(root)));
     ci.check("simulations", simulations);
-    ci.check("demo, function only", quick_demo);
+    for bench in Bench::quick() {
+        ci.check(bench.name(), |_| quick_bench(&bench));
+    }
     Ok(ci.close(&counts))
 }
 
@@ -159,12 +161,13 @@ fn simulations(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn quick_demo(_root: &Path) -> Result<()> {
-    if !host::kvm_is_usable() {
-        println!("SKIP: demo: /dev/kvm is not usable here");
+/// Of a measurement's short form only the function is judged.
+fn quick_bench(bench: &Bench) -> Result<()> {
+    if let Some(why) = bench.lacks() {
+        println!("SKIP: {}: {why}", bench.name());
         return Ok(());
     }
-    holds(bench::run(&Bench::quick_demo())?)
+    holds(bench::run(bench)?)
 }
 
 #[cfg(test)]

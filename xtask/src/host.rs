@@ -49,6 +49,16 @@ pub(crate) fn kvm_is_usable() -> bool {
     fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
+/// Whether this user may make network namespaces; it tries.
+pub(crate) fn networks_can_be_made() -> bool {
+    let name = format!("pageswarm-probe-{}", std::process::id());
+    let ip = |action: &str| {
+        let status = Command::new("ip").args(["netns", action, &name]).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    ip("add") && ip("delete")
+}
+
 /// The machine that a measurement was made on.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod error;
+mod listen;
 pub mod metrics;
 pub mod server;
 pub mod simulations;

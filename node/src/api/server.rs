@@ -26,7 +26,7 @@ use super::views::{
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
-use super::{metrics, simulations, spreads, vms, work};
+use super::{listen, metrics, simulations, spreads, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -82,23 +82,15 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     let listener = UnixListener::bind(&path).map_err(socket)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
     let all = reading().merge(changing()).with_state(Arc::clone(node));
-    serve(axum::serve(listener, all).into_future(), "api");
+    tokio::spawn(listen::serve(listener, all));
     let Some(address) = node.config.http_listen else {
         return Ok(None);
     };
     let tcp = |source| ServeError::Tcp { address, source };
     let listener = TcpListener::bind(address).await.map_err(tcp)?;
     let bound = listener.local_addr().map_err(tcp)?;
-    serve(axum::serve(listener, reading().with_state(Arc::clone(node))).into_future(), "http");
+    tokio::spawn(listen::serve(listener, reading().with_state(Arc::clone(node))));
     Ok(Some(bound))
-}
-
-fn serve(server: impl Future<Output = std::io::Result<()>> + Send + 'static, name: &'static str) {
-    tokio::spawn(async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, name, "http server ended");
-        }
-    });
 }
 
 fn reading() -> Router<Arc<Node>> {
@@ -187,6 +179,7 @@ pub fn status_view(node: &Node) -> StatusView {
             objects_down_bytes: peer.traffic.objects_down.load(Ordering::Relaxed),
             objects_up_bytes: peer.traffic.objects_up.load(Ordering::Relaxed),
             rate_bytes_per_s: view.peers.get(&peer.id).map_or(0, |stats| stats.bytes_per_s),
+            held_chunks: view.peers.get(&peer.id).map_or(0, |stats| stats.held_births),
         })
         .collect();
     let faults = node.counters.faults_fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -195,8 +188,8 @@ pub fn status_view(node: &Node) -> StatusView {
         from_peers_bytes: view.stats.bytes_from_peers,
         duplicate_bytes: view.stats.bytes_duplicate,
         served_bytes: view.stats.bytes_served,
-        objects_down_bytes: peers.iter().map(|peer| peer.objects_down_bytes).sum(),
-        objects_up_bytes: peers.iter().map(|peer| peer.objects_up_bytes).sum(),
+        objects_down_bytes: node.counters.metadata.received.load(Ordering::Relaxed),
+        objects_up_bytes: node.counters.metadata.sent.load(Ordering::Relaxed),
         corrupt_chunks: view.stats.chunks_corrupt,
         deferred_chunks: view.stats.chunks_deferred,
         timed_out_requests: view.stats.requests_timed_out,

@@ -141,6 +141,8 @@ pub struct PeerView {
     pub objects_up_bytes: u64,
     /// Estimated rate at which it sends, in bytes per second.
     pub rate_bytes_per_s: u64,
+    /// Chunks of the lineages that both follow which it is known to hold.
+    pub held_chunks: u64,
 }
 
 /// A store.

@@ -101,7 +101,9 @@ pub fn short(name: &str) -> String {
 }
 
 fn peer_rows(peers: &[PeerView]) -> Vec<Vec<String>> {
-    let heading = ["member", "role", "address", "rtt", "received", "sent"].map(str::to_owned).to_vec();
+    let heading = ["member", "role", "address", "rtt", "received", "sent", "chunks it holds"]
+        .map(str::to_owned)
+        .to_vec();
     let rows = peers.iter().map(|peer| {
         vec![
             short(&peer.node),
@@ -110,6 +112,7 @@ fn peer_rows(peers: &[PeerView]) -> Vec<Vec<String>> {
             print::milliseconds(peer.rtt_us),
             print::bytes(peer.chunks_down_bytes + peer.objects_down_bytes),
             print::bytes(peer.chunks_up_bytes + peer.objects_up_bytes),
+            peer.held_chunks.to_string(),
         ]
     });
     std::iter::once(heading).chain(rows).collect()

@@ -1,7 +1,6 @@
 //! Accesses for tests of traces, and what writes and reads them.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "tests use their own parts")]
-#![allow(unreachable_pub, reason = "the module is part of several programs")]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, StateRoot};
 use pageswarm_machine::content::Random;
@@ -10,22 +9,22 @@ use pageswarm_sim::{Access, AccessKind, Observer};
 use std::io::Cursor;
 use std::ops::RangeInclusive;
 
-pub const HEADER_SUBJECT: TraceSubject = TraceSubject {
+pub(crate) const HEADER_SUBJECT: TraceSubject = TraceSubject {
     lineage: LineageId([0x1a; 32]),
     interval: CheckpointIndex(12),
     input_root: StateRoot([0x2b; 32]),
 };
-pub const END: StateRoot = StateRoot([0x3c; 32]);
+pub(crate) const END: StateRoot = StateRoot([0x3c; 32]);
 
-pub fn subject() -> TraceSubject {
+pub(crate) fn subject() -> TraceSubject {
     HEADER_SUBJECT
 }
 
 /// Traces and collects.
 #[derive(Debug)]
-pub struct Both {
-    pub collected: Vec<Access>,
-    pub writer: TraceWriter<Vec<u8>>,
+pub(crate) struct Both {
+    pub(crate) collected: Vec<Access>,
+    pub(crate) writer: TraceWriter<Vec<u8>>,
 }
 
 impl Observer for Both {
@@ -36,7 +35,7 @@ impl Observer for Both {
 }
 
 /// A trace of `accesses` in memory.
-pub fn write(accesses: &[Access], values: Values) -> Finished<Vec<u8>> {
+pub(crate) fn write(accesses: &[Access], values: Values) -> Finished<Vec<u8>> {
     let options = TraceOptions { values, bytes_max: u64::MAX };
     let mut writer = TraceWriter::new(Vec::new(), subject(), options).unwrap();
     accesses.iter().for_each(|access| writer.access(*access));
@@ -44,7 +43,7 @@ pub fn write(accesses: &[Access], values: Values) -> Finished<Vec<u8>> {
 }
 
 /// What a trace in memory says.
-pub fn read(file: &[u8], instructions: &RangeInclusive<u64>) -> Result<Vec<Access>, ReadError> {
+pub(crate) fn read(file: &[u8], instructions: &RangeInclusive<u64>) -> Result<Vec<Access>, ReadError> {
     let (mut trace, mut found) = (Trace::open(Cursor::new(file))?, Vec::new());
     trace.visit(instructions, |access| {
         found.push(*access);
@@ -54,7 +53,7 @@ pub fn read(file: &[u8], instructions: &RangeInclusive<u64>) -> Result<Vec<Acces
 }
 
 /// What is left of `accesses` in a trace with or without values.
-pub fn without(accesses: &[Access], values: Values) -> Vec<Access> {
+pub(crate) fn without(accesses: &[Access], values: Values) -> Vec<Access> {
     let of = |access: &Access| match values {
         Values::Kept => *access,
         Values::Omitted => Access { value: 0, ..*access },
@@ -63,12 +62,12 @@ pub fn without(accesses: &[Access], values: Values) -> Vec<Access> {
 }
 
 /// A few accesses in a loop.
-pub fn some(count: u64) -> Vec<Access> {
+pub(crate) fn some(count: u64) -> Vec<Access> {
     scattered(count).collect()
 }
 
 /// Accesses of 50 instructions to 64 KiB at 0x20000, of every size, virtual 16 MiB above physical.
-pub fn scattered(count: u64) -> impl Iterator<Item = Access> {
+pub(crate) fn scattered(count: u64) -> impl Iterator<Item = Access> {
     let mut random = Random::new(3, 4);
     (0..count).map(move |instruction| {
         let drawn = random.draw();

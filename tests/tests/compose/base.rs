@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::process::Command;
 
-use crate::daemon::finish;
+use super::daemon::finish;
 
 /// For downloading and unpacking some hundred packages.
 const DEBOOTSTRAP_PATIENCE: Duration = Duration::from_secs(420);

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::container::Container;
-use crate::daemon::{Daemon, finish, found};
+use super::container::Container;
+use super::daemon::{Daemon, finish, found};
 
 /// For what Docker itself does.
 const DOCKER_PATIENCE: Duration = Duration::from_secs(120);

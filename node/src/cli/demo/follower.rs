@@ -41,6 +41,8 @@ pub(super) struct Followed {
     pub node: u64,
     /// Chunks that the node lacked.
     pub lacked_chunks: u64,
+    /// Chunks that it had.
+    pub held_chunks: u64,
     /// Milliseconds that the fetch took.
     pub fetch_ms: u64,
     /// Milliseconds that reading back and hashing took.
@@ -68,6 +70,7 @@ pub(super) async fn follow(client: Client, number: u64, plan: Plan, told: mpsc::
             index,
             node: number,
             lacked_chunks: 0,
+            held_chunks: 0,
             fetch_ms: 0,
             rebuild_ms: 0,
             state_root: None,
@@ -98,6 +101,7 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
     };
     let fetched: FetchView = client.post("/api/v1/checkpoints/fetch", &request).await.map_err(told)?;
     checkpoint.lacked_chunks = fetched.lacked_chunks;
+    checkpoint.held_chunks = fetched.held_chunks;
     checkpoint.fetch_ms = fetched.took_ms;
     let compared = plan.witness.contains(&checkpoint.index);
     let image = plan.witness_directory.join(format!("{}.node", checkpoint.index));

@@ -56,7 +56,8 @@ pub(super) struct NodeTraffic {
     metadata_bytes: u64,
     sent_bytes: u64,
     pub(super) lacked_bytes: u64,
-    own_store_chunks: u64,
+    /// Decoded bytes of its checkpoints that it held before it fetched them.
+    own_store_bytes: u64,
     #[serde(skip)]
     pub(super) name: NodeId,
     pub(super) link: LinkView,
@@ -249,7 +250,7 @@ impl Outcome {
             "received twice",
             "metadata",
             "sent",
-            "chunks of its own",
+            "from its own store",
         ];
         let rows = self.traffic.iter().map(|node| {
             vec![
@@ -260,7 +261,7 @@ impl Outcome {
                 print::bytes(node.duplicate_bytes),
                 print::bytes(node.metadata_bytes),
                 print::bytes(node.sent_bytes),
-                node.own_store_chunks.to_string(),
+                print::bytes(node.own_store_bytes),
             ]
         });
         std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect()
@@ -365,7 +366,8 @@ async fn gather_traffic(
             union.entry(birth).and_modify(|least| *least = (*least).min(*bytes)).or_insert(*bytes);
         }
         let mine = followed.iter().filter(|checkpoint| checkpoint.node == node);
-        let fetched = mine.map(|checkpoint| checkpoint.lacked_chunks).sum();
+        // Nearly all of them are pages: a checkpoint has three chunks that are not.
+        let held: u64 = mine.map(|checkpoint| checkpoint.held_chunks).sum();
         traffic.push(NodeTraffic {
             node,
             from_publisher_bytes: status.transfer.from_writer_bytes,
@@ -374,7 +376,7 @@ async fn gather_traffic(
             metadata_bytes: status.transfer.objects_down_bytes,
             sent_bytes: status.transfer.served_bytes,
             lacked_bytes: lacked.bytes.iter().copied().map(u64::from).sum(),
-            own_store_chunks: status.store.chunks.saturating_sub(fetched),
+            own_store_bytes: held * PAGE_BYTES as u64,
             name: status.node.parse().map_err(|_| Failure::new(ExitCode::Failed, "a node without a name"))?,
             link: status.link,
         });

@@ -143,6 +143,11 @@ struct Taken {
 }
 
 impl FaultsArgs {
+    /// The short form.
+    pub(in crate::bench) fn quick() -> Self {
+        Self { quick: true, ..Self::default() }
+    }
+
     fn command(&self) -> String {
         format!("cargo xtask bench faults{}", if self.quick { " --quick" } else { "" })
     }

@@ -68,6 +68,11 @@ struct Outcome {
 }
 
 impl IdleArgs {
+    /// The short form.
+    pub(in crate::bench) fn quick() -> Self {
+        Self { quick: true, ..Self::default() }
+    }
+
     fn command(&self) -> String {
         format!("cargo xtask bench idle{}", if self.quick { " --quick" } else { "" })
     }

@@ -75,6 +75,11 @@ enum ProfileName {
 }
 
 impl SwarmArgs {
+    /// The short form.
+    pub(super) fn quick() -> Self {
+        Self { quick: true, ..Self::default() }
+    }
+
     fn command(&self) -> String {
         let profile = match (self.quick, self.profile) {
             (true, _) => " --quick",

@@ -134,6 +134,11 @@ struct Checkpoint {
 }
 
 impl WorkersArgs {
+    /// The short form.
+    pub(in crate::bench) fn quick() -> Self {
+        Self { quick: true, ..Self::default() }
+    }
+
     fn command(&self) -> String {
         format!("cargo xtask bench workers{}", if self.quick { " --quick" } else { "" })
     }

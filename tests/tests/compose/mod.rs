@@ -10,7 +10,7 @@ mod testbed;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use pageswarm_node::api::views::{CheckpointRequest, CheckpointView, SelfCheckView};
 use pageswarm_tests::cluster::until;
 use pageswarm_tests::skip::{Need, skipped};
@@ -139,9 +139,12 @@ async fn kill_while_it_fetches(testbed: &Testbed<'_>, victim: &Container, lineag
     let asking = async {
         match victim.fetch(lineage, 0, PATIENCE).await {
             Ok(fetched) => {
-                println!("the victim had all in {} ms, before it could be killed", fetched.took_ms);
+                bail!("the victim had all in {} ms, before it could be killed", fetched.took_ms);
             }
-            Err(error) => println!("the victim's fetch was cut off: {error:#}"),
+            Err(error) => {
+                println!("the victim's fetch was cut off: {error:#}");
+                Ok(())
+            }
         }
     };
     let killing = async {
@@ -153,8 +156,9 @@ async fn kill_while_it_fetches(testbed: &Testbed<'_>, victim: &Container, lineag
         testbed.kill(victim).await
     };
     // The fetch stays asked for until the kill: a node gives up what nobody waits for.
-    let ((), killed) = tokio::join!(asking, killing);
+    let (cut_off, killed) = tokio::join!(asking, killing);
     killed?;
+    cut_off?;
     ensure!(victim.status().await.is_err(), "the killed node still answers");
     Ok(())
 }

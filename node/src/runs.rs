@@ -210,12 +210,7 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Bytes]) -> Res
     verified.reverse();
     node.store.put_chunks(&verified)?;
     node.lineages.note_received(id, &received);
-    // Where chunks are patches on others, whole ones among them will be what later ones are patches on: worth a copy.
-    let has_patches = verified.iter().any(VerifiedChunk::has_base);
-    node.recent.add(verified.iter().filter_map(|chunk| match chunk.shared() {
-        None if has_patches => Some(chunk.decoded().to_shared()),
-        own => own.cloned(),
-    }));
+    node.recent.add(verified.iter().filter_map(VerifiedChunk::shared).cloned());
     Ok(absorbed)
 }
 

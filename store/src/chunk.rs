@@ -245,12 +245,6 @@ impl VerifiedChunk {
     pub fn shared(&self) -> Option<&SharedBytes> {
         (self.encoding != Encoding::Raw).then_some(&self.decoded)
     }
-
-    /// Whether it is encoded with the help of another chunk.
-    #[must_use]
-    pub fn has_base(&self) -> bool {
-        self.encoding.base().is_some()
-    }
 }
 
 #[cfg(test)]

@@ -314,9 +314,17 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.temporary
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-        {
+        if !self.temporary {
+            return;
+        }
+        // Gigabytes: it takes seconds, and half as long from two threads.
+        std::thread::scope(|scope| {
+            for part in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+                scope.spawn(move || std::fs::remove_dir_all(part.path()));
+            }
+        });
+        // Also what is no directory, or could not be removed a moment ago.
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "demo directory stays");
         }
     }

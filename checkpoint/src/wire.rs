@@ -11,11 +11,13 @@ use crate::result::AnnouncedResult;
 mod lease;
 mod need;
 mod object;
+mod place;
 mod run;
 
 pub use lease::{JOBS_MAX, LEASE_LIST_MAX, LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish};
 pub use need::{LinkRate, NEED_RANGES_MAX, NEED_TIMES_MAX, Need, NeedTime};
 pub use object::{ObjectAnswer, ObjectRequest};
+pub use place::{PLACE_NAME_BYTES_MAX, Place};
 pub use run::{Patience, RUN_CHUNKS_MAX, Refusal, RunAnswer, RunRequest, STEPS_MAX, Urgency};
 
 /// The ALPN protocol name; a breaking change of this module changes it.
@@ -81,6 +83,8 @@ pub enum Control {
     Need(Need),
     /// Signed results of simulations, the latest of each worker's log for a lineage that the sender knows.
     Results(Vec<AnnouncedResult>),
+    /// Where the sender is; said once.
+    Place(Place),
 }
 
 /// Who the sender is and where it can be reached.
@@ -209,6 +213,10 @@ impl Control {
                 out.push(9);
                 AnnouncedResult::put_list(results, &mut out);
             }
+            Self::Place(place) => {
+                out.push(10);
+                place.put(&mut out);
+            }
         }
         out
     }
@@ -253,6 +261,7 @@ impl Control {
             7 => Self::Follow(LineageId(take.array()?)),
             8 => Self::Need(Need::take(&mut take)?),
             9 => Self::Results(AnnouncedResult::take_list(&mut take)?),
+            10 => Self::Place(Place::take(&mut take)?),
             _ => {
                 return Err(FormatError::Unexpected { at: 0, what: "kind of control message" });
             }
@@ -311,7 +320,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 fn take_text(take: &mut Take<'_>) -> Result<String, FormatError> {
+    take_text_of(take, TEXT_BYTES_MAX)
+}
+
+fn take_text_of(take: &mut Take<'_>, bytes_max: usize) -> Result<String, FormatError> {
     let at = take.position();
-    let text = std::str::from_utf8(take.bytes(TEXT_BYTES_MAX)?);
+    let text = std::str::from_utf8(take.bytes(bytes_max)?);
     text.map(str::to_owned).map_err(|_| FormatError::Unexpected { at, what: "text that is not utf-8" })
 }

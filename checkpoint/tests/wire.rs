@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 use pageswarm_checkpoint::wire::{
     BirthRange, Control, Hello, LinkRate, Need, NeedTime, ObjectAnswer, ObjectRequest, Opening, Patience,
-    PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
+    PeerAddress, Place, Refusal, RunAnswer, RunRequest, Urgency,
 };
 use pageswarm_checkpoint::{
     Birth, CheckpointIndex, ChunkRef, EncodedChunk, Encoding, Generation, LineageId, NodeId,
@@ -93,6 +93,10 @@ fn need() -> impl Strategy<Value = Need> {
     )
 }
 
+fn place_name() -> impl Strategy<Value = Option<String>> {
+    proptest::option::of("[a-z0-9-]{1,64}")
+}
+
 fn control() -> impl Strategy<Value = Control> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..200);
     let lineage = || any::<[u8; 32]>().prop_map(LineageId);
@@ -111,6 +115,11 @@ fn control() -> impl Strategy<Value = Control> {
         bytes().prop_map(Control::Revocations),
         lineage().prop_map(Control::Follow),
         need().prop_map(Control::Need),
+        (place_name(), place_name(), place_name()).prop_map(|(zone, rack, host)| Control::Place(Place {
+            zone,
+            rack,
+            host
+        })),
     ]
 }
 

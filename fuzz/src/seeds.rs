@@ -6,7 +6,8 @@ use std::num::NonZeroU64;
 use pageswarm_checkpoint::membership::{Certificate, Revocations, Role, Ticket};
 use pageswarm_checkpoint::wire::{
     BirthRange, Control, Hello, LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish, LinkRate, Need, NeedTime,
-    ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Refusal, RunAnswer, RunRequest, Urgency,
+    ObjectAnswer, ObjectRequest, Opening, Patience, PeerAddress, Place, Refusal, RunAnswer, RunRequest,
+    Urgency,
 };
 use pageswarm_checkpoint::{
     AnnouncedResult, Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap,
@@ -148,8 +149,10 @@ fn control() -> Vec<Seed> {
     let hello = Hello { certificate: vec![1; 90], data_port: 7420, gossip_port: 7421, session: [2; 8] };
     let announced = AnnouncedResult { certificate: vec![1; 140], record: vec![2; 300] };
     let peer = PeerAddress { node: NodeId([3; 32]), address: "10.0.0.7:7420".to_owned() };
+    let place = Place { zone: Some("eu-1".to_owned()), rack: Some("r07".to_owned()), host: None };
     vec![
         ("control", "hello", Control::Hello(hello).encode()),
+        ("control", "place", Control::Place(place).encode()),
         ("control", "peers", Control::Peers(vec![peer]).encode()),
         ("control", "heads", Control::Heads(vec![vec![5; 200], vec![6; 240]]).encode()),
         ("control", "follow", Control::Follow(LINEAGE).encode()),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pageswarm_checkpoint::membership::Ticket;
+use pageswarm_checkpoint::wire::Place;
 
 use crate::leases::Share;
 
@@ -27,6 +28,8 @@ pub struct NodeConfig {
     pub peers: Vec<SocketAddr>,
     /// Clock differences tolerated in certificates.
     pub clock_skew: Duration,
+    /// Where it is.
+    pub place: Place,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
     /// Bytes of RAM for the images of proven checkpoints.

@@ -18,7 +18,7 @@ use crate::limits::ENGINE_QUEUE;
 use crate::node::Node;
 use crate::spread::{OwnNeed, OwnNeeds, Peak, Weight};
 use crate::uploads::ServeCommand;
-use crate::{births, runs};
+use crate::{births, place, runs};
 
 /// Why a want ended without everything being here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -192,7 +192,8 @@ struct Task {
 pub async fn run(node: Arc<Node>, queue: HubQueue, seed: u64) {
     let HubQueue { mut messages, view } = queue;
     let upload_bytes_per_s = node.config.upload_bytes_per_s;
-    let engine = Engine::new(Config { upload_bytes_per_s, ..Config::default() }, node.id, seed);
+    let labels = place::labels(&node.config.place);
+    let engine = Engine::new(Config { labels, upload_bytes_per_s, ..Config::default() }, node.id, seed);
     let mut task = Task {
         node,
         engine,

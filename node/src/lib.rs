@@ -32,6 +32,7 @@ pub mod node;
 pub mod objects;
 pub mod page_source;
 pub mod peers;
+pub mod place;
 pub mod publish;
 pub mod rebuild;
 pub mod recent;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use pageswarm_checkpoint::membership::Certificate;
-use pageswarm_checkpoint::wire::{Control, Hello, PeerAddress};
+use pageswarm_checkpoint::wire::{Control, Hello, PeerAddress, Place};
 use pageswarm_checkpoint::{LineageId, NodeId};
 use tokio::sync::mpsc;
 
@@ -31,6 +31,7 @@ pub struct Peer {
     /// Control messages on their way.
     control: mpsc::Sender<Control>,
     follows: Mutex<BTreeSet<LineageId>>,
+    place: OnceLock<Place>,
     /// Bytes exchanged.
     pub traffic: Traffic,
     /// Of all peers together; it outlives them.
@@ -132,6 +133,7 @@ impl Peer {
             session: hello.session,
             control,
             follows: Mutex::default(),
+            place: OnceLock::new(),
             traffic: Traffic::default(),
             metadata,
         }
@@ -166,6 +168,17 @@ impl Peer {
     pub fn note_follow(&self, lineage: LineageId) -> bool {
         let mut follows = lock(&self.follows);
         follows.len() < LINEAGES_MAX && follows.insert(lineage)
+    }
+
+    /// Notes where the peer says it is; false if it said so before, which counts.
+    pub fn note_place(&self, place: Place) -> bool {
+        self.place.set(place).is_ok()
+    }
+
+    /// Where the peer says it is.
+    #[must_use]
+    pub fn place(&self) -> Option<&Place> {
+        self.place.get()
     }
 
     /// Whether the peer follows a lineage.

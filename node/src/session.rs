@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::membership::MembershipError;
 use pageswarm_checkpoint::result::RESULTS_LISTED_MAX;
-use pageswarm_checkpoint::wire::{BirthRange, Control, Hello, Opening};
+use pageswarm_checkpoint::wire::{BirthRange, Control, Hello, Opening, Place};
 use pageswarm_checkpoint::{LineageId, NodeId};
 use pageswarm_swarm::{BirthSet, Input};
 use quinn::{Connection, RecvStream, SendStream};
@@ -20,7 +20,7 @@ use crate::node::Node;
 use crate::peers::{Direction, NotKept, Peer, Replaced, close};
 use crate::transport::frames::{self, FrameError};
 use crate::transport::tls;
-use crate::{births, leases, objects, results, uploads};
+use crate::{births, leases, objects, place, results, uploads};
 
 /// Why there is no session with a node.
 #[derive(Debug, thiserror::Error)]
@@ -233,8 +233,12 @@ async fn converse(
     node.events.add(What::Disconnected { peer: peer.id.to_string(), why });
 }
 
-/// What a new peer should know: other members, heads, lineages, who was thrown out.
+/// What a new peer should know: where this node is, other members, heads, lineages, who was thrown out.
 fn introduce(node: &Arc<Node>, peer: &Peer) {
+    // Before anything that makes the peer choose whom to ask.
+    if node.config.place != Place::default() {
+        peer.tell(Control::Place(node.config.place.clone()));
+    }
     peer.tell(Control::Peers(node.peers.known()));
     if let Some(record) = node.members.revocations_record() {
         peer.tell(Control::Revocations(record));
@@ -309,6 +313,12 @@ async fn read_control(
             Control::Revocations(record) => node.offer_revocations(record),
             Control::Results(list) => results::hearing::hear(node, list),
             Control::Need(need) => node.spreads.hear(peer.id, need),
+            Control::Place(place) => {
+                let labels = place::labels(&place);
+                if peer.note_place(place) {
+                    node.hub.input(Input::PeerLabels { peer: peer.id, labels }).await;
+                }
+            }
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ mod integrity;
 mod lineage;
 mod membership;
 mod multicast;
+mod racks;
 mod schedulers;
 mod simulation;
 mod transfer;

@@ -34,7 +34,7 @@ use crate::lineages::{Lineage, MapError};
 use crate::machines;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::{addresses, births, rebuild, spread};
+use crate::{addresses, births, place, rebuild, spread};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 type Shared = State<Arc<Node>>;
@@ -173,6 +173,7 @@ pub fn status_view(node: &Node) -> StatusView {
             node: peer.id.to_string(),
             address: peer.address.to_string(),
             role: peer.certificate.role.to_string(),
+            place: peer.place().map(place::text).unwrap_or_default(),
             rtt_us: u64::try_from(peer.connection.rtt().as_micros()).unwrap_or(u64::MAX),
             chunks_down_bytes: peer.traffic.chunks_down.load(Ordering::Relaxed),
             chunks_up_bytes: peer.traffic.chunks_up.load(Ordering::Relaxed),

@@ -129,6 +129,8 @@ pub struct PeerView {
     pub address: String,
     /// Its role.
     pub role: String,
+    /// Where it is, as zone/rack/host; empty if it does not say.
+    pub place: String,
     /// Round trip in microseconds.
     pub rtt_us: u64,
     /// Encoded chunk bytes received from it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pageswarm_checkpoint::membership::Ticket;
+use pageswarm_checkpoint::wire::Place;
 
 use super::{print, values};
 use crate::api::error::code_of;
@@ -50,6 +51,15 @@ pub struct NodeRunArgs {
     /// Data plane of another member to connect with; may be given several times.
     #[arg(long = "peer")]
     pub peers: Vec<SocketAddr>,
+    /// Zone that this node is in, by a name that all nodes there are given: between zones, links are long.
+    #[arg(long, value_name = "NAME", value_parser = values::place_name)]
+    pub zone: Option<String>,
+    /// Rack that this node is in: its nodes share the link out of it, so each chunk comes in about once.
+    #[arg(long, value_name = "NAME", value_parser = values::place_name)]
+    pub rack: Option<String>,
+    /// Host that this node is on, where several are: between them there is no link.
+    #[arg(long, value_name = "NAME", value_parser = values::place_name)]
+    pub host: Option<String>,
     /// Bytes that the store may take, such as 20GiB. No limit if not given.
     #[arg(long, value_parser = values::size)]
     pub quota: Option<u64>,
@@ -109,6 +119,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         membership,
         peers: args.peers,
         clock_skew: args.clock_skew,
+        place: Place { zone: args.zone, rack: args.rack, host: args.host },
         quota_bytes: args.quota,
         image_bytes: args.image_memory,
         upload_bytes_per_s: args.upload_limit,

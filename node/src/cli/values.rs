@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use pageswarm_checkpoint::wire::PLACE_NAME_BYTES_MAX;
+
 /// Reads `500ms`, `2s`, `5m`, `1h` or `30d`.
 ///
 /// # Errors
@@ -69,6 +71,18 @@ pub fn reachable_address(text: &str) -> Result<SocketAddr, String> {
     let expected =
         "expected an address that others reach, and a port, such as 192.0.2.7:7420 or [2001:db8::7]:7420";
     found.ok_or_else(|| expected.to_owned())
+}
+
+/// The name of a zone, a rack or a host.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn place_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > PLACE_NAME_BYTES_MAX {
+        return Err(format!("expected a name of 1 to {PLACE_NAME_BYTES_MAX} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 fn with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {

@@ -9,12 +9,20 @@ set -euo pipefail
 UNIT_SOURCES=43
 LIST=rocksdb_lib_sources.txt
 
-source_index=-1
-if [[ -f "$LIST" && " $* " =~ \ rocksdb/([^ ]+\.cc)\  ]]; then
-    # Of a list with another form nothing matches, and everything is compiled as it came.
-    source_index="$(awk -v source="${BASH_REMATCH[1]}" '$1 == source { print NR - 1; exit }' "$LIST")"
+# For another machine than this one it is the compiler that its packages on Debian call so.
+if [[ -n "${TARGET:-}" && "${TARGET:-}" != "${HOST:-}" ]]; then
+    exec "${TARGET/-unknown/}-g++" "$@"
 fi
-if [[ -z "$source_index" || "$source_index" -lt 0 ]]; then
+
+# The crate brings a version of its own of util/build_version.cc.
+sources() { awk 'NF == 1 && $1 != "util/build_version.cc" { print $1 }' "$LIST"; }
+
+place=""
+if [[ -f "$LIST" && " $* " =~ \ rocksdb/([^ ]+\.cc)\  ]]; then
+    # What is not in the list has no place.
+    place="$(sources | awk -v source="${BASH_REMATCH[1]}" '$1 == source { print NR - 1 }')"
+fi
+if [[ -z "$place" ]]; then
     exec c++ "$@"
 fi
 
@@ -22,8 +30,7 @@ arguments=()
 for argument in "$@"; do
     [[ "$argument" == rocksdb/*.cc ]] || arguments+=("$argument")
 done
-if ((source_index % UNIT_SOURCES == 0)); then
-    # The crate brings a version of its own of util/build_version.cc.
-    awk -v first="$source_index" -v count="$UNIT_SOURCES" \
-        'NR > first && NR <= first + count && $1 != "util/build_version.cc" { printf "#include \"%s\"\n", $1 }' "$LIST"
+if ((place % UNIT_SOURCES == 0)); then
+    sources | awk -v first="$place" -v count="$UNIT_SOURCES" \
+        'NR > first && NR <= first + count { printf "#include \"%s\"\n", $1 }'
 fi | c++ "${arguments[@]}" -x c++ -

@@ -91,10 +91,11 @@ impl Events {
         let _nobody = self.sender.send(event);
     }
 
-    /// The events kept, oldest first, and a receiver of those after.
+    /// The events kept, oldest first, and a receiver of those after; none if `listeners_max` listen already.
     #[must_use]
-    pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub fn listen(&self, listeners_max: usize) -> Option<(Vec<Event>, broadcast::Receiver<Event>)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        (kept.1.iter().cloned().collect(), self.sender.subscribe())
+        let has_room = self.sender.receiver_count() < listeners_max;
+        has_room.then(|| (kept.1.iter().cloned().collect(), self.sender.subscribe()))
     }
 }

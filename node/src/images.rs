@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageNumber};
@@ -30,6 +30,8 @@ struct Shelf {
     kept: VecDeque<Kept>,
     /// Bytes of drafts.
     drafting: u64,
+    /// Images that left the shelf while a VM had them.
+    away: Vec<((LineageId, CheckpointIndex), Weak<ImageMemory>)>,
     /// Memory of an image that made way: memory that the kernel has to clear anew costs more than the pages put there.
     spare: Option<ImageMemory>,
 }
@@ -105,8 +107,10 @@ impl Images {
     /// The RAM of a checkpoint, if it is here.
     #[must_use]
     pub fn get(&self, lineage: LineageId, index: CheckpointIndex) -> Option<Arc<ImageMemory>> {
-        let mut shelf = lock(&self.shelf);
-        let place = shelf.kept.iter().position(|kept| kept.of == (lineage, index))?;
+        let (of, mut shelf) = ((lineage, index), lock(&self.shelf));
+        let Some(place) = shelf.kept.iter().position(|kept| kept.of == of) else {
+            return shelf.away.iter().find(|(away, _)| *away == of)?.1.upgrade();
+        };
         let mut kept = shelf.kept.remove(place)?;
         kept.used = Instant::now();
         let image = Arc::clone(&kept.image);
@@ -117,23 +121,45 @@ impl Images {
     /// Drops images that nobody asked for in a while.
     pub fn drop_idle(&self, now: Instant) {
         let mut shelf = lock(&self.shelf);
-        shelf.kept.retain(|kept| now.saturating_duration_since(kept.used) < IMAGE_IDLE);
+        let is_used = |kept: &Kept| now.saturating_duration_since(kept.used) < IMAGE_IDLE;
+        let (used, idle): (VecDeque<Kept>, VecDeque<Kept>) =
+            std::mem::take(&mut shelf.kept).into_iter().partition(is_used);
+        shelf.kept = used;
+        for kept in idle {
+            shelf.let_go(kept);
+        }
         if shelf.kept.is_empty() {
             shelf.spare = None;
         }
     }
 
-    /// Bytes of all images and drafts.
+    /// Bytes of all images and drafts, those that only VMs still have among them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        lock(&self.shelf).bytes()
+        let shelf = lock(&self.shelf);
+        let away = shelf.away.iter().filter_map(|(_, image)| Some(image.upgrade()?.bytes().len() as u64));
+        shelf.bytes() + away.sum::<u64>()
     }
 }
 
 impl Shelf {
-    /// The image used longest ago goes; its memory is kept, unless a VM still reads it.
+    /// The image used longest ago that no VM has goes, else the one used longest ago; its memory is kept, unless a VM has it.
     fn make_way(&mut self) {
-        self.spare = self.kept.pop_back().and_then(|kept| Arc::into_inner(kept.image));
+        let is_free = |kept: &Kept| Arc::strong_count(&kept.image) == 1;
+        let place = self.kept.iter().rposition(is_free).or_else(|| self.kept.len().checked_sub(1));
+        let gone = place.and_then(|place| self.kept.remove(place));
+        self.spare = gone.and_then(|kept| self.let_go(kept));
+    }
+
+    /// Takes an image off; its memory, if no VM has it.
+    fn let_go(&mut self, kept: Kept) -> Option<ImageMemory> {
+        self.away.retain(|(_, image)| image.strong_count() > 0);
+        let in_use = Arc::downgrade(&kept.image);
+        let memory = Arc::into_inner(kept.image);
+        if memory.is_none() {
+            self.away.push((kept.of, in_use));
+        }
+        memory
     }
 
     fn bytes(&self) -> u64 {
@@ -258,6 +284,24 @@ mod tests {
         let image = images.get(lineage, index).expect("it was kept");
         assert_eq!(image.pages_from(PageNumber(0), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
         assert_eq!(image.pages_from(PageNumber(2), PAGE_BYTES), Some(&[4; PAGE_BYTES][..]));
+    }
+
+    #[test]
+    fn what_a_vm_has_goes_last_is_found_again_and_counts() {
+        let images = Images::new(2 * RAM);
+        add(&images, 0);
+        let (lineage, index) = of(0);
+        let of_a_vm = images.get(lineage, index).expect("it was kept");
+        add(&images, 1);
+        add(&images, 2);
+        assert!(is_here(&images, 0) && !is_here(&images, 1), "the free one made way");
+        images.drop_idle(Instant::now() + IMAGE_IDLE);
+        assert_eq!(images.bytes(), RAM, "the VM's");
+        let again = images.get(lineage, index).expect("the VM has it");
+        assert!(Arc::ptr_eq(&again, &of_a_vm));
+        drop((again, of_a_vm));
+        assert!(!is_here(&images, 0));
+        assert_eq!(images.bytes(), 0);
     }
 
     #[test]

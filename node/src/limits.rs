@@ -15,6 +15,10 @@ pub const PEERS_MAX: usize = 256;
 pub const STRANGERS_MAX: usize = 64;
 /// Connections to each of the API's servers at a time.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Of these, streams of events, which do not end by themselves.
+pub const EVENT_STREAMS_MAX: usize = 64;
+/// How old a connection over TCP may become; whoever is still there connects again.
+pub const HTTP_AGE_MAX: Duration = Duration::from_secs(600);
 /// How long an HTTP client may take for the head of a request, and may be silent between two.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams a peer may have open at a time.

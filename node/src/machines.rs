@@ -175,8 +175,8 @@ pub struct SelfCheck {
     pub first_report: Option<Duration>,
     /// From the wish to resume to the end of the check.
     pub took: Duration,
-    /// What lazy memory did.
-    pub lazy: LazyStats,
+    /// What lazy memory did; none for a guest that started from an image.
+    pub lazy: Option<LazyStats>,
 }
 
 impl SelfCheck {
@@ -324,7 +324,8 @@ pub async fn resume_as_branch(
     options: RunOptions,
 ) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
-    let (origin, state_root, pages) = resumable(node, id, index, Order::WrittenFirst, patience).await?;
+    let (origin, state_root, pages) =
+        resumable(node, id, index, (Order::WrittenFirst, Filled::FromImage), patience).await?;
     // What the guest does not touch comes with everything else, and is mapped when it is here.
     let fetching = Arc::clone(node);
     tokio::spawn(async move {
@@ -338,7 +339,7 @@ pub async fn resume_as_branch(
     start_lineage(node, process, Some(parent), pages, &options).await
 }
 
-/// Resumes a checkpoint lazily and lets its guest work on, then check all of its memory. The VM ends with it. `patience` is for
+/// Resumes a checkpoint and lets its guest work on, then check all of its memory. The VM ends with it. `patience` is for
 /// what is not memory, and then again for the guest's check.
 ///
 /// # Errors
@@ -349,9 +350,10 @@ pub async fn self_check(
     id: LineageId,
     index: CheckpointIndex,
     patience: Duration,
+    memory: Filled,
 ) -> Result<SelfCheck, MachineError> {
     let started = Instant::now();
-    let (origin, ..) = resumable(node, id, index, Order::ByNumber, patience).await?;
+    let (origin, ..) = resumable(node, id, index, (Order::ByNumber, memory), patience).await?;
     let (Origin::LazyRestore { state, .. } | Origin::Clone { state, .. }) = &origin else {
         return Err(MachineError::Ending);
     };
@@ -384,7 +386,7 @@ pub async fn self_check(
         died,
         first_report: lock(&machine.state).first_report,
         took: started.elapsed(),
-        lazy: machine.process.lazy_stats().unwrap_or_default(),
+        lazy: machine.process.lazy_stats(),
     };
     machine.process.stop();
     node.machines.remove(machine.id);
@@ -401,6 +403,15 @@ async fn wait_for(machine: &Machine, done: impl Fn(&Report) -> bool) {
         }
         changed.await;
     }
+}
+
+/// Where a resumed guest's memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// It is a view of the checkpoint's image; where there is none, as [`Filled::ByFaults`].
+    FromImage,
+    /// Page by page as it is touched, and in the background.
+    ByFaults,
 }
 
 /// In which order memory is filled in the background.
@@ -456,7 +467,7 @@ async fn resumable(
     node: &Arc<Node>,
     id: LineageId,
     index: CheckpointIndex,
-    order: Order,
+    (order, memory): (Order, Filled),
     patience: Duration,
 ) -> Result<(Origin, pageswarm_checkpoint::StateRoot, u32), MachineError> {
     fetch::fetch_state_within(node, id, index, patience).await?;
@@ -472,14 +483,16 @@ async fn resumable(
         }
         let ram_bytes = lineage.genesis.ram_bytes();
         let pages = lineage.genesis.pages;
-        if let Some(image) = preparing.images.get(id, index) {
-            return Ok((Origin::Clone { image, state }, head.state_root, pages));
+        let image = preparing.images.get(id, index);
+        if let (Filled::FromImage, Some(image)) = (memory, &image) {
+            let origin = Origin::Clone { image: Arc::clone(image), state };
+            return Ok((origin, head.state_root, pages));
         }
         let prefetch = match order {
             Order::WrittenFirst => preparing.lineages.written_after(&id, index),
             Order::ByNumber => Vec::new(),
         };
-        let source = Box::new(CheckpointPages::new(preparing, lineage, map, None));
+        let source = Box::new(CheckpointPages::new(preparing, lineage, map, image));
         let memory = LazyMemory { source, prefetch, background: Background::Fill, timeout: FAULT_TIMEOUT };
         Ok::<_, MachineError>((Origin::LazyRestore { ram_bytes, state, memory }, head.state_root, pages))
     });

@@ -4,6 +4,7 @@ use crate::captured::{Captured, PageBatch};
 use crate::failure::VmFailure;
 use crate::lazy::LazyFailure;
 use crate::limits::EXIT_TIMEOUT;
+use crate::origin::Ram;
 use crate::protocol::ToParent;
 use crate::report::Report;
 use crate::socket;
@@ -123,6 +124,7 @@ pub(crate) struct Reader {
     pub(crate) sender: SyncSender<VmEvent>,
     pub(crate) end: Arc<EndOfChild>,
     pub(crate) staged: Arc<Mutex<StagedBatches>>,
+    pub(crate) ram: Arc<Mutex<Option<Ram>>>,
     pub(crate) pages: usize,
     pub(crate) slots: usize,
 }
@@ -153,6 +155,8 @@ impl Reader {
             }
         }
         let reason = self.end.wait();
+        // Whoever keeps the VM for its figures keeps no memory with them.
+        lock(&self.ram).take();
         // Nobody listens any more otherwise.
         let _heard = self.sender.send(VmEvent::Died { reason });
     }

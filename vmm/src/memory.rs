@@ -153,7 +153,7 @@ impl SharedMemory {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let pointer = self.region.as_ptr();
         // SAFETY: the mapping has this length and lives as long as the borrow, which is exclusive in this process;
-        // the callers have not yet given the memfd away.
+        // nobody else has the memfd yet, or what others have of it are private mappings of processes that have ended.
         unsafe { std::slice::from_raw_parts_mut(pointer, self.pages * PAGE_BYTES) }
     }
 
@@ -206,8 +206,8 @@ impl SharedMemory {
 /// All of a checkpoint's RAM, for VMs that start from it without copying it: each sees it as its own memory, and the kernel
 /// copies a page for it when it first writes there. However many they are, what none of them writes is there once.
 ///
-/// Nobody but its owner can write it: the memfd is sealed against every other way to write or resize it, so that a VM's
-/// process, whatever its guest made of it, cannot change what others start from.
+/// Nobody else can write it through its memfd, which is sealed against every other way to write or resize it. A page that
+/// no VM's image had, because it was zero, costs two when a VM writes it: the kernel fills the image's, then copies it.
 #[derive(Debug)]
 pub struct ImageMemory(SharedMemory);
 

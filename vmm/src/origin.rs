@@ -129,7 +129,7 @@ pub enum SpawnError {
 /// A VM's RAM, as the parent has it.
 #[derive(Debug)]
 pub(crate) enum Ram {
-    Shared(SharedMemory),
+    Shared(Arc<SharedMemory>),
     /// What the child has a view of.
     Image(Arc<ImageMemory>),
 }
@@ -166,11 +166,16 @@ pub(crate) fn prepare(origin: Origin) -> Result<Prepared, SpawnError> {
             let mut ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
             let cpu = guest::load(ram.bytes_mut(), parameters)?.encode();
             let state = SavedState { cpu, devices: Devices::default().encode(), attachment: Vec::new() };
-            Ok(Prepared { ram: Ram::Shared(ram), state, first_kind: CaptureKind::Full, lazy: None })
+            Ok(Prepared { ram: Ram::Shared(Arc::new(ram)), state, first_kind: CaptureKind::Full, lazy: None })
         }
         Origin::Restore { ram, state } => {
             Layout::new(ram.pages() as u64 * PAGE_BYTES as u64)?;
-            Ok(Prepared { ram: Ram::Shared(ram), state, first_kind: CaptureKind::Incremental, lazy: None })
+            Ok(Prepared {
+                ram: Ram::Shared(Arc::new(ram)),
+                state,
+                first_kind: CaptureKind::Incremental,
+                lazy: None,
+            })
         }
         Origin::Clone { image, state } => {
             Layout::new(image.pages() as u64 * PAGE_BYTES as u64)?;
@@ -178,7 +183,7 @@ pub(crate) fn prepare(origin: Origin) -> Result<Prepared, SpawnError> {
         }
         Origin::LazyRestore { ram_bytes, state, memory } => {
             let ram = SharedMemory::create(pages(ram_bytes)?).map_err(SpawnError::Memory)?;
-            let (ram, first_kind) = (Ram::Shared(ram), CaptureKind::Incremental);
+            let (ram, first_kind) = (Ram::Shared(Arc::new(ram)), CaptureKind::Incremental);
             Ok(Prepared { ram, state, first_kind, lazy: Some(memory) })
         }
     }

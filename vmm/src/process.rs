@@ -20,7 +20,9 @@ use std::time::Duration;
 /// A running VM.
 #[derive(Debug)]
 pub struct VmProcess {
-    ram: Ram,
+    /// None once the child has ended: its memory is free then, however long this is kept.
+    ram: Arc<Mutex<Option<Ram>>>,
+    pages: usize,
     staging: Arc<SharedMemory>,
     control: Mutex<UnixStream>,
     end: Arc<EndOfChild>,
@@ -56,7 +58,8 @@ impl VmProcess {
         let end = Arc::new(EndOfChild { child: Mutex::new(child), reason: Mutex::new(None) });
         let start = start_message(options, &ram, &staging, state, first_kind, lazy.as_ref());
         let (staging, control, staged) = (Arc::new(staging), Mutex::new(control), Arc::default());
-        let vm = Self { ram, staging, control, end, staged, lazy: None };
+        let (pages, ram) = (ram.pages(), Arc::new(Mutex::new(Some(ram))));
+        let vm = Self { ram, pages, staging, control, end, staged, lazy: None };
         // From here on, dropping `vm` ends the child.
         vm.finish_spawn(start, lazy)
     }
@@ -67,21 +70,23 @@ impl VmProcess {
         lazy: Option<LazyMemory>,
     ) -> Result<(Self, Receiver<VmEvent>), SpawnError> {
         let reading = lock(&self.control).try_clone().map_err(SpawnError::NotReady)?;
-        let fds = [self.ram.fd(), self.staging.fd()];
         let message = ToChild::Start(Box::new(start)).encode();
-        socket::send(&lock(&self.control), &message, &fds).map_err(SpawnError::NotReady)?;
+        if let Some(ram) = &*lock(&self.ram) {
+            let fds = [ram.fd(), self.staging.fd()];
+            socket::send(&lock(&self.control), &message, &fds).map_err(SpawnError::NotReady)?;
+        }
         let (base, uffd) = await_ready(&reading)?;
         if let Some(memory) = lazy {
             let uffd = uffd.ok_or_else(|| SpawnError::NotReady(io::ErrorKind::InvalidData.into()))?;
-            let pages = u32::try_from(self.ram.pages()).map_err(|_| SpawnError::Options)?;
+            let pages = u32::try_from(self.pages).map_err(|_| SpawnError::Options)?;
             let end = Arc::clone(&self.end);
             let fail = Box::new(move |failure| end.kill(DeathReason::Lazy(failure)));
             self.lazy = Some(FaultHandler::start(uffd, base, pages, memory, fail)?);
         }
         let (sender, receiver) = mpsc::sync_channel(EVENTS_WAITING_MAX);
-        let (end, pages, slots) = (Arc::clone(&self.end), self.ram.pages(), self.staging.pages());
-        let staged = Arc::clone(&self.staged);
-        let reader = Reader { reading, sender, end, staged, pages, slots };
+        let (end, pages, slots) = (Arc::clone(&self.end), self.pages, self.staging.pages());
+        let (staged, ram) = (Arc::clone(&self.staged), Arc::clone(&self.ram));
+        let reader = Reader { reading, sender, end, staged, ram, pages, slots };
         thread::Builder::new()
             .name("vm-events".into())
             .spawn(move || reader.run())
@@ -90,12 +95,12 @@ impl VmProcess {
     }
 
     /// Guest RAM, shared with the VM: reading while the guest runs gives what it holds at that moment. Writing is
-    /// fault injection: no checkpoint knows of it. `None` for a clone, whose RAM only its own process sees.
+    /// fault injection: no checkpoint knows of it. `None` for a clone, whose RAM only its own process sees, and after the end.
     #[must_use]
-    pub const fn ram(&self) -> Option<&SharedMemory> {
-        match &self.ram {
-            Ram::Shared(memory) => Some(memory),
-            Ram::Image(_) => None,
+    pub fn ram(&self) -> Option<Arc<SharedMemory>> {
+        match &*lock(&self.ram) {
+            Some(Ram::Shared(memory)) => Some(Arc::clone(memory)),
+            Some(Ram::Image(_)) | None => None,
         }
     }
 
@@ -192,6 +197,7 @@ impl Drop for VmProcess {
         self.stop();
         // Reaps the child; it was killed, so this is short.
         let _status = lock(&self.end.child).wait();
+        lock(&self.ram).take();
     }
 }
 

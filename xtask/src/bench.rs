@@ -72,8 +72,18 @@ impl Bench {
         if records && !host::kvm_is_usable() {
             return Some("/dev/kvm is not usable here");
         }
-        let joins_hosts = !matches!(self, Self::Demo(_));
-        (joins_hosts && !host::networks_can_be_made()).then_some("no network namespaces can be made here")
+        if matches!(self, Self::Demo(_)) {
+            return None;
+        }
+        if !host::may_make_networks() {
+            return Some("network namespaces take root with its capabilities");
+        }
+        if matches!(self, Self::Workers(_)) && !host::has_first_two_cores() {
+            return Some("two workers need the cores 0 and 1");
+        }
+        let programs = ["ip", "tc", "setpriv", "taskset"];
+        (!programs.iter().all(|program| host::in_path(program)))
+            .then_some("ip, tc, setpriv and taskset are not all there: install iproute2 and util-linux")
     }
 }
 

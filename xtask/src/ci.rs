@@ -24,11 +24,13 @@ struct Outcome {
 struct Ci {
     root: PathBuf,
     outcomes: Vec<Outcome>,
+    /// Checks that could not run here, and why.
+    skips: Vec<String>,
 }
 
 /// Runs every check.
 pub(crate) fn run() -> Result<Verdict> {
-    let mut ci = Ci { root: host::root()?, outcomes: Vec::new() };
+    let mut ci = Ci { root: host::root()?, outcomes: Vec::new(), skips: Vec::new() };
     ci.check("format", |root| succeed(host::cargo(root).args(["fmt", "--all", "--check"])));
     ci.check("tidy", |_| holds(tidy::run()?));
     ci.check("build", |root| cargo(root, &["build", "--all-targets"], &[]));
@@ -48,7 +50,10 @@ pub(crate) fn run() -> Result<Verdict> {
     ci.check("simulation twice from one seed", |root| sim::same_twice(sim::first_seed(root)));
     ci.check("simulations", simulations);
     for bench in Bench::quick() {
-        ci.check(bench.name(), |_| quick_bench(&bench));
+        match bench.lacks() {
+            Some(why) => ci.skip(bench.name(), why),
+            None => ci.check(bench.name(), |_| holds(bench::run(&bench)?)),
+        }
     }
     Ok(ci.close(&counts))
 }
@@ -65,6 +70,11 @@ impl Ci {
         self.outcomes.push(Outcome { name, took, failure });
     }
 
+    fn skip(&mut self, name: &str, why: &str) {
+        println!("\n== {name}\nSKIP: {why}");
+        self.skips.push(format!("SKIP: {name}: {why}"));
+    }
+
     /// Prints what took how long, what failed, what was skipped, and the counts, alone on the last line.
     fn close(&self, counts: &Counts) -> Verdict {
         println!("\n== summary");
@@ -79,14 +89,15 @@ impl Ci {
                 println!("FAILED: {}: {why}", outcome.name);
             }
         }
-        for skip in &counts.skips {
+        for skip in counts.skips.iter().chain(&self.skips) {
             println!("{skip}");
         }
         for line in &counts.closing {
             println!("{line}");
         }
         let failed = counts.failed.max(self.failed_checks());
-        println!("{} passed, {failed} failed, {} skipped", counts.really_passed(), counts.skips.len());
+        let skipped = counts.skips.len() + self.skips.len();
+        println!("{} passed, {failed} failed, {skipped} skipped", counts.really_passed());
         Verdict::of(failed == 0)
     }
 
@@ -161,15 +172,6 @@ fn simulations(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of a measurement's short form only the function is judged.
-fn quick_bench(bench: &Bench) -> Result<()> {
-    if let Some(why) = bench.lacks() {
-        println!("SKIP: {}: {why}", bench.name());
-        return Ok(());
-    }
-    holds(bench::run(bench)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn failed_checks_count_where_no_test_failed() {
         let failed = Outcome { name: "format", took: Duration::ZERO, failure: Some("see above".to_owned()) };
-        let ci = Ci { root: PathBuf::new(), outcomes: vec![failed] };
+        let ci = Ci { root: PathBuf::new(), outcomes: vec![failed], skips: vec![] };
         assert_eq!(ci.failed_checks(), 1);
         assert_eq!(ci.close(&Counts { passed: 3, content: true, ..Counts::default() }), Verdict::Fails);
     }

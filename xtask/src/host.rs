@@ -49,14 +49,25 @@ pub(crate) fn kvm_is_usable() -> bool {
     fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
-/// Whether this user may make network namespaces; it tries.
-pub(crate) fn networks_can_be_made() -> bool {
-    let name = format!("pageswarm-probe-{}", std::process::id());
-    let ip = |action: &str| {
-        let status = Command::new("ip").args(["netns", action, &name]).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    ip("add") && ip("delete")
+/// Whether this user may make network namespaces: root of a container often lacks `CAP_NET_ADMIN` (12) or `CAP_SYS_ADMIN`
+/// (21).
+pub(crate) fn may_make_networks() -> bool {
+    let held = u64::from_str_radix(&own_status("CapEff:"), 16).unwrap_or(0);
+    let is_root = own_status("Uid:").split_whitespace().nth(1) == Some("0");
+    is_root && [12, 21].iter().all(|capability| held >> capability & 1 == 1)
+}
+
+/// Whether this process may use the cores 0 and 1, which measurements of two programs are pinned to.
+pub(crate) fn has_first_two_cores() -> bool {
+    let allowed = own_status("Cpus_allowed:");
+    // Words of 32 cores, the lowest ones last.
+    let lowest = allowed.rsplit(',').next().unwrap_or_default();
+    u32::from_str_radix(lowest, 16).is_ok_and(|cores| cores & 3 == 3)
+}
+
+fn own_status(field: &str) -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().trim().to_owned()
 }
 
 /// The machine that a measurement was made on.

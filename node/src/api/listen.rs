@@ -1,6 +1,8 @@
 //! Connections of the API's servers: only so many at a time, and each must say soon what it wants.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
@@ -8,12 +10,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_HEADER_TIMEOUT};
 
 /// Answers what comes to `listener` with `routes`, for ever. Whoever connects beyond the limit waits for a place; one
-/// that a client leaves unused is free again after [`HTTP_HEADER_TIMEOUT`].
-pub(super) async fn serve(mut listener: impl Listener, routes: Router) {
+/// that a client leaves unused is free again after [`HTTP_HEADER_TIMEOUT`], and any after `age_max`.
+pub(super) async fn serve(mut listener: impl Listener, routes: Router, age_max: Option<Duration>) {
     let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
     // Nobody closes the semaphore.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -24,7 +27,19 @@ pub(super) async fn serve(mut listener: impl Listener, routes: Router) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HTTP_HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), routes);
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let served = match age_max {
+                None => connection.await,
+                Some(age_max) => match timeout(age_max, connection.as_mut()).await {
+                    Ok(served) => served,
+                    // Browsers and scrapers connect again.
+                    Err(_) => {
+                        connection.as_mut().graceful_shutdown();
+                        timeout(HTTP_HEADER_TIMEOUT, connection).await.unwrap_or(Ok(()))
+                    }
+                },
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "http connection ended early");
             }
             drop(place);

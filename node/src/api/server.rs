@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::error::ApiError;
 use super::views::{
-    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, FetchView, ImportRequest,
+    BranchView, CheckpointDetailView, CheckpointRequest, CheckpointView, ErrorView, FetchView, ImportRequest,
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
@@ -30,8 +30,9 @@ use super::{listen, metrics, simulations, spreads, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
+use crate::limits::{EVENT_STREAMS_MAX, HTTP_AGE_MAX};
 use crate::lineages::{Lineage, MapError};
-use crate::machines;
+use crate::machines::{self, Filled};
 use crate::node::Node;
 use crate::rebuild::RebuildError;
 use crate::{addresses, births, place, rebuild, spread};
@@ -82,14 +83,14 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     let listener = UnixListener::bind(&path).map_err(socket)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
     let all = reading().merge(changing()).with_state(Arc::clone(node));
-    tokio::spawn(listen::serve(listener, all));
+    tokio::spawn(listen::serve(listener, all, None));
     let Some(address) = node.config.http_listen else {
         return Ok(None);
     };
     let tcp = |source| ServeError::Tcp { address, source };
     let listener = TcpListener::bind(address).await.map_err(tcp)?;
     let bound = listener.local_addr().map_err(tcp)?;
-    tokio::spawn(listen::serve(listener, reading().with_state(Arc::clone(node))));
+    tokio::spawn(listen::serve(listener, reading().with_state(Arc::clone(node)), Some(HTTP_AGE_MAX)));
     Ok(Some(bound))
 }
 
@@ -257,8 +258,13 @@ fn lineage_view(node: &Node, lineage: &Lineage) -> LineageView {
     }
 }
 
-async fn events(State(node): Shared) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let (kept, receiver) = node.events.listen();
+async fn events(
+    State(node): Shared,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, (StatusCode, Json<ErrorView>)> {
+    let (kept, receiver) = node.events.listen(EVENT_STREAMS_MAX).ok_or_else(|| {
+        let message = format!("{EVENT_STREAMS_MAX} clients listen already, as many as may: try again later");
+        (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorView { exit_code: ExitCode::Failed as u8, message }))
+    })?;
     let later = stream::unfold(receiver, |mut receiver| async move {
         loop {
             match receiver.recv().await {
@@ -273,7 +279,7 @@ async fn events(State(node): Shared) -> Sse<impl Stream<Item = Result<sse::Event
         let text = serde_json::to_string(&event).unwrap_or_default();
         Ok(sse::Event::default().id(event.number.to_string()).data(text))
     });
-    Sse::new(all).keep_alive(KeepAlive::default())
+    Ok(Sse::new(all).keep_alive(KeepAlive::default()))
 }
 
 #[derive(serde::Deserialize)]
@@ -431,8 +437,9 @@ async fn rebuild_checkpoint(
 
 async fn self_check(State(node): Shared, Json(request): Json<CheckpointRequest>) -> Answer<SelfCheckView> {
     let (id, index) = announced(&node, &request).await?;
-    let check = machines::self_check(&node, id, index, patience(&request)).await.map_err(failed)?;
-    let percentile = |percent| check.lazy.fault_times.percentile(percent).map(micros);
+    let memory = if request.by_faults { Filled::ByFaults } else { Filled::FromImage };
+    let check = machines::self_check(&node, id, index, patience(&request), memory).await.map_err(failed)?;
+    let percentile = |percent| check.lazy.as_ref()?.fault_times.percentile(percent).map(micros);
     Ok(Json(SelfCheckView {
         holds: check.holds(),
         counter_before: check.operations_before,
@@ -442,7 +449,7 @@ async fn self_check(State(node): Shared, Json(request): Json<CheckpointRequest>)
         died: check.died.clone(),
         first_report_ms: check.first_report.map(millis),
         took_ms: millis(check.took),
-        faults: check.lazy.faults,
+        faults: check.lazy.as_ref().map(|lazy| lazy.faults),
         fault_p50_us: percentile(50),
         fault_p99_us: percentile(99),
     }))

@@ -276,6 +276,9 @@ pub struct CheckpointRequest {
     /// How long to wait for what is not here yet, in milliseconds; one minute if not given.
     #[serde(default)]
     pub patience_ms: Option<u64>,
+    /// Whether a guest's memory is filled through page faults although an image of it is here.
+    #[serde(default)]
+    pub by_faults: bool,
     /// Where the RAM image goes, if one is asked for.
     #[serde(default)]
     pub output: Option<String>,
@@ -361,8 +364,8 @@ pub struct SelfCheckView {
     pub first_report_ms: Option<u64>,
     /// Milliseconds it took.
     pub took_ms: u64,
-    /// Page faults answered.
-    pub faults: u64,
+    /// Page faults answered; none for a guest that started from an image.
+    pub faults: Option<u64>,
     /// Median time of a fault in microseconds.
     pub fault_p50_us: Option<u64>,
     /// 99th percentile of the time of a fault in microseconds.

@@ -186,6 +186,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
         patience_ms: u64::try_from(args.patience.as_millis()).ok(),
         output: args.output.as_deref().map(absolute).transpose()?,
         state_output: args.state.as_deref().map(absolute).transpose()?,
+        by_faults: false,
     };
     let fetched: FetchView = client.post("/api/v1/checkpoints/fetch", &request).await?;
     let rebuilt: RebuildView = client.post("/api/v1/checkpoints/rebuild", &request).await?;

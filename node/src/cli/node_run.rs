@@ -72,7 +72,8 @@ pub struct NodeRunArgs {
     /// Bytes of chunks sent a second at most, all peers together, such as 20MiB. No limit if not given.
     #[arg(long, value_name = "BYTES", value_parser = values::size)]
     pub upload_limit: Option<u64>,
-    /// RAM for copies of checkpoints that were read back whole, from which VMs start faster, such as 2GiB; 0 for none.
+    /// RAM for images of checkpoints that were read back whole, from which VMs start at once, such as 2GiB; 0 for none. What a VM
+    /// started from stays as long as the VM, besides the pages that it wrote.
     #[arg(long, value_name = "BYTES", value_parser = values::size, default_value = "512MiB")]
     pub image_memory: u64,
     /// Ask nobody but a lineage's writer for its chunks: distribution from one server, to be compared with.

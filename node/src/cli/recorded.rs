@@ -89,6 +89,7 @@ impl Recorded {
             patience_ms: u64::try_from(self.patience.as_millis()).ok(),
             output: text(&ram),
             state_output: text(&state),
+            by_faults: false,
         };
         let _written: RecordingView = self.client.post("/api/v1/recordings", &request).await?;
         let failed = |error: &(dyn std::error::Error + 'static)| {

@@ -12,6 +12,29 @@ use super::nodes::Node;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Fields and where in `status` they must be from, whatever the page itself says.
+const NUMBERS: [(&str, &str); 19] = [
+    ("latest-checkpoint", "/lineages/0/latest"),
+    ("store-chunks", "/store/chunks"),
+    ("store-decoded", "/store/decoded_bytes"),
+    ("store-stored", "/store/stored_bytes"),
+    ("store-packs", "/store/pack_bytes"),
+    ("store-quota", "/store/quota_bytes"),
+    ("store-duplicates", "/store/duplicates"),
+    ("store-bad", "/store/bad_chunks"),
+    ("from-writer", "/transfer/from_writer_bytes"),
+    ("from-peers", "/transfer/from_peers_bytes"),
+    ("duplicate", "/transfer/duplicate_bytes"),
+    ("served", "/transfer/served_bytes"),
+    ("objects-down", "/transfer/objects_down_bytes"),
+    ("objects-up", "/transfer/objects_up_bytes"),
+    ("checkpoints-fetched", "/transfer/checkpoints_fetched"),
+    ("deferred-chunks", "/transfer/deferred_chunks"),
+    ("timed-out-requests", "/transfer/timed_out_requests"),
+    ("corrupt-chunks", "/transfer/corrupt_chunks"),
+    ("refused-records", "/transfer/refused_records"),
+];
+
 /// What the page shows of `status` and what has changed again before the test can ask for it.
 const MOVING_FIELDS: [&str; 1] = ["uptime"];
 const MOVING_CELLS: [&str; 2] = ["rtt", "rate"];
@@ -86,6 +109,11 @@ pub(crate) async fn agrees_with_status(browser: &Chromium, node: &Node) -> Resul
         compared += 1;
     }
     ensure!(compared >= 20, "only {compared} fields say where they come from");
+    for (name, pointer) in NUMBERS {
+        let told = status.pointer(pointer).with_context(|| format!("`status` has no {pointer}"))?;
+        ensure!(fields[name].is_object(), "the page has no field {name}");
+        same(name, &fields[name], told)?;
+    }
     let chunks = status["store"]["chunks"].as_u64().context("chunks")?;
     let text = fields["store-chunks"]["text"].as_str();
     ensure!(text == Some(&grouped(chunks)), "{chunks} chunks are shown as {text:?}");
@@ -101,12 +129,14 @@ pub(crate) async fn agrees_with_status(browser: &Chromium, node: &Node) -> Resul
 fn rows_agree(columns: &Value, rows: &Value, told: &[Value], key: &str) -> Result<()> {
     let (columns, rows) = (columns.as_array().context("columns")?, rows.as_array().context("rows")?);
     ensure!(rows.len() == told.len(), "{} rows for {}", rows.len(), told.len());
+    ensure!(columns.len() >= 9, "only {} columns", columns.len());
     for told in told {
         let name = told[key].as_str().context("name")?;
         let row = rows.iter().find(|row| row[key]["value"] == name);
         let row = row.with_context(|| format!("no row for {name}"))?;
         for column in columns {
             let (cell, from) = (column[0].as_str().context("cell")?, column[1].as_str().context("from")?);
+            ensure!(row[cell].is_object(), "no cell {cell}");
             if !MOVING_CELLS.contains(&cell) {
                 same(cell, &row[cell], &looked_up(told, from).with_context(|| format!("no {from}"))?)?;
             }

@@ -16,7 +16,7 @@ pub(crate) struct Container {
     pub(crate) name: String,
     /// Docker's name of it.
     pub(crate) id: String,
-    process: u32,
+    pub(crate) process: u32,
     /// The API of its node.
     pub(crate) client: Client,
 }

@@ -114,7 +114,9 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
         let witness = plan.witness_directory.join(format!("{}.ram", checkpoint.index));
         checkpoint.bytes_equal = Some(compare(&witness, &image).await?);
     }
-    let check: SelfCheckView = client.post("/api/v1/checkpoints/self-check", &request).await.map_err(told)?;
+    // Those that are compared are resumed page by page, the others from the image that was just proven.
+    let resume = CheckpointRequest { by_faults: compared, ..request.clone() };
+    let check: SelfCheckView = client.post("/api/v1/checkpoints/self-check", &resume).await.map_err(told)?;
     checkpoint.self_check = Some(check);
     if plan.simulate == Simulate::All && checkpoint.index + 1 < plan.checkpoints {
         checkpoint.simulation = Some(client.post("/api/v1/simulations", &request).await.map_err(told)?);

@@ -6,11 +6,12 @@ use pageswarm_swarm::{Label, Labels};
 /// Where a node is, in numbers: equal names have equal ones.
 #[must_use]
 pub fn labels(place: &Place) -> Labels {
-    Labels { zone: label(&place.zone), rack: label(&place.rack), host: label(&place.host) }
+    let number = |name: &Option<String>| name.as_deref().and_then(label);
+    Labels { zone: number(&place.zone), rack: number(&place.rack), host: number(&place.host) }
 }
 
-fn label(name: &Option<String>) -> Option<Label> {
-    let hash = blake3::hash(name.as_ref()?.as_bytes());
+fn label(name: &str) -> Option<Label> {
+    let hash = blake3::hash(name.as_bytes());
     let (number, _) = hash.as_bytes().split_first_chunk()?;
     Some(Label(u64::from_le_bytes(*number)))
 }

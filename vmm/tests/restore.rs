@@ -268,6 +268,7 @@ fn a_source_that_refuses_or_stalls_stops_the_vm_with_the_page_and_in_time() {
         let (origin, _alive) = lazy(&image, &saved, trouble, background, timeout);
         let started = Instant::now();
         let mut running = Running::start(origin, &VmOptions { pace: rate(20_000), ..VmOptions::default() });
+        let ram = running.vm.ram().unwrap();
         let reason = running.death();
         let DeathReason::Lazy(failure) = reason else { panic!("{reason}") };
         match (trouble, failure) {
@@ -285,7 +286,8 @@ fn a_source_that_refuses_or_stalls_stops_the_vm_with_the_page_and_in_time() {
         assert!(started.elapsed() < Duration::from_secs(10));
         // Nothing of the page was ever mapped: the shared memory still has a hole there.
         let mut bytes = [1; PAGE_BYTES];
-        running.vm.ram().unwrap().read(bad, &mut bytes);
+        ram.read(bad, &mut bytes);
+        assert!(running.vm.ram().is_none(), "a VM that has ended keeps no memory");
         assert_eq!(bytes, [0; PAGE_BYTES]);
         assert_ne!(image.bytes[7000 * PAGE_BYTES..7001 * PAGE_BYTES], [0; PAGE_BYTES]);
     }

@@ -366,7 +366,7 @@ async fn gather_traffic(
             union.entry(birth).and_modify(|least| *least = (*least).min(*bytes)).or_insert(*bytes);
         }
         let mine = followed.iter().filter(|checkpoint| checkpoint.node == node);
-        // Nearly all of them are pages: a checkpoint has three chunks that are not.
+        // Nearly all of them are pages; what else a checkpoint has is a few blobs.
         let held: u64 = mine.map(|checkpoint| checkpoint.held_chunks).sum();
         traffic.push(NodeTraffic {
             node,

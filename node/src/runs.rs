@@ -169,7 +169,9 @@ fn absorb(node: &Node, id: LineageId, asked: &BirthSet, frames: &[Bytes]) -> Res
         return Ok(absorbed);
     };
     let named = identify(node, &lineage, chunks, &mut absorbed)?;
-    let names = named.iter().flat_map(|chunk| [chunk.base, chunk.own]).flatten();
+    // What came in one step is kept as it came; only several steps are made into one, on this node's own version.
+    let names =
+        named.iter().flat_map(|chunk| [chunk.base, chunk.own.filter(|_| chunk.steps.len() > 1)]).flatten();
     let bases = node.recent.read(&node.store, names.collect())?;
     let bytes_of =
         |name: Option<ChunkHash>| name.and_then(|name| bases.get(&name)).map(SharedBytes::verified);

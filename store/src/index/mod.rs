@@ -73,8 +73,16 @@ impl Index {
         if dir.join(DAMAGED).exists() {
             return Err(IndexError::FoundDamaged);
         }
-        let index = Self { db: tuning::open(dir)?, dir: dir.to_owned(), memory: RwLock::default() };
-        Ok(index)
+        let db = tuning::open(dir)?;
+        let first = db.iterator(IteratorMode::From(&[Table::Chunks as u8], Direction::Forward)).next();
+        let is_new = match first {
+            None => true,
+            Some(Ok((key, _))) => key.first() != Some(&(Table::Chunks as u8)),
+            // Whoever asks for what is there finds out.
+            Some(Err(_)) => false,
+        };
+        let memory = Memory { chunks: RecentLocations::new(is_new), others: BTreeMap::new() };
+        Ok(Self { db, dir: dir.to_owned(), memory: RwLock::new(memory) })
     }
 
     /// What to say of an entry that has a shape no entry has.
@@ -105,6 +113,7 @@ impl Index {
             for (position, hash) in hashes.iter().enumerate() {
                 match memory.chunks.get(hash) {
                     Some(location) => found[position] = Located::At(*location),
+                    None if memory.chunks.is_all() => {}
                     None => asked.push((*hash, position)),
                 }
             }

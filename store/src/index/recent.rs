@@ -2,7 +2,8 @@
 //! ones as fit.
 //!
 //! A chunk is asked for most soon after it came: as a duplicate, as a base, to be sent on, to be read back. Asking
-//! RocksDB costs about two microseconds each time, asking here a twentieth of that.
+//! RocksDB costs about two microseconds each time, asking here a twentieth of that. As long as nothing had to be dropped, what
+//! is not here need not be asked for at all.
 
 use pageswarm_checkpoint::{ChunkHash, ChunkMap};
 
@@ -16,9 +17,21 @@ pub(super) struct RecentLocations {
     older: ChunkMap<Location>,
     /// Those that RocksDB does not have yet; each is in a generation too.
     waiting: Vec<ChunkHash>,
+    /// RocksDB has none that are not here.
+    is_all: bool,
 }
 
 impl RecentLocations {
+    /// No locations yet; `is_all` if RocksDB has none either.
+    pub(super) fn new(is_all: bool) -> Self {
+        Self { is_all, ..Self::default() }
+    }
+
+    /// Whether what is not here is nowhere: in a store that is new and not large yet.
+    pub(super) const fn is_all(&self) -> bool {
+        self.is_all
+    }
+
     pub(super) fn get(&self, hash: &ChunkHash) -> Option<&Location> {
         self.younger.get(hash).or_else(|| self.older.get(hash))
     }
@@ -47,6 +60,7 @@ impl RecentLocations {
     pub(super) fn settle(&mut self) {
         self.waiting.clear();
         if self.younger.len() > RECENT_LOCATIONS_MAX / 2 {
+            self.is_all &= self.older.is_empty();
             self.older = std::mem::take(&mut self.younger);
         }
     }
@@ -59,6 +73,7 @@ impl RecentLocations {
     /// Drops what is settled, so that RocksDB is asked.
     #[cfg(test)]
     pub(super) fn forget_settled(&mut self) {
+        self.is_all = false;
         let waiting = &self.waiting;
         self.older.retain(|hash, _| waiting.contains(hash));
         self.younger.retain(|hash, _| waiting.contains(hash));

@@ -1,5 +1,7 @@
 //! Cutting blobs (byte streams that are not RAM) into chunks at content-defined places.
 
+use std::io::{self, Read};
+
 use crate::encoding::CHUNK_BYTES_MAX;
 
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
@@ -12,6 +14,16 @@ const CHUNK_BYTES_AVERAGE: usize = 16 * 1024;
 pub fn cut(blob: &[u8]) -> impl Iterator<Item = &[u8]> {
     fastcdc::v2020::FastCDC::new(blob, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX)
         .map(move |chunk| &blob[chunk.offset..chunk.offset + chunk.length])
+}
+
+/// The same pieces of a blob that is read to its end: in memory is one at a time.
+///
+/// # Errors
+///
+/// Each item may be what the reader says; nothing follows it then.
+pub fn cut_stream(blob: impl Read) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    fastcdc::v2020::StreamCDC::new(blob, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX)
+        .map(|piece| Ok(piece.map_err(io::Error::from)?.data))
 }
 
 #[cfg(test)]
@@ -33,6 +45,8 @@ mod tests {
             let pieces: Vec<&[u8]> = cut(&blob).collect();
             assert_eq!(pieces.concat(), blob);
             assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() <= CHUNK_BYTES_MAX));
+            let streamed: Vec<Vec<u8>> = cut_stream(blob.as_slice()).map(Result::unwrap).collect();
+            assert_eq!(streamed, pieces);
         }
     }
 

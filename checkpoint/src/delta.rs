@@ -11,8 +11,8 @@ use crate::map::{PageMap, Slot};
 
 const DELTA_VERSION: u8 = 1;
 const KEYFRAME_VERSION: u8 = 1;
-/// Chunks one blob may have; at 16 KiB on average that is 1 GiB.
-const BLOB_CHUNKS_MAX: usize = 1 << 16;
+/// The most chunks that one blob may have; at 16 KiB on average that is 4 GiB.
+pub const BLOB_CHUNKS_MAX: usize = 1 << 18;
 /// Blobs one checkpoint may have.
 const BLOBS_MAX: usize = 64;
 
@@ -27,6 +27,8 @@ pub enum BlobKind {
     KvmAttachment,
     /// The interval record of the interval that ended with this checkpoint.
     IntervalRecord,
+    /// The trace of one simulated interval, in a lineage of artefacts; outside the state root.
+    Trace,
 }
 
 /// A chunk that a delta brings into a map.
@@ -120,7 +122,7 @@ pub enum ApplyError {
 }
 
 impl BlobKind {
-    const ALL: [Self; 4] = [Self::Cpu, Self::Devices, Self::KvmAttachment, Self::IntervalRecord];
+    const ALL: [Self; 5] = [Self::Cpu, Self::Devices, Self::KvmAttachment, Self::IntervalRecord, Self::Trace];
 
     const fn tag(self) -> u8 {
         match self {
@@ -128,6 +130,7 @@ impl BlobKind {
             Self::Devices => 2,
             Self::KvmAttachment => 3,
             Self::IntervalRecord => 4,
+            Self::Trace => 5,
         }
     }
 

@@ -45,5 +45,5 @@ pub use record::{
     BranchPoint, Genesis, Head, IntervalRecord, ObjectName, RecordError, node_id, object_hash, state_root,
 };
 pub use result::{
-    AnnouncedResult, Outcome, SimulationFailure, SimulationResult, SimulatorBuild, Trace, Work,
+    AnnouncedResult, ArtefactPlace, Outcome, SimulationFailure, SimulationResult, SimulatorBuild, Trace, Work,
 };

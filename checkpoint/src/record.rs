@@ -25,7 +25,7 @@ pub struct Genesis {
     pub writer: NodeId,
     /// Makes lineages of one writer distinct.
     pub nonce: [u8; 16],
-    /// Pages of guest RAM.
+    /// Pages of guest RAM; 0 if there is no machine: a lineage of artefacts, which a worker may write.
     pub pages: u32,
     /// Interval at start, in milliseconds; later intervals may differ.
     pub interval_ms: u32,
@@ -180,7 +180,6 @@ impl Genesis {
         let writer = NodeId(take.array()?);
         let nonce = take.array()?;
         let pages = take.varint_u32()?;
-        take.require(pages > 0, "RAM of no pages")?;
         let interval_ms = take.varint_u32()?;
         let parent = match take.byte()? {
             0 => None,
@@ -193,10 +192,17 @@ impl Genesis {
                 return Err(FormatError::Unexpected { at: take.position(), what: "parent flag" }.into());
             }
         };
+        take.require(pages > 0 || parent.is_none(), "branch without RAM")?;
         take.slice(SIGNATURE_BYTES)?;
         take.finish()?;
         verify(GENESIS_DOMAIN, record, &writer)?;
         Ok((Self { writer, nonce, pages, interval_ms, parent }, LineageId(object_hash(record).0)))
+    }
+
+    /// Whether its checkpoints are of no machine: each has one artefact of its writer as a blob.
+    #[must_use]
+    pub const fn is_of_artefacts(&self) -> bool {
+        self.pages == 0
     }
 
     /// Bytes of guest RAM.
@@ -396,8 +402,8 @@ mod tests {
         }
 
         #[test]
-        fn a_genesis_record_round_trips(pages in 1_u32.., nonce in any::<[u8; 16]>(), branch in any::<bool>()) {
-            let parent = branch.then_some(BranchPoint {
+        fn a_genesis_record_round_trips(pages in 0_u32.., nonce in any::<[u8; 16]>(), branch in any::<bool>()) {
+            let parent = (branch && pages > 0).then_some(BranchPoint {
                 lineage: LineageId([7; 32]),
                 index: CheckpointIndex(3),
                 state_root: StateRoot([8; 32]),

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 
 use crate::codec::{FormatError, Put, Take};
 use crate::ids::{CheckpointIndex, LineageId, NodeId, ObjectHash, StateRoot};
-use crate::record::{ObjectName, RecordError, object_hash, sign, verify};
+use crate::record::{RecordError, object_hash, sign, verify};
 
 /// The most bytes a signed result may take.
 pub const RESULT_BYTES_MAX: usize = 720;
@@ -99,10 +99,21 @@ pub enum SimulationFailure {
 /// The name of a trace of memory accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// BLAKE3-256 of the accesses, whatever file they are kept in.
+    /// BLAKE3-256 of the file.
     pub digest: [u8; 32],
-    /// The file that the worker keeps, if it keeps one.
-    pub file: Option<ObjectName>,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Where the swarm has it, if its worker offered it.
+    pub place: Option<ArtefactPlace>,
+}
+
+/// The checkpoint of a worker's lineage of artefacts that has an artefact as its blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ArtefactPlace {
+    /// The worker's lineage.
+    pub lineage: LineageId,
+    /// The checkpoint.
+    pub index: CheckpointIndex,
 }
 
 /// A result and the certificate that makes its signer a worker, both not yet checked.
@@ -175,14 +186,15 @@ impl Outcome {
 
 impl Trace {
     fn put(trace: Option<Self>, out: &mut Vec<u8>) {
-        let Some(Self { digest, file }) = trace else {
+        let Some(Self { digest, bytes, place }) = trace else {
             return out.push(0);
         };
-        out.push(if file.is_some() { 2 } else { 1 });
+        out.push(if place.is_some() { 2 } else { 1 });
         out.extend_from_slice(&digest);
-        if let Some(file) = file {
-            out.extend_from_slice(file.hash.as_bytes());
-            out.put_varint(file.length);
+        out.put_varint(bytes);
+        if let Some(place) = place {
+            out.extend_from_slice(place.lineage.as_bytes());
+            out.put_varint(place.index.0);
         }
     }
 
@@ -192,12 +204,17 @@ impl Trace {
         if kind == 0 {
             return Ok(None);
         }
-        let digest = take.array()?;
-        let file = match kind {
-            2 => Some(ObjectName { hash: ObjectHash(take.array()?), length: take.varint()? }),
+        let (digest, bytes) = (take.array()?, take.varint()?);
+        let place = match kind {
+            2 => {
+                let lineage = LineageId(take.array()?);
+                let index = take.varint()?;
+                take.require(index < u64::MAX, "checkpoint of an artefact")?;
+                Some(ArtefactPlace { lineage, index: CheckpointIndex(index) })
+            }
             _ => None,
         };
-        Ok(Some(Self { digest, file }))
+        Ok(Some(Self { digest, bytes, place }))
     }
 }
 
@@ -364,7 +381,8 @@ mod tests {
             finished_unix_ms: count,
             trace: Some(Trace {
                 digest: [8; 32],
-                file: Some(ObjectName { hash: ObjectHash([9; 32]), length: count }),
+                bytes: count,
+                place: Some(ArtefactPlace { lineage: LineageId([9; 32]), index: CheckpointIndex(count) }),
             }),
         }
     }
@@ -426,11 +444,14 @@ mod tests {
     }
 
     fn any_trace() -> impl Strategy<Value = Option<Trace>> {
-        let file = proptest::option::of((any::<[u8; 32]>(), any::<u64>()));
-        proptest::option::of((any::<[u8; 32]>(), file)).prop_map(|trace| {
-            trace.map(|(digest, file)| {
-                let file = file.map(|(hash, length)| ObjectName { hash: ObjectHash(hash), length });
-                Trace { digest, file }
+        let place = proptest::option::of((any::<[u8; 32]>(), 0..u64::MAX));
+        proptest::option::of((any::<[u8; 32]>(), any::<u64>(), place)).prop_map(|trace| {
+            trace.map(|(digest, bytes, place)| {
+                let place = place.map(|(lineage, index)| ArtefactPlace {
+                    lineage: LineageId(lineage),
+                    index: CheckpointIndex(index),
+                });
+                Trace { digest, bytes, place }
             })
         })
     }

@@ -10,10 +10,11 @@ use pageswarm_checkpoint::wire::{
     Urgency,
 };
 use pageswarm_checkpoint::{
-    AnnouncedResult, Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex, CheckpointMap,
-    ChunkHash, ChunkRef, ChunkSource, Delta, Effort, EncodedChunk, Encoder, Encoding, Generation, Genesis,
-    Head, IntervalRecord, LineageId, NodeId, ObjectHash, ObjectName, Outcome, PageChange, PageMap,
-    PageNumber, SimulationFailure, SimulationResult, SimulatorBuild, Slot, StateRoot, Trace, Work, node_id,
+    AnnouncedResult, ArtefactPlace, Birth, Blob, BlobDelta, BlobKind, BranchPoint, CheckpointIndex,
+    CheckpointMap, ChunkHash, ChunkRef, ChunkSource, Delta, Effort, EncodedChunk, Encoder, Encoding,
+    Generation, Genesis, Head, IntervalRecord, LineageId, NodeId, ObjectHash, ObjectName, Outcome,
+    PageChange, PageMap, PageNumber, SimulationFailure, SimulationResult, SimulatorBuild, Slot, StateRoot,
+    Trace, Work, node_id,
 };
 use pageswarm_machine::event::{Event, EventSize};
 use pageswarm_machine::{CpuState, Devices, EventLog};
@@ -108,15 +109,15 @@ fn results() -> Vec<Seed> {
         finished_unix_ms: 1_800_000_000_000,
         trace: None,
     };
-    let file = Some(ObjectName { hash: ObjectHash([6; 32]), length: 70_000 });
+    let place = Some(ArtefactPlace { lineage: LINEAGE, index: CheckpointIndex(300) });
     let traced = SimulationResult {
-        options: b"trace=all".to_vec(),
-        trace: Some(Trace { digest: [5; 32], file }),
+        options: b"trace with values".to_vec(),
+        trace: Some(Trace { digest: [5; 32], bytes: 70_000, place }),
         ..ended.clone()
     };
     let failed = SimulationResult {
         outcome: Outcome::Failed(SimulationFailure::NotReplayed),
-        trace: Some(Trace { digest: [5; 32], file: None }),
+        trace: Some(Trace { digest: [5; 32], bytes: 3, place: None }),
         ..ended.clone()
     };
     let named = |result: SimulationResult| fields(result.sign(&key())).split_off(33);

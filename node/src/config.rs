@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use pageswarm_checkpoint::membership::Ticket;
 use pageswarm_checkpoint::wire::Place;
+use pageswarm_vmm::{ProcessorKind, VmFailure};
 
 use crate::leases::Share;
 
@@ -32,6 +34,8 @@ pub struct NodeConfig {
     pub place: Place,
     /// Bytes that the store's packs may have.
     pub quota_bytes: Option<u64>,
+    /// What runs the guests of its VMs.
+    pub processor: ProcessorChoice,
     /// Bytes of RAM for the images of proven checkpoints.
     pub image_bytes: u64,
     /// Bytes of chunks that this node sends a second at most, all peers together.
@@ -44,6 +48,42 @@ pub struct NodeConfig {
     pub simulate_twice: Share,
     /// Whether members in the local network are found by multicast.
     pub mdns: Mdns,
+}
+
+/// What runs guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProcessorChoice {
+    /// KVM or, where there is no /dev/kvm, the interpreter.
+    #[default]
+    Auto,
+    /// KVM.
+    Kvm,
+    /// The interpreter, a tenth to a third as fast.
+    Interpreter,
+}
+
+impl ProcessorChoice {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Interpreter => "interpreter",
+        }
+    }
+
+    /// What that is on this machine now.
+    #[must_use]
+    pub fn here(self) -> ProcessorKind {
+        match self {
+            Self::Auto if pageswarm_vmm::probe_kvm() == Err(VmFailure::KvmMissing) => {
+                ProcessorKind::Interpreter
+            }
+            Self::Auto | Self::Kvm => ProcessorKind::Kvm,
+            Self::Interpreter => ProcessorKind::Interpreter,
+        }
+    }
 }
 
 /// Whom a node asks for chunks.

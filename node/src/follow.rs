@@ -71,9 +71,15 @@ async fn fetch(node: &Arc<Node>, id: LineageId) -> Option<(Genesis, (Vec<u8>, Ve
         (found == id).then_some((genesis, bytes))
     });
     let (genesis, record) = genesis.await?;
-    let writer = genesis.writer;
+    let (writer, is_of_artefacts) = (genesis.writer, genesis.is_of_artefacts());
     let certificate = objects::ask_around(node, ObjectRequest::WriterCertificate(id), None, limit, |bytes| {
-        match node.members.admit_writer(&writer, &bytes) {
+        // Artefacts are what workers write.
+        let admitted = if is_of_artefacts {
+            node.members.admit_worker(&writer, &bytes)
+        } else {
+            node.members.admit_writer(&writer, &bytes)
+        };
+        match admitted {
             Ok(_) => Some(bytes),
             Err(error) => {
                 node.note_refused_record(&format!("writer of lineage {}: {error}", id.short()));

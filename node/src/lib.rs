@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod api;
+pub mod artefacts;
 pub mod authority;
 pub mod backlog;
 pub mod births;
@@ -20,6 +21,7 @@ pub mod hub;
 pub mod identity;
 pub mod images;
 pub mod import;
+pub mod interpreter;
 pub mod join;
 pub mod lazy_ram;
 pub mod leases;
@@ -43,6 +45,7 @@ pub mod runs;
 pub mod session;
 pub mod simulate;
 pub mod spread;
+pub mod traces;
 pub mod transport;
 pub mod uploads;
 pub mod work;

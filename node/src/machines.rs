@@ -15,8 +15,8 @@ use pageswarm_checkpoint::{BranchPoint, CheckpointIndex, Genesis, LineageId, PAG
 use pageswarm_machine::guest::BootParameters;
 use pageswarm_machine::{Devices, Workload};
 use pageswarm_vmm::{
-    Background, DeathReason, Launcher, LazyMemory, LazyStats, Origin, PaceMode, Report, SavedState,
-    SpawnError, Strategy, VmEvent, VmFailure, VmOptions, VmProcess,
+    Background, DeathReason, Launcher, LazyMemory, LazyStats, Origin, PaceMode, ProcessorKind, Report,
+    SavedState, SpawnError, Strategy, VmEvent, VmFailure, VmOptions, VmProcess,
 };
 use tokio::sync::Notify;
 
@@ -256,6 +256,15 @@ impl Machine {
         self.process.id()
     }
 
+    /// What runs its guest.
+    #[must_use]
+    pub const fn processor(&self) -> &'static str {
+        match self.process.processor() {
+            ProcessorKind::Kvm => "kvm",
+            ProcessorKind::Interpreter => "interpreter",
+        }
+    }
+
     fn note_report(&self, report: Report) {
         let mut state = lock(&self.state);
         state.report = report;
@@ -306,7 +315,7 @@ pub async fn run(node: &Arc<Node>, options: RunOptions) -> Result<Arc<Machine>, 
         ram_bytes: options.ram_bytes,
         parameters: BootParameters { seed: options.seed, workload: options.workload },
     };
-    let process = spawn(origin, vm_options(&options)).await?;
+    let process = spawn(node, origin, vm_options(&options)).await?;
     start_lineage(node, process, None, pages, &options).await
 }
 
@@ -334,7 +343,7 @@ pub async fn resume_as_branch(
         }
     });
     let options = RunOptions { ram_bytes: u64::from(pages) * PAGE_BYTES as u64, ..options };
-    let process = spawn(origin, vm_options(&options)).await?;
+    let process = spawn(node, origin, vm_options(&options)).await?;
     let parent = BranchPoint { lineage: id, index, state_root };
     start_lineage(node, process, Some(parent), pages, &options).await
 }
@@ -365,7 +374,7 @@ pub async fn self_check(
         staging_bytes: STAGING_BYTES_IDLE,
         ..VmOptions::default()
     };
-    let (process, events) = spawn(origin, options).await?;
+    let (process, events) = spawn(node, origin, options).await?;
     let drive = Drive::new(WhenBehind::default(), interval);
     let machine = enter(node, (process, drive), None, Some((id, index)), started);
     let watching = Arc::clone(&machine);
@@ -425,7 +434,12 @@ enum Order {
 
 type Started = (VmProcess, Receiver<VmEvent>);
 
-async fn spawn(origin: Origin, options: VmOptions) -> Result<Started, MachineError> {
+async fn spawn(node: &Node, origin: Origin, options: VmOptions) -> Result<Started, MachineError> {
+    let processor = node.config.processor.here();
+    if processor == ProcessorKind::Interpreter {
+        tracing::info!("the guest runs on the interpreter, which is slower than this machine's processor");
+    }
+    let options = VmOptions { processor, ..options };
     let program = std::env::current_exe().map_err(MachineError::Program)?;
     let launcher = Launcher { program, arguments: vec!["vm-process".into()] };
     let spawned = tokio::task::spawn_blocking(move || VmProcess::spawn(&launcher, origin, &options));
@@ -458,6 +472,7 @@ fn vm_options(options: &RunOptions) -> VmOptions {
         staging_bytes,
         witness: options.witness.clone(),
         witness_dir: options.witness_directory.clone(),
+        ..VmOptions::default()
     }
 }
 

@@ -30,11 +30,10 @@ fn main() -> ProcessExit {
 
 /// One virtual machine; the node that started it is at the other end of standard input.
 fn vm_process() -> ProcessExit {
-    let served = std::io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(ServeError::Control)
-        .and_then(|control| child::serve(UnixStream::from(control)));
+    let served =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(ServeError::Control).and_then(|control| {
+            child::serve(UnixStream::from(control), Some(pageswarm_node::interpreter::make))
+        });
     match served {
         Ok(()) => ProcessExit::from(ExitCode::Done as u8),
         // The node was told why.

@@ -15,6 +15,7 @@ use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
 use pageswarm_vmm::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::artefacts::Artefacts;
 use crate::authority::{Authority, AuthorityError};
 use crate::clock::EngineClock;
 use crate::config::{Mdns, MembershipStart, NodeConfig};
@@ -130,6 +131,8 @@ pub struct Node {
     pub machines: Machines,
     /// The lineage that was imported to last.
     pub imports: Imports,
+    /// The lineages of artefacts that this node writes.
+    pub artefacts: Artefacts,
     /// What others need, and how lineages spread.
     pub spreads: Spreads,
     /// What happened.
@@ -225,6 +228,7 @@ impl Node {
             uploads: Uploads::default(),
             machines: Machines::default(),
             imports: Imports::default(),
+            artefacts: Artefacts::default(),
             spreads: Spreads::default(),
             events: Events::default(),
             counters: Counters::default(),

@@ -1,5 +1,6 @@
 //! From a captured checkpoint to a durable, announced one: hash, deduplicate, encode, store, sign.
 
+mod artefact;
 mod draft;
 mod recent_births;
 
@@ -9,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pageswarm_checkpoint::delta::BLOB_CHUNKS_MAX;
 use pageswarm_checkpoint::{
     ApplyError, Birth, BlobDelta, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, ChunkSource,
     Delta, Effort, Encoder, Head, IntervalRecord, ObjectHash, ObjectName, PAGE_BYTES, PageChange, PageNumber,
@@ -52,6 +54,12 @@ pub enum PublishError {
     /// The delta does not apply to the map it was made for.
     #[error("delta does not apply")]
     Apply(#[from] ApplyError),
+    /// An artefact cannot be read.
+    #[error("artefact cannot be read")]
+    Artefact(#[source] std::io::Error),
+    /// An artefact is longer than a blob can be.
+    #[error("artefact has more pieces than the {BLOB_CHUNKS_MAX} that a blob may have")]
+    TooManyPieces,
 }
 
 /// What one checkpoint was and cost. Times in microseconds, sizes in bytes.
@@ -144,20 +152,24 @@ struct Taken<'bytes> {
 }
 
 impl Publisher {
-    /// Starts a lineage whose genesis was signed and opened. `map` is the branch point's, or all zero.
+    /// Starts a lineage whose genesis was signed and opened, or continues one; `map` is its latest: of one that starts, the
+    /// branch point's or all zero.
     #[must_use]
     pub fn new(node: Arc<Node>, lineage: Lineage, map: CheckpointMap) -> Self {
         let pages = usize::try_from(lineage.genesis.pages).expect("a u32 fits usize here");
         let shadow = vec![None; pages];
-        let parent = lineage.genesis_hash;
+        let (parent, keyframe, next) = match &lineage.applied {
+            None => (lineage.genesis_hash, None, CheckpointIndex(0)),
+            Some((head, hash)) => (*hash, head.keyframe, head.index.next()),
+        };
         Self {
             node,
             lineage,
             map,
             shadow,
             parent,
-            keyframe: None,
-            next: CheckpointIndex(0),
+            keyframe,
+            next,
             recent: RecentBirths::default(),
             early: BTreeMap::new(),
             kept: None,

@@ -4,6 +4,8 @@
 //! checkpoint k+1 the hashes of its pages, its processor and its devices, which are checked against its head. What comes out
 //! is hashed anew. A simulation may begin before all of checkpoint k is here: then a page is had when it is touched first.
 
+mod traced;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,8 +17,8 @@ use pageswarm_checkpoint::{
 use pageswarm_machine::bytes::BytesError;
 use pageswarm_machine::{CpuState, Devices, EventLog};
 use pageswarm_sim::{
-    Boundary, CompleteRam, Memory, PageUnavailable, Reason, Refusal, ReplayError, ReplayFailure, Replayed,
-    Unobserved, replay_while,
+    Boundary, CompleteRam, Memory, Observer, PageUnavailable, Reason, Refusal, ReplayError, ReplayFailure,
+    Replayed, Unobserved, replay_while,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +34,8 @@ use crate::page_source::CheckpointPages;
 use crate::rebuild::{self, RebuildError};
 use crate::recording::Recording;
 use crate::report;
+
+pub use traced::{TakenTrace, Tracing};
 
 /// Why an interval was not simulated.
 #[derive(Debug, thiserror::Error)]
@@ -116,12 +120,34 @@ pub enum SimulateError {
         /// The guest's.
         bytes: u64,
     },
+    /// The trace cannot be written.
+    #[error("trace")]
+    Trace(#[from] pageswarm_sim::trace::WriteError),
+    /// The file of the trace cannot be written.
+    #[error("file of the trace")]
+    TraceFile(#[source] std::io::Error),
+    /// The trace came to no end.
+    #[error(
+        "the trace could not be written to its end: give it room, or a larger limit than {bytes_max} bytes"
+    )]
+    TraceCut {
+        /// The limit that was set.
+        bytes_max: u64,
+    },
     /// A fault of this program.
     #[error("the simulation broke off: a fault of the simulator, its log says more")]
     BrokeOff,
     /// The node ends.
     #[error("node is ending")]
     Ending,
+}
+
+impl SimulateError {
+    /// Whether it is the trace that failed, and not what was traced.
+    #[must_use]
+    pub const fn is_of_its_trace(&self) -> bool {
+        matches!(self, Self::Trace(_) | Self::TraceFile(_) | Self::TraceCut { .. })
+    }
 }
 
 /// Stops a simulation whose result nobody waits for any more.
@@ -154,12 +180,14 @@ pub struct Job {
     pub interval: CheckpointIndex,
     /// How it gets its RAM.
     pub restore: Restore,
+    /// Whether its accesses are traced.
+    pub tracing: Option<Tracing>,
     /// How long to wait for what has to be here before the first instruction.
     pub patience: Duration,
 }
 
 /// A simulated interval whose end is its checkpoint, bit for bit.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Simulated {
     /// What had to be fetched of checkpoint k, or was begun to be: until when it had come, or the simulation could begin.
     pub fetched: Fetched,
@@ -181,6 +209,8 @@ pub struct Simulated {
     pub changed_pages: u64,
     /// The end's state root, computed from what was simulated.
     pub state_root: StateRoot,
+    /// The trace, if one was to be taken.
+    pub trace: Option<TakenTrace>,
 }
 
 /// What a simulation needs, read and checked.
@@ -216,7 +246,7 @@ pub async fn simulate(
     let simulated = tokio::task::spawn_blocking(move || {
         let simulated = match job.restore {
             Restore::Full => prepare(&simulating, &job.lineage, job.interval)
-                .and_then(|prepared| run_full(prepared, fetched, &stop)),
+                .and_then(|prepared| run_full(&simulating, job, (prepared, fetched), &stop)),
             Restore::Lazy => run_lazily(&simulating, job, (fetched, &expected), &stop),
         };
         drop(place);
@@ -234,7 +264,7 @@ pub async fn simulate(
 ///
 /// [`SimulateError`].
 pub async fn fetch_ahead(node: &Arc<Node>, job: Job) -> Result<(), SimulateError> {
-    let Job { lineage, interval, restore, patience } = job;
+    let Job { lineage, interval, restore, patience, .. } = job;
     fetch::wait_announced(node, lineage, interval.next(), patience).await?;
     let plan = match restore {
         Restore::Full => fetch::Plan::of_checkpoint(node, lineage, interval).await?,
@@ -274,7 +304,7 @@ pub async fn prepared<T: Send + 'static>(
     give: impl FnOnce(Prepared) -> T + Send + 'static,
 ) -> Result<T, SimulateError> {
     let late = |_| SimulateError::Late { waited: patience };
-    let job = Job { lineage: id, interval, restore: Restore::Full, patience };
+    let job = Job { lineage: id, interval, restore: Restore::Full, tracing: None, patience };
     let gathered = gather(node, job, &node.simulations);
     let Gathered { place, .. } = timeout(patience, gathered).await.map_err(late)??;
     let preparing = Arc::clone(node);
@@ -301,7 +331,7 @@ struct Gathered {
 }
 
 async fn gather(node: &Arc<Node>, job: Job, places: &Arc<Semaphore>) -> Result<Gathered, SimulateError> {
-    let Job { lineage, interval, restore, patience } = job;
+    let Job { lineage, interval, restore, patience, .. } = job;
     let (mut arriving, mut expected) = (JoinSet::new(), PageSet::default());
     fetch::wait_announced(node, lineage, interval.next(), patience).await?;
     let start = Instant::now();
@@ -410,9 +440,14 @@ fn boundary(cpu: &[u8], devices: &[u8], map: CheckpointMap) -> Result<Boundary, 
     Ok(Boundary { cpu, devices, map: map.ram })
 }
 
-fn run_full(prepared: Prepared, fetched: Fetched, stop: &AtomicBool) -> Result<Simulated, SimulateError> {
+fn run_full(
+    node: &Node,
+    job: Job,
+    (prepared, fetched): (Prepared, Fetched),
+    stop: &AtomicBool,
+) -> Result<Simulated, SimulateError> {
     let Prepared { ram, recording, read_back } = prepared;
-    let (simulated, _) = run(&recording, CompleteRam::new(ram), stop)?;
+    let (simulated, _) = run_job(node, job, &recording, CompleteRam::new(ram), stop)?;
     Ok(Simulated { fetched, read_back, ..simulated })
 }
 
@@ -437,7 +472,7 @@ fn run_lazily(
     };
     let memory = LazyRam::new(pages.until(Arc::clone(stop)), ram, expected, waiting);
     let read_back = clock.elapsed();
-    let ran = run(&record.recording(start, start_root), memory, stop);
+    let ran = run_job(node, job, &record.recording(start, start_root), memory, stop);
     let (simulated, memory) = ran.map_err(|error| match (error, trouble.get()) {
         (SimulateError::PageLate { interval, page }, Some(Trouble::Store)) => {
             SimulateError::PageUnreadable { interval, page }
@@ -452,15 +487,34 @@ fn run_lazily(
     Ok(Simulated { fetched, read_back, memory: Some(used), ..simulated })
 }
 
-/// Simulates an interval from its beginning in `memory`, and proves its end.
-fn run<M: Memory>(
+/// Simulates a job's interval from its beginning in `memory`, proves its end, and traces it if it is to be.
+fn run_job<M: Memory>(
+    node: &Node,
+    job: Job,
     recording: &Recording,
     memory: M,
     stop: &AtomicBool,
 ) -> Result<(Simulated, M), SimulateError> {
+    let Some(tracing) = job.tracing else {
+        let ran = run(recording, memory, Unobserved, || !stop.load(Ordering::Relaxed));
+        let (simulated, memory, Unobserved) = ran?;
+        return Ok((simulated, memory));
+    };
+    let (subject, kept) = ((job.lineage, recording), (tracing, node.config.directory.as_path()));
+    let (simulated, memory, trace) = traced::run_traced(subject, memory, kept, stop)?;
+    Ok((Simulated { trace: Some(trace), ..simulated }, memory))
+}
+
+/// Simulates an interval from its beginning in `memory` under an observer, and proves its end.
+fn run<M: Memory, O: Observer>(
+    recording: &Recording,
+    memory: M,
+    observer: O,
+    mut go_on: impl FnMut() -> bool,
+) -> Result<(Simulated, M, O), SimulateError> {
     let (clock, promised, interval) = (Instant::now(), recording.end_root, recording.interval);
-    let replayed = replay_while(&recording.wanted(), memory, Unobserved, || {
-        !stop.load(Ordering::Relaxed) && clock.elapsed() < SIMULATION_TIMEOUT
+    let replayed = replay_while(&recording.wanted(), memory, observer, || {
+        go_on() && clock.elapsed() < SIMULATION_TIMEOUT
     });
     let replayed = replayed.map_err(|error| match error.cause {
         ReplayFailure::Refused(Refusal { reason: Reason::Page(PageUnavailable { page }), .. }) => {
@@ -490,8 +544,9 @@ fn run<M: Memory>(
         writes: replayed.writes,
         changed_pages: replayed.changed.len() as u64,
         state_root: found,
+        trace: None,
     };
-    Ok((simulated, replayed.memory))
+    Ok((simulated, replayed.memory, replayed.observer))
 }
 
 /// The state root of what was simulated from `start` on: the pages that it wrote hashed anew, the others those of the start.

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::membership::{MembershipError, Role};
 use pageswarm_checkpoint::wire::{LeaseAnswer, LeaseRefusal, LeaseWish};
 use pageswarm_checkpoint::{
-    AnnouncedResult, CheckpointIndex, LineageId, Outcome, SimulationFailure, SimulationResult,
-    SimulatorBuild, Work,
+    AnnouncedResult, BlobKind, CheckpointIndex, LineageId, Outcome, SimulationFailure, SimulationResult,
+    SimulatorBuild, Trace, Work,
 };
 use pageswarm_sim::{ReplayError, ReplayFailure};
 use pageswarm_swarm::BirthSet;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::artefacts::{self, ArtefactError};
 use crate::events::What;
 use crate::lazy_ram::MemoryUse;
 use crate::leases::{Standing, host};
@@ -26,7 +27,7 @@ use crate::lineages::MapError;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
 use crate::results::{self, Measure as _, ResultError};
-use crate::simulate::{self, Job, Restore, SimulateError, Simulated};
+use crate::simulate::{self, Job, Restore, SimulateError, Simulated, TakenTrace, Tracing};
 use crate::{clock, fetch, report};
 
 /// Pause before asking again when nobody hosts the lease table, or the host is too busy.
@@ -58,6 +59,17 @@ pub enum WorkError {
     /// A result cannot be published.
     #[error("result")]
     Result(#[from] ResultError),
+    /// A trace cannot be taken.
+    #[error("interval {interval} was not traced")]
+    Untraced {
+        /// Which.
+        interval: CheckpointIndex,
+        /// Why.
+        source: Box<SimulateError>,
+    },
+    /// A trace cannot be kept.
+    #[error("trace")]
+    Artefact(#[from] ArtefactError),
     /// The node ends.
     #[error("node is ending")]
     Ending,
@@ -70,6 +82,19 @@ pub enum Until {
     Stopped,
     /// Until every interval recorded so far has a result, and there is nothing left that it could do.
     Done,
+}
+
+/// How a worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkOptions {
+    /// Simulations at a time.
+    pub jobs: u64,
+    /// How they get the RAM that they begin with.
+    pub restore: Restore,
+    /// Whether their accesses are traced; the traces are offered to the swarm.
+    pub tracing: Option<Tracing>,
+    /// How long it works.
+    pub until: Until,
 }
 
 /// What a worker did.
@@ -96,14 +121,14 @@ pub struct Published {
     pub simulation: Duration,
     /// How it used its memory, if that was filled where it was touched.
     pub memory: Option<MemoryUse>,
+    /// The trace, if one was taken.
+    pub trace: Option<Trace>,
 }
 
 struct Worker {
     node: Arc<Node>,
     lineage: LineageId,
-    jobs: u64,
-    restore: Restore,
-    until: Until,
+    options: WorkOptions,
     simulator: SimulatorBuild,
     places: Arc<Semaphore>,
     held: Mutex<BTreeSet<CheckpointIndex>>,
@@ -117,18 +142,12 @@ struct Leased {
     at: Instant,
 }
 
-/// Works on a lineage with `jobs` simulations at a time. If this is dropped, all of it ends soon.
+/// Works on a lineage. If this is dropped, all of it ends soon.
 ///
 /// # Errors
 ///
 /// [`WorkError`].
-pub async fn work(
-    node: &Arc<Node>,
-    lineage: LineageId,
-    jobs: u64,
-    restore: Restore,
-    until: Until,
-) -> Result<Worked, WorkError> {
+pub async fn work(node: &Arc<Node>, lineage: LineageId, options: WorkOptions) -> Result<Worked, WorkError> {
     node.members.certificate().allows(Role::Worker)?;
     if node.lineages.get(&lineage).is_none() {
         return Err(MapError::UnknownLineage(lineage).into());
@@ -137,17 +156,15 @@ pub async fn work(
     let worker = Arc::new(Worker {
         node: Arc::clone(node),
         lineage,
-        jobs,
-        restore,
-        until,
+        options,
         simulator: simulator.map_err(WorkError::Executable)?,
-        places: Arc::new(Semaphore::new(usize::try_from(jobs).unwrap_or(1))),
+        places: Arc::new(Semaphore::new(usize::try_from(options.jobs).unwrap_or(1))),
         held: Mutex::default(),
         term_ms: AtomicU64::new(0),
         worked: Mutex::default(),
     });
     let mut lanes = JoinSet::new();
-    for _ in 0..jobs {
+    for _ in 0..options.jobs {
         lanes.spawn(Arc::clone(&worker).lane());
     }
     // Ends with this, as the lanes do.
@@ -211,7 +228,7 @@ impl Worker {
         let mut finished_since = None;
         for turn in 0_u64.. {
             let asked = Instant::now();
-            let wish = LeaseWish::Ask { jobs: self.jobs, lacks: std::mem::take(&mut lacks) };
+            let wish = LeaseWish::Ask { jobs: self.options.jobs, lacks: std::mem::take(&mut lacks) };
             let answer = host::ask(&self.node, self.lineage, wish).await;
             let came_at_once = asked.elapsed() < RETRY;
             match answer {
@@ -221,7 +238,7 @@ impl Worker {
                     return Ok(Some(Leased { interval, at: Instant::now() }));
                 }
                 Some(LeaseAnswer::Candidates(candidates)) => lacks = self.lacks(candidates).await?,
-                Some(LeaseAnswer::Idle { finished: true }) if self.until == Until::Done => {
+                Some(LeaseAnswer::Idle { finished: true }) if self.options.until == Until::Done => {
                     let since = *finished_since.get_or_insert(asked);
                     if self.knows_all_results().await? {
                         return Ok(None);
@@ -272,7 +289,8 @@ impl Worker {
     }
 
     const fn job(&self, interval: CheckpointIndex) -> Job {
-        Job { lineage: self.lineage, interval, restore: self.restore, patience: PATIENCE }
+        let WorkOptions { restore, tracing, .. } = self.options;
+        Job { lineage: self.lineage, interval, restore, tracing, patience: PATIENCE }
     }
 
     /// Fetches what the interval needs while another one is simulated.
@@ -296,12 +314,22 @@ impl Worker {
             lock(&self.worked).given_back += 1;
             lock(&self.held).remove(&interval);
             host::ask(&self.node, self.lineage, LeaseWish::GiveBack(interval)).await;
-            return Ok(ended);
+            return match simulated {
+                // It would be the same with the next one, and again with this one.
+                Err(source) if source.is_of_its_trace() => {
+                    Err(WorkError::Untraced { interval, source: Box::new(source) })
+                }
+                _ => Ok(ended),
+            };
         };
         if let Err(error) = &simulated {
             tracing::warn!(error = report::chain(error), %interval, "interval cannot be simulated");
         }
         let began = simulated.as_ref().ok().map(|simulated| simulated.began);
+        let (mut simulated, mut trace) = (simulated, None);
+        if let Some(taken) = simulated.as_mut().ok().and_then(|simulated| simulated.trace.take()) {
+            trace = Some(offer_trace(&self.node, self.lineage, taken).await?);
+        }
         let published = Published {
             interval,
             outcome,
@@ -309,6 +337,7 @@ impl Worker {
             idle: began.map(|began| began.saturating_duration_since(free_since.max(at))),
             simulation: simulated.as_ref().map_or(Duration::ZERO, |simulated| simulated.simulation),
             memory: simulated.as_ref().ok().and_then(|simulated| simulated.memory),
+            trace,
         };
         self.publish(published).await?;
         lock(&self.held).remove(&interval);
@@ -316,7 +345,8 @@ impl Worker {
     }
 
     async fn publish(&self, published: Published) -> Result<(), WorkError> {
-        let finding = Found { simulator: self.simulator, published };
+        let options = options_of(self.options.tracing);
+        let finding = Found { simulator: self.simulator, options, published };
         if append(&self.node, self.lineage, finding).await? {
             lock(&self.worked).published.push(published);
         }
@@ -345,33 +375,55 @@ impl Worker {
 pub async fn publish_one(
     node: &Arc<Node>,
     lineage: LineageId,
-    interval: CheckpointIndex,
-    simulated: &Result<Simulated, SimulateError>,
-) -> Result<(), WorkError> {
+    (interval, tracing): (CheckpointIndex, Option<Tracing>),
+    simulated: &mut Result<Simulated, SimulateError>,
+) -> Result<Option<Trace>, WorkError> {
     node.members.certificate().allows(Role::Worker)?;
     let Some(outcome) = outcome_of(simulated) else {
-        return Ok(());
+        return Ok(None);
     };
+    let mut trace = None;
+    if let Some(taken) = simulated.as_mut().ok().and_then(|simulated| simulated.trace.take()) {
+        trace = Some(offer_trace(node, lineage, taken).await?);
+    }
     let simulator = tokio::task::spawn_blocking(own_build).await.map_err(|_| WorkError::Ending)?;
     let simulator = simulator.map_err(WorkError::Executable)?;
     let simulation = simulated.as_ref().map_or(Duration::ZERO, |simulated| simulated.simulation);
     let memory = simulated.as_ref().ok().and_then(|simulated| simulated.memory);
-    let published = Published { interval, outcome, lease_to_start: None, idle: None, simulation, memory };
-    append(node, lineage, Found { simulator, published }).await?;
-    Ok(())
+    let (lease_to_start, idle) = (None, None);
+    let published = Published { interval, outcome, lease_to_start, idle, simulation, memory, trace };
+    append(node, lineage, Found { simulator, options: options_of(tracing), published }).await?;
+    Ok(trace)
+}
+
+/// Puts a trace into the store and offers it to the swarm; what a result says of it.
+async fn offer_trace(
+    node: &Arc<Node>,
+    lineage: LineageId,
+    taken: TakenTrace,
+) -> Result<Trace, ArtefactError> {
+    let TakenTrace { file, digest, bytes, .. } = taken;
+    let place = artefacts::keep(node, lineage, BlobKind::Trace, file).await?;
+    Ok(Trace { digest, bytes, place: Some(place) })
+}
+
+/// What a result names as the options of its simulation.
+fn options_of(tracing: Option<Tracing>) -> &'static [u8] {
+    tracing.map_or(&[], Tracing::options)
 }
 
 /// What is to be published, and which program found it.
 struct Found {
     simulator: SimulatorBuild,
+    options: &'static [u8],
     published: Published,
 }
 
 /// Signs, keeps and announces; false if this node published it before: a lease that came twice counts once, and the log
 /// is announced again.
 async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bool, WorkError> {
-    let Found { simulator, published } = found;
-    let Published { interval, outcome, simulation, lease_to_start, .. } = published;
+    let Found { simulator, options, published } = found;
+    let Published { interval, outcome, simulation, lease_to_start, trace, .. } = published;
     let appending = Arc::clone(node);
     let appended = tokio::task::spawn_blocking(move || {
         let node = appending;
@@ -388,11 +440,11 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
                 interval,
                 input_root,
                 simulator,
-                options: Vec::new(),
+                options: options.to_vec(),
                 outcome,
                 simulation_ms: millis(simulation),
                 finished_unix_ms: clock::unix_ms(),
-                trace: None,
+                trace,
             };
             AnnouncedResult { certificate, record: result.sign(&node.key) }
         });
@@ -420,7 +472,7 @@ async fn append(node: &Arc<Node>, lineage: LineageId, found: Found) -> Result<bo
 }
 
 /// What others must find too; `None` if it was only this node that could not do it now.
-const fn outcome_of(simulated: &Result<Simulated, SimulateError>) -> Option<Outcome> {
+fn outcome_of(simulated: &Result<Simulated, SimulateError>) -> Option<Outcome> {
     let failure = match simulated {
         Ok(simulated) => {
             let work = Work {

@@ -135,7 +135,8 @@ impl<M: Memory, O: Observer> Simulator<M, O> {
     }
 
     /// Instructions, repeats and delivered exceptions: what a limit is set on.
-    pub(crate) const fn work(&self) -> u64 {
+    #[must_use]
+    pub const fn work(&self) -> u64 {
         self.cpu.count + self.cpu.repeats + self.deliveries
     }
 

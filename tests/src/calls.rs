@@ -195,7 +195,8 @@ impl NodeProcess {
         let (client, lineage) = (self.client().clone(), lineage.to_owned());
         let mut working = JoinSet::new();
         working.spawn(async move {
-            let request = WorkRequest { lineage, jobs: 1, until_done: true, restore: Restore::Full };
+            let (restore, tracing) = (Restore::Full, None);
+            let request = WorkRequest { lineage, jobs: 1, until_done: true, restore, tracing };
             client.post("/api/v1/work", &request).await
         });
         working

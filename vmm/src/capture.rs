@@ -158,6 +158,14 @@ impl Collector {
         Ok(())
     }
 
+    /// Copies everything that a guest that stands still has written, handing over and waiting for slots as often as needed.
+    /// Returns the pages copied.
+    pub(crate) fn copy_standing(&mut self, outlet: &mut dyn Outlet) -> Result<u64, CollectError> {
+        let pending = self.fetch()?;
+        self.copy_waiting(outlet)?;
+        Ok(pending as u64)
+    }
+
     /// Copies pending pages, handing over and waiting for slots as often as needed.
     fn copy_waiting(&mut self, outlet: &mut dyn Outlet) -> Result<(), CollectError> {
         while let Err(error) = self.copy() {

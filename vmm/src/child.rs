@@ -7,8 +7,9 @@ use crate::failure::{Call, VmFailure};
 use crate::gate::{Gate, Hold};
 use crate::kvm::{self, Machine};
 use crate::limits::{REPORT_PERIOD, STAGING_SLOTS_MIN};
-use crate::memory::SharedMemory;
+use crate::memory::{GuestRam, SharedMemory};
 use crate::pace::{Pace, PaceMode};
+use crate::processor::{MakeInterpreter, Processor, ProcessorKind};
 use crate::protocol::{Residency, Start, ToChild, ToParent};
 use crate::report::{Report, Reports};
 use crate::socket::{self, Frame};
@@ -73,17 +74,18 @@ impl Outbox {
 }
 
 /// Runs the VM that the first message describes, until the parent closes `control` or the VM fails. The caller must
-/// then end the process: threads may be stuck in guest memory that nobody fills any more.
+/// then end the process: threads may be stuck in guest memory that nobody fills any more. `interpreter` runs guests that are not
+/// to run on KVM.
 ///
 /// # Errors
 /// When the VM fails or the parent breaks the protocol.
-pub fn serve(control: UnixStream) -> Result<(), ServeError> {
+pub fn serve(control: UnixStream, interpreter: Option<MakeInterpreter>) -> Result<(), ServeError> {
     let sending = control.try_clone().map_err(ServeError::Control)?;
     let outbox = Arc::new(Outbox { stream: Mutex::new(sending) });
     let Some(frame) = socket::receive(&control).map_err(ServeError::Control)? else {
         return Ok(());
     };
-    let running = match start(frame, &outbox) {
+    let running = match start(frame, &outbox, interpreter) {
         Ok(running) => running,
         Err(failure) => {
             outbox.fail(failure);
@@ -112,7 +114,11 @@ struct Running {
     gate: Arc<Gate>,
 }
 
-fn start(frame: Frame, outbox: &Arc<Outbox>) -> Result<Running, VmFailure> {
+fn start(
+    frame: Frame,
+    outbox: &Arc<Outbox>,
+    interpreter: Option<MakeInterpreter>,
+) -> Result<Running, VmFailure> {
     let Ok(ToChild::Start(start)) = ToChild::decode(&frame.bytes) else {
         return Err(VmFailure::StartInvalid);
     };
@@ -133,8 +139,18 @@ fn start(frame: Frame, outbox: &Arc<Outbox>) -> Result<Running, VmFailure> {
         Residency::Lazy => Some(register_lazy(&ram)?),
     };
     let devices = Devices::decode(&start.state.devices).map_err(|_| VmFailure::StartInvalid)?;
-    let machine = Machine::new(&ram)?;
-    restore(&machine, &start.state)?;
+    let processor = match start.processor {
+        ProcessorKind::Kvm => {
+            let machine = Machine::new(&ram)?;
+            restore(&machine, &start.state)?;
+            Processor::Kvm(Box::new(machine))
+        }
+        ProcessorKind::Interpreter => {
+            let make = interpreter.ok_or(VmFailure::NoInterpreter)?;
+            let canonical = CpuState::decode(&start.state.cpu).map_err(|_| VmFailure::StartInvalid)?;
+            Processor::interpreted(make(&canonical, GuestRam::new(Arc::clone(&ram)))?, ram.pages())
+        }
+    };
     kvm::install_kick().map_err(|error| VmFailure::system(Call::Thread, &error))?;
     let fds: Vec<BorrowedFd<'_>> = uffd.iter().map(AsFd::as_fd).collect();
     outbox
@@ -142,7 +158,7 @@ fn start(frame: Frame, outbox: &Arc<Outbox>) -> Result<Running, VmFailure> {
         .map_err(|error| VmFailure::system(Call::Control, &error))?;
     let reports = Arc::new(Reports::default());
     spawn_reporter(outbox, &reports)?;
-    launch(*start, machine, devices, &Shared { ram, staging, reports, outbox: Arc::clone(outbox) })
+    launch(*start, processor, devices, &Shared { ram, staging, reports, outbox: Arc::clone(outbox) })
 }
 
 /// What the threads share.
@@ -153,14 +169,20 @@ struct Shared {
     outbox: Arc<Outbox>,
 }
 
-fn launch(start: Start, machine: Machine, devices: Devices, shared: &Shared) -> Result<Running, VmFailure> {
+fn launch(
+    start: Start,
+    processor: Processor,
+    devices: Devices,
+    shared: &Shared,
+) -> Result<Running, VmFailure> {
     let gate = Arc::new(Gate::new());
     let interval_ns = Arc::new(AtomicU64::new(start.interval_ns));
-    let collector = Collector::new(machine.log.clone(), Arc::clone(&shared.ram), Arc::clone(&shared.staging));
+    let collector = Collector::new(processor.log(), Arc::clone(&shared.ram), Arc::clone(&shared.staging));
     // A guest that still fills its base image asks for the first boundary itself.
     let due = (devices.phase == Phase::Running || devices.phase == Phase::Stopped)
         .then(|| Instant::now() + Duration::from_nanos(start.interval_ns));
     let plan = Plan {
+        processor: start.processor,
         strategy: start.strategy,
         residency: start.residency,
         first_kind: start.first_kind,
@@ -174,7 +196,7 @@ fn launch(start: Start, machine: Machine, devices: Devices, shared: &Shared) -> 
         pages_told_before: devices.pages_told,
     };
     let outside = Outside::new(devices, Pace::new(start.pace), Arc::clone(&shared.reports));
-    let vcpu = Vcpu { machine, outside, gate: Arc::clone(&gate), ram: Arc::clone(&shared.ram) };
+    let vcpu = Vcpu { processor, outside, gate: Arc::clone(&gate), ram: Arc::clone(&shared.ram) };
     let outbox = Arc::clone(&shared.outbox);
     let vcpu = thread::Builder::new().name("vcpu".into()).spawn(move || {
         raise_priority();

@@ -6,6 +6,7 @@ use crate::child::Outbox;
 use crate::failure::{Call, VmFailure};
 use crate::gate::{Ended, Gate, PauseFigures, PauseOrder};
 use crate::kvm::kick_signal;
+use crate::processor::ProcessorKind;
 use crate::protocol::{Residency, ToParent};
 use crate::staging::Staging;
 use crate::vcpu::nanoseconds;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 /// What the copier is told once.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    pub(crate) processor: ProcessorKind,
     pub(crate) strategy: Strategy,
     pub(crate) residency: Residency,
     pub(crate) first_kind: CaptureKind,
@@ -45,14 +47,15 @@ pub(crate) struct Copier {
 }
 
 /// Hands pages over in the middle of a checkpoint.
-struct Flush<'a> {
+#[derive(Debug)]
+pub(crate) struct Flush {
     index: CheckpointIndex,
-    staging: &'a Staging,
-    outbox: &'a Outbox,
+    staging: Arc<Staging>,
+    outbox: Arc<Outbox>,
     flushed: u64,
 }
 
-impl Outlet for Flush<'_> {
+impl Outlet for Flush {
     fn flush(&mut self, pages: Vec<(PageNumber, u32)>) -> io::Result<()> {
         if pages.is_empty() {
             return Ok(());
@@ -125,16 +128,21 @@ impl Copier {
         before: &mut Before,
     ) -> Result<Option<Box<PauseOrder>>, VmFailure> {
         let started = Instant::now();
-        if kind == CaptureKind::Full && self.plan.strategy != Strategy::StopAndCopy {
+        let is_interpreted = self.plan.processor == ProcessorKind::Interpreter;
+        if kind == CaptureKind::Full && (is_interpreted || self.plan.strategy != Strategy::StopAndCopy) {
             collector.want_all().map_err(|error| failure(&error))?;
         }
-        let mut outlet = Flush { index, staging: &self.staging, outbox: &self.outbox, flushed: 0 };
+        let (staging, outbox) = (Arc::clone(&self.staging), Arc::clone(&self.outbox));
+        let mut outlet = Some(Flush { index, staging, outbox, flushed: 0 });
         loop {
-            let rounds = self.plan.strategy.while_running(&mut collector, &mut outlet);
-            before.rounds += u64::from(rounds.map_err(|error| failure(&error))?);
-            before.precopy = started.elapsed();
-            before.flushed = outlet.flushed;
-            let order = self.order(index, kind, collector);
+            if let Some(outlet) = outlet.as_mut().filter(|_| !is_interpreted) {
+                let rounds = self.plan.strategy.while_running(&mut collector, outlet);
+                before.rounds += u64::from(rounds.map_err(|error| failure(&error))?);
+                before.precopy = started.elapsed();
+                before.flushed = outlet.flushed;
+            }
+            let mut order = self.order(index, kind, collector);
+            order.outlet = outlet.take_if(|_| is_interpreted);
             let signal = || {
                 // SAFETY: the handle was never joined or dropped, so the id names that thread, ended or not.
                 unsafe { libc::pthread_kill(self.vcpu.as_pthread_t(), kick_signal()) };
@@ -142,11 +150,14 @@ impl Copier {
             let Some(order) = self.gate.pause(order, signal) else {
                 return Ok(None);
             };
+            if let Some(outlet) = &order.outlet {
+                before.flushed = outlet.flushed;
+            }
             if order.stopped.is_some() {
                 return Ok(Some(order));
             }
             before.retries += 1;
-            collector = order.collector;
+            (collector, outlet) = (order.collector, order.outlet.or(outlet));
         }
     }
 
@@ -157,6 +168,7 @@ impl Copier {
             strategy: self.plan.strategy,
             kind,
             collector,
+            outlet: None,
             witness: witness.then(|| self.plan.witness_dir.join(format!("{index}.ram"))),
             requested_at: now,
             stopped_at: now,
@@ -190,7 +202,7 @@ impl Copier {
             state: SavedState {
                 cpu: stopped.cpu.canonical().encode(),
                 devices: stopped.devices.encode(),
-                attachment: stopped.cpu.encode(),
+                attachment: stopped.cpu.attachment(),
             },
             events: stopped.log.encode(),
             figures,

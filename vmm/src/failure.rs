@@ -70,6 +70,8 @@ numbered! {
         Internal = "an instruction that kvm cannot execute",
         /// An access outside RAM.
         OutsideRam = "an access outside its memory",
+        /// An instruction or a state that an interpreter does not know.
+        Refused = "something that the interpreter refuses",
         /// Anything else.
         Other = "an exit that this guest cannot cause",
     }
@@ -104,6 +106,9 @@ pub enum VmFailure {
         /// The system's error number.
         errno: i32,
     },
+    /// The program of the VM's process has no interpreter.
+    #[error("this program has no interpreter: run the guest on kvm")]
+    NoInterpreter,
     /// The start message or something in it cannot be read.
     #[error("start message is not valid")]
     StartInvalid,
@@ -164,6 +169,7 @@ impl VmFailure {
             Self::StagingTooSmall { slots, needed } => (8, u64::from(slots), u64::from(needed)),
             Self::Port { port } => (9, u64::from(port), 0),
             Self::Guest { exit, rip } => (10, exit as u64, rip),
+            Self::NoInterpreter => (11, 0, 0),
         };
         out.push(code);
         out.extend(first.to_le_bytes());
@@ -189,6 +195,7 @@ impl VmFailure {
             8 => Self::StagingTooSmall { slots: small(first)?, needed: small(second)? },
             9 => Self::Port { port: u16::try_from(first).map_err(|_| bad)? },
             10 => Self::Guest { exit: GuestExit::from_number(first).ok_or(bad)?, rip: second },
+            11 => Self::NoInterpreter,
             _ => return Err(bad),
         })
     }
@@ -205,6 +212,7 @@ mod tests {
             VmFailure::KvmDenied,
             VmFailure::UserfaultfdMissing,
             VmFailure::UserfaultfdDenied,
+            VmFailure::NoInterpreter,
             VmFailure::StartInvalid,
             VmFailure::StateDisagrees,
             VmFailure::MsrRefused { index: 0xc000_0081 },

@@ -1,8 +1,9 @@
 //! Where the vCPU thread and the copier thread meet: pause orders, holds, and the wish for a boundary.
 
 use crate::capture::{CaptureKind, Collector, Strategy};
+use crate::copier::Flush;
 use crate::failure::VmFailure;
-use crate::state::KvmState;
+use crate::processor::StoppedCpu;
 use pageswarm_machine::{Devices, EventLog};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ pub(crate) struct PauseOrder {
     pub(crate) strategy: Strategy,
     pub(crate) kind: CaptureKind,
     pub(crate) collector: Collector,
+    /// Where pages go that have no room, if all of them are copied while the guest stands still.
+    pub(crate) outlet: Option<Flush>,
     pub(crate) witness: Option<PathBuf>,
     pub(crate) requested_at: Instant,
     pub(crate) stopped_at: Instant,
@@ -35,7 +38,7 @@ pub(crate) struct PauseFigures {
 /// The machine at the boundary.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    pub(crate) cpu: Box<KvmState>,
+    pub(crate) cpu: StoppedCpu,
     pub(crate) devices: Devices,
     pub(crate) log: EventLog,
 }

@@ -2,6 +2,7 @@
 
 use crate::failure::{Call, GuestExit, VmFailure};
 use crate::memory::SharedMemory;
+use crate::processor::WrittenPages;
 use crate::state::{KvmState, StateSaver, Synced};
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_run,
@@ -31,11 +32,13 @@ pub(crate) struct Machine {
     pub(crate) log: DirtyLog,
 }
 
-/// The VM's dirty log.
+/// Which pages a guest wrote.
 #[derive(Clone, Debug)]
-pub(crate) struct DirtyLog {
-    vm: Arc<VmFd>,
-    words: usize,
+pub(crate) enum DirtyLog {
+    /// KVM's dirty log.
+    Kvm { vm: Arc<VmFd>, words: usize },
+    /// What an interpreter noted.
+    Written(Arc<WrittenPages>),
 }
 
 impl Machine {
@@ -59,7 +62,7 @@ impl Machine {
         RUN_PAGE.store(vcpu.get_kvm_run(), Ordering::SeqCst);
         let synced = if vm.check_extension(Cap::SyncRegs) { Synced::RunPage } else { Synced::Not };
         let saver = StateSaver::new(&vcpu)?;
-        let log = DirtyLog { vm: Arc::new(vm), words: ram.pages().div_ceil(64) };
+        let log = DirtyLog::Kvm { vm: Arc::new(vm), words: ram.pages().div_ceil(64) };
         Ok(Self { vcpu, saver, synced, log })
     }
 
@@ -88,25 +91,44 @@ impl Machine {
 
 impl DirtyLog {
     /// 64-bit words of one bitmap.
-    pub(crate) const fn words(&self) -> usize {
-        self.words
+    pub(crate) fn words(&self) -> usize {
+        match self {
+            Self::Kvm { words, .. } => *words,
+            Self::Written(written) => written.words(),
+        }
     }
 
     /// Replaces `bitmap` by the pages written since the last call and write-protects them again. Anything copied
     /// after this call and written once more is in the next one.
     pub(crate) fn fetch(&self, bitmap: &mut [u64]) -> io::Result<()> {
-        assert_eq!(bitmap.len(), self.words);
+        assert_eq!(bitmap.len(), self.words());
+        let vm = match self {
+            Self::Kvm { vm, .. } => vm,
+            Self::Written(written) => {
+                written.fetch(bitmap);
+                return Ok(());
+            }
+        };
         let log = kvm_dirty_log {
             slot: RAM_SLOT,
             padding1: 0,
             __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bitmap.as_mut_ptr().cast() },
         };
         // SAFETY: the bitmap has a bit for each page of the slot, as the call wants, and is writable.
-        match unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } {
+        match unsafe { libc::ioctl(vm.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Whether guests of this process's children can run on KVM.
+///
+/// # Errors
+///
+/// [`VmFailure::KvmMissing`] or [`VmFailure::KvmDenied`], or what the system says.
+pub fn probe() -> Result<(), VmFailure> {
+    open().map(drop)
 }
 
 /// Opens /dev/kvm, or says what to do.

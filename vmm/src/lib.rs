@@ -1,4 +1,4 @@
-//! Guests on KVM: run, capture, restore, lazy memory. One VM is one child process.
+//! Guests on KVM or on an interpreter that the program brings: run, capture, restore, lazy memory. One VM is one child process.
 //!
 //! The parent side:
 //! - [`VmProcess::spawn`] starts a VM from an [`Origin`] (boot, full restore, lazy restore) with [`VmOptions`] and
@@ -35,6 +35,7 @@ mod origin;
 mod pace;
 mod priority;
 mod process;
+mod processor;
 mod protocol;
 mod report;
 mod socket;
@@ -49,12 +50,14 @@ pub use child::probe_userfaultfd;
 pub use events::{DeathReason, VmEvent};
 pub use failure::{Call, GuestExit, VmFailure};
 pub use histogram::Histogram;
+pub use kvm::probe as probe_kvm;
 pub use lazy::{
     Awaited, Background, FilledPages, LazyFailure, LazyMemory, LazyStats, PageSource, SourceError,
 };
-pub use memory::{ImageMemory, PageBytes, SharedMemory};
+pub use memory::{GuestRam, ImageMemory, PageBytes, SharedMemory};
 pub use origin::{Launcher, Origin, SpawnError, VmOptions};
 pub use pace::PaceMode;
 pub use priority::precede;
 pub use process::VmProcess;
+pub use processor::{Interpreter, MakeInterpreter, Ports, ProcessorKind};
 pub use report::Report;

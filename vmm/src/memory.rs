@@ -5,6 +5,7 @@ use pageswarm_machine::{PAGE_BYTES, PageNumber};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use vm_memory::{FileOffset, MmapRegion};
 
 /// A page's bytes.
@@ -200,6 +201,39 @@ impl SharedMemory {
                 error => Err(error),
             },
         }
+    }
+}
+
+/// Guest RAM for the thread that interprets the guest, which alone in this process touches it.
+#[derive(Debug)]
+pub struct GuestRam(Arc<SharedMemory>);
+
+impl GuestRam {
+    pub(crate) const fn new(memory: Arc<SharedMemory>) -> Self {
+        Self(memory)
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.0.pages()
+    }
+
+    /// All bytes. Reading those of a page that is filled lazily waits for it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let pointer = self.0.region.as_ptr().cast_const();
+        // SAFETY: the mapping has this length and lives as long as the borrow. In this process only the holder of this
+        // value writes it, by `bytes_mut`; the copier reads it on the same thread, while the guest stands still.
+        unsafe { std::slice::from_raw_parts(pointer, self.0.pages * PAGE_BYTES) }
+    }
+
+    /// All bytes, to be written.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let pointer = self.0.region.as_ptr();
+        // SAFETY: as in `bytes`, and the borrow is exclusive: there is one such value for the process's one guest.
+        unsafe { std::slice::from_raw_parts_mut(pointer, self.0.pages * PAGE_BYTES) }
     }
 }
 

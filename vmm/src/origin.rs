@@ -6,6 +6,7 @@ use crate::failure::VmFailure;
 use crate::lazy::{LazyFailure, LazyMemory};
 use crate::memory::{ImageMemory, SharedMemory};
 use crate::pace::PaceMode;
+use crate::processor::ProcessorKind;
 use crate::protocol::{Residency, Start};
 use pageswarm_machine::guest::{self, BootParameters, LoadError};
 use pageswarm_machine::layout::{Layout, RamSizeError};
@@ -67,6 +68,8 @@ pub enum Origin {
 /// How a VM runs.
 #[derive(Clone, Debug)]
 pub struct VmOptions {
+    /// What runs it.
+    pub processor: ProcessorKind,
     /// How fast the guest works.
     pub pace: PaceMode,
     /// How checkpoints are taken.
@@ -86,6 +89,7 @@ pub struct VmOptions {
 impl Default for VmOptions {
     fn default() -> Self {
         Self {
+            processor: ProcessorKind::Kvm,
             pace: PaceMode::Rate { dirty_pages_per_second: 22_000, check_pages_per_second: 10_000 },
             strategy: Strategy::PreCopy,
             interval: Duration::from_millis(500),
@@ -206,6 +210,7 @@ pub(crate) fn start_message(
             (Ram::Shared(_), Some(_)) => Residency::Lazy,
             (Ram::Shared(_), None) => Residency::Complete,
         },
+        processor: options.processor,
         pace: options.pace,
         strategy: options.strategy,
         first_kind,

@@ -5,6 +5,7 @@ use crate::lazy::{FaultHandler, LazyMemory, LazyStats};
 use crate::limits::{EVENTS_WAITING_MAX, READY_TIMEOUT, WITNESSES_MAX};
 use crate::memory::{PageBytes, SharedMemory};
 use crate::origin::{Launcher, Origin, Prepared, Ram, SpawnError, VmOptions, prepare, start_message};
+use crate::processor::ProcessorKind;
 use crate::protocol::{Start, ToChild, ToParent};
 use crate::socket::{self, Frame};
 use pageswarm_machine::PAGE_BYTES;
@@ -23,6 +24,7 @@ pub struct VmProcess {
     /// None once the child has ended: its memory is free then, however long this is kept.
     ram: Arc<Mutex<Option<Ram>>>,
     pages: usize,
+    processor: ProcessorKind,
     staging: Arc<SharedMemory>,
     control: Mutex<UnixStream>,
     end: Arc<EndOfChild>,
@@ -59,7 +61,8 @@ impl VmProcess {
         let start = start_message(options, &ram, &staging, state, first_kind, lazy.as_ref());
         let (staging, control, staged) = (Arc::new(staging), Mutex::new(control), Arc::default());
         let (pages, ram) = (ram.pages(), Arc::new(Mutex::new(Some(ram))));
-        let vm = Self { ram, pages, staging, control, end, staged, lazy: None };
+        let processor = options.processor;
+        let vm = Self { ram, pages, processor, staging, control, end, staged, lazy: None };
         // From here on, dropping `vm` ends the child.
         vm.finish_spawn(start, lazy)
     }
@@ -173,6 +176,12 @@ impl VmProcess {
     /// Ends the VM at once; the event stream ends with [`DeathReason::Stopped`].
     pub fn stop(&self) {
         self.end.kill(DeathReason::Stopped);
+    }
+
+    /// What runs its guest.
+    #[must_use]
+    pub const fn processor(&self) -> ProcessorKind {
+        self.processor
     }
 
     /// The VM's process id.

@@ -5,6 +5,7 @@ use crate::captured::{Captured, PageBatch, SavedState, blob, put_blob};
 use crate::failure::VmFailure;
 use crate::limits::WITNESSES_MAX;
 use crate::pace::PaceMode;
+use crate::processor::ProcessorKind;
 use crate::report::Report;
 use pageswarm_machine::PageNumber;
 use pageswarm_machine::bytes::{BytesError, Reader};
@@ -26,6 +27,7 @@ pub(crate) struct Start {
     pub(crate) ram_pages: u32,
     pub(crate) staging_slots: u32,
     pub(crate) residency: Residency,
+    pub(crate) processor: ProcessorKind,
     pub(crate) pace: PaceMode,
     pub(crate) strategy: Strategy,
     pub(crate) first_kind: CaptureKind,
@@ -69,6 +71,7 @@ fn choice<T: Copy>(reader: &mut Reader<'_>, values: &[T]) -> Result<T, BytesErro
 
 const STRATEGIES: [Strategy; 3] =
     [Strategy::StopAndCopy, Strategy::IncrementalStopAndCopy, Strategy::PreCopy];
+const PROCESSORS: [ProcessorKind; 2] = [ProcessorKind::Kvm, ProcessorKind::Interpreter];
 const RESIDENCIES: [Residency; 3] = [Residency::Complete, Residency::Lazy, Residency::Cloned];
 const PHASES: [Phase; 4] = [Phase::Start, Phase::Filling, Phase::Running, Phase::Stopped];
 
@@ -98,6 +101,7 @@ impl Start {
         out.extend(self.ram_pages.to_le_bytes());
         out.extend(self.staging_slots.to_le_bytes());
         out.push(self.residency as u8);
+        out.push(self.processor as u8);
         put_pace(out, self.pace);
         out.push(self.strategy as u8);
         out.push(self.first_kind as u8);
@@ -114,6 +118,7 @@ impl Start {
             ram_pages: reader.u32()?,
             staging_slots: reader.u32()?,
             residency: choice(reader, &RESIDENCIES)?,
+            processor: choice(reader, &PROCESSORS)?,
             pace: pace(reader)?,
             strategy: choice(reader, &STRATEGIES)?,
             first_kind: CaptureKind::from_number(reader.u8()?).ok_or(reader.impossible())?,
@@ -245,6 +250,7 @@ mod tests {
             ram_pages: 65_536,
             staging_slots: 4096,
             residency: Residency::Lazy,
+            processor: ProcessorKind::Interpreter,
             pace: PaceMode::Rate { dirty_pages_per_second: 53_000, check_pages_per_second: 7 },
             strategy: Strategy::IncrementalStopAndCopy,
             first_kind: CaptureKind::Incremental,

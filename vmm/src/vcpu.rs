@@ -3,10 +3,10 @@
 use crate::capture::{Capture, CollectError};
 use crate::failure::{Call, GuestExit, VmFailure};
 use crate::gate::{Gate, PauseOrder, Stopped};
-use crate::kvm::Machine;
 use crate::limits::EVENT_MARGIN;
 use crate::memory::SharedMemory;
 use crate::pace::Pace;
+use crate::processor::{Ports, Processor};
 use crate::report::Reports;
 use kvm_ioctls::VcpuExit;
 use pageswarm_machine::devices::{Effect, Input, Phase};
@@ -26,7 +26,7 @@ const WITNESS_WRITE_BYTES: usize = 4 << 20;
 /// The guest and everything that its thread alone uses.
 #[derive(Debug)]
 pub(crate) struct Vcpu {
-    pub(crate) machine: Machine,
+    pub(crate) processor: Processor,
     pub(crate) outside: Outside,
     pub(crate) gate: Arc<Gate>,
     pub(crate) ram: Arc<SharedMemory>,
@@ -126,10 +126,19 @@ impl Vcpu {
 
     fn step(&mut self) -> Result<(), VmFailure> {
         let gate = &self.gate;
-        let exit = match self.machine.vcpu.run() {
+        let machine = match &mut self.processor {
+            Processor::Kvm(machine) => machine,
+            Processor::Interpreted { interpreter, .. } => {
+                return interpreter.run(&mut Gated { outside: &mut self.outside, gate });
+            }
+        };
+        let exit = match machine.vcpu.run() {
             Ok(VcpuExit::IoIn(port, bytes)) => return self.outside.input(port, bytes, gate),
             Ok(VcpuExit::IoOut(port, bytes)) => return self.outside.output(port, bytes, gate),
-            Ok(VcpuExit::Intr) => return self.kicked(),
+            Ok(VcpuExit::Intr) => {
+                machine.vcpu.set_kvm_immediate_exit(0);
+                return Ok(());
+            }
             Ok(VcpuExit::Shutdown) => GuestExit::TripleFault,
             Ok(VcpuExit::InternalError) => GuestExit::Internal,
             Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) | VcpuExit::MemoryFault { .. }) => {
@@ -137,33 +146,32 @@ impl Vcpu {
             }
             Ok(_) => GuestExit::Other,
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                return self.kicked();
+                machine.vcpu.set_kvm_immediate_exit(0);
+                return Ok(());
             }
             Err(error) => {
                 return Err(VmFailure::System { call: Call::Run, errno: error.errno() });
             }
         };
-        Err(self.machine.guest_failure(exit))
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "one arm of step, where every arm has this type")]
-    fn kicked(&mut self) -> Result<(), VmFailure> {
-        self.machine.vcpu.set_kvm_immediate_exit(0);
-        Ok(())
+        Err(machine.guest_failure(exit))
     }
 
     /// Carries out a pause order. A residual that does not fit leaves the order without a `stopped` machine.
     fn pause(&mut self, mut order: Box<PauseOrder>) -> Result<(), VmFailure> {
         order.stopped_at = Instant::now();
-        let cpu = self.machine.save()?;
+        let cpu = self.processor.save()?;
         let saved_at = Instant::now();
-        match order.strategy.while_stopped(&mut order.collector) {
+        let copied = match &mut order.outlet {
+            None => order.strategy.while_stopped(&mut order.collector),
+            Some(outlet) => order.collector.copy_standing(outlet),
+        };
+        match copied {
             Ok(residual) => {
                 order.figures.residual_pages = residual;
                 self.outside.spare.clear();
                 let log = std::mem::replace(&mut self.outside.log, std::mem::take(&mut self.outside.spare));
                 let devices = self.outside.devices.clone();
-                order.stopped = Some(Stopped { cpu: Box::new(cpu), devices, log });
+                order.stopped = Some(Stopped { cpu, devices, log });
             }
             Err(CollectError::OutOfSlots) => order.stopped = None,
             Err(CollectError::System(error)) => {
@@ -184,6 +192,22 @@ impl Vcpu {
             self.outside.spare = EventLog::with_capacity(EVENTS_USUAL);
         }
         Ok(())
+    }
+}
+
+/// The outside, as an interpreter sees it.
+struct Gated<'a> {
+    outside: &'a mut Outside,
+    gate: &'a Gate,
+}
+
+impl Ports for Gated<'_> {
+    fn input(&mut self, port: u16, bytes: &mut [u8]) -> Result<(), VmFailure> {
+        self.outside.input(port, bytes, self.gate)
+    }
+
+    fn output(&mut self, port: u16, bytes: &[u8]) -> Result<(), VmFailure> {
+        self.outside.output(port, bytes, self.gate)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::rebuild::RebuildError;
 use crate::report::chain;
 use crate::session::SessionError;
 use crate::simulate::SimulateError;
+use crate::traces::TraceError;
 use crate::work::WorkError;
 
 /// A failure on its way out of the API.
@@ -120,8 +121,13 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if matches!(error.downcast_ref(), Some(MachineError::Imported { .. })) {
         return Some(ExitCode::Usage);
     }
-    if let Some(error) = error.downcast_ref::<SimulateError>() {
+    // A box is an error of its own kind.
+    let boxed = error.downcast_ref::<Box<SimulateError>>().map(|error| &**error);
+    if let Some(error) = error.downcast_ref().or(boxed) {
         return simulate_code(error);
+    }
+    if let Some(error) = error.downcast_ref::<TraceError>() {
+        return trace_code(error);
     }
     if matches!(error.downcast_ref(), Some(WorkError::Role(_) | WorkError::Refused(_))) {
         return Some(ExitCode::NotMember);
@@ -152,6 +158,14 @@ const fn import_code(error: &ImportError) -> Option<ExitCode> {
     }
 }
 
+const fn trace_code(error: &TraceError) -> Option<ExitCode> {
+    match error {
+        TraceError::NotOffered { .. } => Some(ExitCode::NotFound),
+        TraceError::Other { .. } => Some(ExitCode::CheckFailed),
+        _ => None,
+    }
+}
+
 const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
     match error {
         SimulateError::Replay(ReplayError { cause: ReplayFailure::Stopped { .. }, .. })
@@ -164,11 +178,14 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
         | SimulateError::State(_)
         | SimulateError::Replay(_) => Some(ExitCode::NotSimulated),
         SimulateError::OtherEnd { .. } => Some(ExitCode::CheckFailed),
+        SimulateError::TraceCut { .. } => Some(ExitCode::DiskFull),
         SimulateError::Fetch(_)
         | SimulateError::Map(_)
         | SimulateError::Lineage(_)
         | SimulateError::Rebuild(_)
         | SimulateError::PageUnreadable { .. }
+        | SimulateError::Trace(_)
+        | SimulateError::TraceFile(_)
         | SimulateError::Ending => None,
     }
 }

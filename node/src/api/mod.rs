@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod server;
 pub mod simulations;
 pub mod spreads;
+pub mod traces;
 pub mod views;
 pub mod vms;
 pub mod work;

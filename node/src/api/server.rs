@@ -26,7 +26,7 @@ use super::views::{
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
-use super::{listen, metrics, simulations, spreads, vms, work};
+use super::{listen, metrics, simulations, spreads, traces, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -110,6 +110,7 @@ fn reading() -> Router<Arc<Node>> {
         .route("/api/v1/lineages/{lineage}/spread", get(lineage_spread))
         .merge(vms::reading())
         .merge(work::reading())
+        .merge(traces::reading())
 }
 
 fn changing() -> Router<Arc<Node>> {
@@ -124,6 +125,7 @@ fn changing() -> Router<Arc<Node>> {
         .merge(vms::changing())
         .merge(simulations::changing())
         .merge(work::changing())
+        .merge(traces::changing())
 }
 
 async fn dashboard() -> Html<&'static str> {
@@ -496,7 +498,11 @@ pub(super) async fn announced(
 }
 
 pub(super) fn patience(request: &CheckpointRequest) -> Duration {
-    request.patience_ms.map_or(PATIENCE_DEFAULT, Duration::from_millis)
+    patience_of(request.patience_ms)
+}
+
+pub(super) fn patience_of(ms: Option<u64>) -> Duration {
+    ms.map_or(PATIENCE_DEFAULT, Duration::from_millis)
 }
 
 pub(super) fn lineage_id(text: &str) -> Result<LineageId, ApiError> {

@@ -15,7 +15,7 @@ use super::views::CheckpointRequest;
 use crate::lazy_ram::MemoryUse;
 use crate::node::Node;
 use crate::rebuild::RebuildError;
-use crate::simulate::{self, Job, Restore};
+use crate::simulate::{self, Job, Restore, Tracing};
 use crate::work::{self, WorkError};
 
 /// An interval to be simulated.
@@ -30,6 +30,9 @@ pub struct SimulationRequest {
     /// How it gets the RAM that it begins with.
     #[serde(default)]
     pub restore: Restore,
+    /// Whether and how its accesses are traced; the trace is offered to the swarm, so only what is published has one.
+    #[serde(default)]
+    pub tracing: Option<Tracing>,
 }
 
 /// How a simulation used its memory, where that was filled when it was touched. Pages that are zero are not counted.
@@ -85,6 +88,9 @@ pub struct SimulationView {
     pub memory: Option<MemoryUseView>,
     /// The simulation itself.
     pub simulation_ms: u64,
+    /// Bytes of its trace; none if none was taken.
+    #[serde(default)]
+    pub trace_bytes: Option<u64>,
 }
 
 /// An interval that was written to files.
@@ -126,8 +132,11 @@ async fn write_recording(
 
 async fn simulate(
     State(node): State<Arc<Node>>,
-    Json(SimulationRequest { of: request, publish, restore }): Json<SimulationRequest>,
+    Json(SimulationRequest { of: request, publish, restore, tracing }): Json<SimulationRequest>,
 ) -> Answer<SimulationView> {
+    if tracing.is_some() && !publish {
+        return Err(ApiError::usage("tracing: a trace is offered with a result, so it needs publish"));
+    }
     if publish {
         node.members
             .certificate()
@@ -138,11 +147,12 @@ async fn simulate(
     if request.index == u64::MAX {
         return Err(ApiError::usage("index: there is no interval behind the last checkpoint that can be"));
     }
-    let job = Job { lineage: id, interval, restore, patience: patience(&request) };
-    let simulated = simulate::simulate(&node, job, &node.simulations).await;
+    let job = Job { lineage: id, interval, restore, tracing, patience: patience(&request) };
+    let mut simulated = simulate::simulate(&node, job, &node.simulations).await;
+    let mut trace = None;
     if publish {
-        let published = work::publish_one(&node, id, interval, &simulated).await;
-        published.map_err(|error| ApiError::failed(&error))?;
+        let published = work::publish_one(&node, id, (interval, tracing), &mut simulated).await;
+        trace = published.map_err(|error| ApiError::failed(&error))?;
     }
     let simulated = simulated.map_err(|error| ApiError::failed(&error))?;
     Ok(Json(SimulationView {
@@ -157,5 +167,6 @@ async fn simulate(
         read_back_ms: millis(simulated.read_back),
         memory: simulated.memory.as_ref().map(MemoryUseView::of),
         simulation_ms: millis(simulated.simulation),
+        trace_bytes: trace.map(|trace| trace.bytes),
     }))
 }

@@ -409,6 +409,9 @@ pub struct VmView {
     pub vm: u64,
     /// The process that runs it.
     pub process_id: u32,
+    /// What runs its guest: `kvm` or `interpreter`.
+    #[serde(default)]
+    pub processor: String,
     /// The lineage it writes.
     pub lineage: Option<String>,
     /// Pages that its guest dirtied.

@@ -42,6 +42,7 @@ fn vm_view(machine: &Machine, from: u64) -> VmView {
     VmView {
         vm: machine.id,
         process_id: machine.process_id(),
+        processor: machine.processor().to_owned(),
         lineage: machine.lineage.map(|id| id.to_string()),
         counter: report.operations,
         passes: report.passes,

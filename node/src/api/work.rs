@@ -16,8 +16,8 @@ use super::simulations::MemoryUseView;
 use crate::leases::host::verdict;
 use crate::leases::{Standing, Summary, Verdict};
 use crate::node::Node;
-use crate::simulate::Restore;
-use crate::work::{self, Until, Worked};
+use crate::simulate::{Restore, Tracing};
+use crate::work::{self, Until, WorkOptions, Worked};
 
 /// What a worker is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct WorkRequest {
     /// How simulations get the RAM that they begin with; all of it comes while the interval before is simulated.
     #[serde(default = "full")]
     pub restore: Restore,
+    /// Whether and how their accesses are traced; traces are offered to the swarm.
+    #[serde(default)]
+    pub tracing: Option<Tracing>,
 }
 
 const fn full() -> Restore {
@@ -64,6 +67,9 @@ pub struct PublishedView {
     /// How it used its memory; none where all of it was there before.
     #[serde(default)]
     pub memory: Option<MemoryUseView>,
+    /// Bytes of its trace; none if none was taken.
+    #[serde(default)]
+    pub trace_bytes: Option<u64>,
 }
 
 /// Where the intervals of a lineage stand.
@@ -144,7 +150,9 @@ async fn work(State(node): State<Arc<Node>>, Json(request): Json<WorkRequest>) -
         return Err(ApiError::usage(format!("jobs: from 1 to {JOBS_MAX}")));
     }
     let until = if request.until_done { Until::Done } else { Until::Stopped };
-    let worked = work::work(&node, id, request.jobs, request.restore, until).await;
+    let options =
+        WorkOptions { jobs: request.jobs, restore: request.restore, tracing: request.tracing, until };
+    let worked = work::work(&node, id, options).await;
     Ok(Json(work_view(&worked.map_err(|error| ApiError::failed(&error))?)))
 }
 
@@ -162,6 +170,7 @@ fn work_view(worked: &Worked) -> WorkView {
             idle_ms: published.idle.map(millis),
             simulation_ms: millis(published.simulation),
             memory: published.memory.as_ref().map(MemoryUseView::of),
+            trace_bytes: published.trace.map(|trace| trace.bytes),
         }
     });
     WorkView { published: published.collect(), given_back: worked.given_back }

@@ -10,7 +10,7 @@ use pageswarm_checkpoint::wire::Place;
 use super::{print, values};
 use crate::api::error::code_of;
 use crate::api::server;
-use crate::config::{Mdns, MembershipStart, NodeConfig, Sources};
+use crate::config::{Mdns, MembershipStart, NodeConfig, ProcessorChoice, Sources};
 use crate::exit::{ExitCode, Failure};
 use crate::leases::Share;
 use crate::limits::TICKET_ADDRESSES_MAX;
@@ -72,6 +72,9 @@ pub struct NodeRunArgs {
     /// Bytes of chunks sent a second at most, all peers together, such as 20MiB. No limit if not given.
     #[arg(long, value_name = "BYTES", value_parser = values::size)]
     pub upload_limit: Option<u64>,
+    /// What runs the guests of this node's VMs.
+    #[arg(long, value_enum, default_value_t)]
+    pub processor: ProcessorChoice,
     /// RAM for images of checkpoints that were read back whole, from which VMs start at once, such as 2GiB; 0 for none. What a VM
     /// started from stays as long as the VM, besides the pages that it wrote.
     #[arg(long, value_name = "BYTES", value_parser = values::size, default_value = "512MiB")]
@@ -122,6 +125,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         clock_skew: args.clock_skew,
         place: Place { zone: args.zone, rack: args.rack, host: args.host },
         quota_bytes: args.quota,
+        processor: args.processor,
         image_bytes: args.image_memory,
         upload_bytes_per_s: args.upload_limit,
         sources: if args.central { Sources::Writer } else { Sources::Swarm },

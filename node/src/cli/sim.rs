@@ -12,7 +12,7 @@ use crate::api::simulations::{MemoryUseView, SimulationRequest, SimulationView};
 use crate::api::views::CheckpointRequest;
 use crate::api::work::{StandingsView, WorkRequest, WorkView, WorkerView};
 use crate::exit::{ExitCode, Failure};
-use crate::simulate::Restore;
+use crate::simulate::{Restore, Tracing};
 
 /// `pageswarm sim`.
 #[derive(Debug, Subcommand)]
@@ -50,6 +50,30 @@ pub struct WorkArgs {
     /// How simulations get the RAM that they begin with. All of it comes while the interval before is simulated.
     #[arg(long, value_enum, default_value_t = Restore::Full)]
     pub restore: Restore,
+    /// Traces.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// Whether traces are taken and offered.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TraceArgs {
+    /// Trace every access to memory, keep the trace in the store, name it in the result and offer it to the swarm:
+    /// `trace ls` lists and `trace get` fetches it.
+    #[arg(long)]
+    pub trace: bool,
+    /// Leave out of traces what was read and written: they are an order of magnitude smaller.
+    #[arg(long, requires = "trace")]
+    pub without_values: bool,
+    /// End the work when an interval's trace would be larger, such as 4GiB.
+    #[arg(long, value_name = "BYTES", value_parser = values::size, default_value = "1GiB", requires = "trace")]
+    pub trace_size_max: u64,
+}
+
+impl TraceArgs {
+    fn tracing(&self) -> Option<Tracing> {
+        self.trace.then_some(Tracing { values: !self.without_values, bytes_max: self.trace_size_max })
+    }
 }
 
 /// Whose intervals.
@@ -85,6 +109,9 @@ pub struct RunArgs {
     /// How the simulation gets the RAM that it begins with.
     #[arg(long, value_enum, default_value_t)]
     pub restore: Restore,
+    /// Traces; with `--publish` only.
+    #[command(flatten)]
+    pub trace: TraceArgs,
 }
 
 /// Carries out the command.
@@ -105,6 +132,12 @@ pub async fn run(command: SimCommand) -> Result<(), Failure> {
 }
 
 async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
+    if args.trace.trace && !args.publish {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            "--trace offers the trace with the result: add --publish, or write a file of your own with `trace record`",
+        ));
+    }
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.lineage).await?;
     let mut views: Vec<SimulationView> = Vec::new();
@@ -116,7 +149,8 @@ async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
             patience_ms: u64::try_from(args.patience.as_millis()).ok(),
             ..CheckpointRequest::default()
         };
-        let request = SimulationRequest { of, publish: args.publish, restore: args.restore };
+        let tracing = args.trace.tracing();
+        let request = SimulationRequest { of, publish: args.publish, restore: args.restore, tracing };
         let view = match client.post::<SimulationView>("/api/v1/simulations", &request).await {
             Ok(view) => view,
             Err(failure) => {
@@ -138,7 +172,7 @@ async fn run_intervals(args: RunArgs) -> Result<(), Failure> {
 fn sentence(view: &SimulationView) -> String {
     format!(
         "interval {}: exact, state root {}; {} instructions in {} ms ({:.0} million a second), {} reads, {} writes, \
-         {} pages changed; {} chunks lacking, {} ms until the rest was here, {} ms of checks{}",
+         {} pages changed; {} chunks lacking, {} ms until the rest was here, {} ms of checks{}{}",
         view.interval,
         view.state_root,
         view.instructions,
@@ -150,7 +184,8 @@ fn sentence(view: &SimulationView) -> String {
         view.lacked_chunks,
         view.fetch_ms,
         view.read_back_ms,
-        view.memory.as_ref().map_or_else(String::new, memory_use)
+        view.memory.as_ref().map_or_else(String::new, memory_use),
+        view.trace_bytes.map_or_else(String::new, |bytes| format!("; trace of {bytes} bytes offered"))
     )
 }
 
@@ -164,8 +199,13 @@ fn memory_use(used: &MemoryUseView) -> String {
 async fn work(args: WorkArgs) -> Result<(), Failure> {
     let client = Client::new(&args.node.dir);
     let lineage = resolve(&client, &args.lineage).await?;
-    let request =
-        WorkRequest { lineage, jobs: args.jobs, until_done: args.until_done, restore: args.restore };
+    let request = WorkRequest {
+        lineage,
+        jobs: args.jobs,
+        until_done: args.until_done,
+        restore: args.restore,
+        tracing: args.trace.tracing(),
+    };
     let view: WorkView = client.post("/api/v1/work", &request).await?;
     if args.node.json {
         return print::json(&view);
@@ -178,8 +218,12 @@ async fn work(args: WorkArgs) -> Result<(), Failure> {
             )
         });
         print::line(&format!(
-            "interval {}: {}, {} instructions in {} ms{after}",
-            published.interval, published.outcome, published.instructions, published.simulation_ms
+            "interval {}: {}, {} instructions in {} ms{after}{}",
+            published.interval,
+            published.outcome,
+            published.instructions,
+            published.simulation_ms,
+            published.trace_bytes.map_or_else(String::new, |bytes| format!(", trace of {bytes} bytes"))
         ))?;
     }
     print::line(&format!("{} results published, {} leases given back", view.published.len(), view.given_back))

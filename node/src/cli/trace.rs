@@ -14,10 +14,13 @@ use pageswarm_sim::trace::{Trace, TraceOptions, TraceSubject, TraceWriter, Value
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
+use super::checkpoint::resolve;
 use super::recorded::{self, IntervalArgs, Recorded};
 use super::sim::blocking;
-use super::{print, values};
+use super::{NodeArgs, print, values};
+use crate::api::client::Client;
 use crate::api::error::code_of;
+use crate::api::traces::{FetchedTraceView, TraceRequest, TraceView};
 use crate::exit::{ExitCode, Failure};
 use crate::recording::Recording;
 use crate::report;
@@ -27,6 +30,10 @@ use crate::report;
 pub enum TraceCommand {
     /// Simulate an interval and write its accesses to a file; written only if its end is the next checkpoint.
     Record(RecordArgs),
+    /// List the traces that workers offer of a lineage's intervals.
+    Ls(LsArgs),
+    /// Fetch a trace that a worker offers from whoever has its chunks, and write it to a file.
+    Get(GetArgs),
     /// Write a trace as plain Parquet for DuckDB, Polars and others: one row an access, one column a field.
     Export(ExportArgs),
     /// Say what a trace is of.
@@ -52,6 +59,32 @@ pub struct RecordArgs {
     /// Give up when the file would be larger, such as 10GiB.
     #[arg(long, value_name = "BYTES", value_parser = values::size, default_value = "16GiB")]
     pub size_max: u64,
+}
+
+/// Whose traces.
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The lineage, or the first digits of its name if no other starts so.
+    pub lineage: String,
+}
+
+/// What to fetch.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// Whose interval.
+    #[command(flatten)]
+    pub of: IntervalArgs,
+    /// The interval, by the index of the checkpoint that it begins with.
+    #[arg(value_parser = clap::value_parser!(u64).range(..u64::MAX))]
+    pub interval: u64,
+    /// The file to write.
+    pub output: PathBuf,
+    /// The worker whose trace it is to be, by its whole name; any, if none is named.
+    #[arg(long)]
+    pub worker: Option<String>,
 }
 
 /// What to export.
@@ -124,10 +157,61 @@ pub enum Question {
 pub async fn run(command: TraceCommand) -> Result<(), Failure> {
     match command {
         TraceCommand::Record(args) => record(args).await,
+        TraceCommand::Ls(args) => list(args).await,
+        TraceCommand::Get(args) => get(args).await,
         TraceCommand::Export(args) => blocking(move || export_plain(&args)).await,
         TraceCommand::Show(args) => blocking(move || show(&args)).await,
         TraceCommand::Query(args) => blocking(move || ask(&args)).await,
     }
+}
+
+async fn list(args: LsArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node.dir);
+    let lineage = resolve(&client, &args.lineage).await?;
+    let views: Vec<TraceView> = client.get(&format!("/api/v1/lineages/{lineage}/traces")).await?;
+    if args.node.json {
+        return print::json(&views);
+    }
+    let mut rows =
+        vec![["interval", "worker", "options", "bytes", "BLAKE3", "artefacts"].map(str::to_owned).to_vec()];
+    let short = |name: &str| name.chars().take(10).collect::<String>();
+    rows.extend(views.iter().map(|view| {
+        vec![
+            view.interval.to_string(),
+            short(&view.worker),
+            view.options.clone(),
+            view.bytes.to_string(),
+            short(&view.digest),
+            format!("{} {}", short(&view.artefacts), view.index),
+        ]
+    }));
+    print::line(print::table(&rows).trim_end())
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.of.node.dir);
+    let lineage = resolve(&client, &args.of.lineage).await?;
+    let request = TraceRequest {
+        lineage,
+        interval: args.interval,
+        output: std::path::absolute(&args.output).map_err(|error| failed(&error))?,
+        worker: args.worker,
+        patience_ms: u64::try_from(args.of.patience.as_millis()).ok(),
+    };
+    let view: FetchedTraceView = client.post("/api/v1/traces/fetch", &request).await?;
+    if args.of.node.json {
+        return print::json(&view);
+    }
+    print::line(&format!(
+        "interval {}: {} of worker {}, {} bytes, BLAKE3 {}; {} chunks were lacking, {} ms to fetch",
+        view.trace.interval,
+        view.trace.options,
+        view.trace.worker,
+        view.trace.bytes,
+        view.trace.digest,
+        view.lacked_chunks,
+        view.fetch_ms
+    ))
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {

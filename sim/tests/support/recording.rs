@@ -85,7 +85,7 @@ pub fn vm_process() -> Option<ExitCode> {
         return None;
     }
     let control = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
-    let served = pageswarm_vmm::child::serve(UnixStream::from(control));
+    let served = pageswarm_vmm::child::serve(UnixStream::from(control), None);
     Some(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         .as_fd()
         .try_clone_to_owned()
         .map_err(pageswarm_vmm::child::ServeError::Control)
-        .and_then(|control| pageswarm_vmm::child::serve(UnixStream::from(control)));
+        .and_then(|control| pageswarm_vmm::child::serve(UnixStream::from(control), None));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         // The parent was told why.

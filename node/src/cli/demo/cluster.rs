@@ -30,7 +30,9 @@ impl Cluster {
         })?;
         let home = directory.join("publisher");
         let http = args.http.map(|address| ["--http".to_owned(), address.to_string()]);
+        let processor = ["--processor".to_owned(), args.processor.name().to_owned()];
         let mut arguments = vec!["--create-swarm".to_owned()];
+        arguments.extend_from_slice(&processor);
         arguments.extend(http.into_iter().flatten());
         let mut children = vec![spawn(&home, &arguments, Precedence::First)?];
         let publisher = Client::new(&home);
@@ -40,7 +42,9 @@ impl Cluster {
             let request = TicketRequest { role: "reader".to_owned(), open_for_s: 600, member_for_s: 86_400 };
             let ticket: TicketView = publisher.post("/api/v1/tickets", &request).await?;
             let home = directory.join(format!("node-{number}"));
-            children.push(spawn(&home, &["--join".to_owned(), ticket.ticket], Precedence::After)?);
+            let [flag, processor] = processor.clone();
+            let arguments = ["--join".to_owned(), ticket.ticket, flag, processor];
+            children.push(spawn(&home, &arguments, Precedence::After)?);
             nodes.push(Client::new(&home));
         }
         for (node, child) in nodes.iter().zip(&mut children[1..]) {

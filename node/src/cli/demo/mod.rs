@@ -17,13 +17,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pageswarm_machine::Workload;
-use pageswarm_vmm::{VmFailure, probe_userfaultfd};
+use pageswarm_vmm::{ProcessorKind, VmFailure, probe_kvm, probe_userfaultfd};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{print, signalled, values};
 use crate::api::client::Client;
+use crate::api::error::code_of;
 use crate::api::views::{RunRequest, VmView};
+use crate::config::ProcessorChoice;
 use crate::exit::{ExitCode, Failure};
 use cluster::Cluster;
 use follower::{Followed, Plan, Simulate};
@@ -58,6 +60,9 @@ pub struct DemoArgs {
     /// Seeds the guest and the choice of checkpoints that are compared byte for byte.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// What runs the guests.
+    #[arg(long, value_enum, default_value_t)]
+    pub processor: ProcessorChoice,
     /// Simulate every interval too: each node the ones that follow its checkpoints, to their ends.
     #[arg(long)]
     pub simulate: bool,
@@ -89,7 +94,7 @@ fn patience(args: &DemoArgs) -> Duration {
 ///
 /// [`Failure`]; [`ExitCode::CheckFailed`] if any check did not hold.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
-    check_host()?;
+    check_host(&args)?;
     let mut directory = Directory::make(args.dir.clone())?;
     let judged = judge(&args, &directory).await;
     judged.map_err(|unproven| {
@@ -266,15 +271,16 @@ fn witnesses(seed: u64, checkpoints: u64) -> BTreeSet<u64> {
 }
 
 /// Says early what this machine lacks.
-fn check_host() -> Result<(), Failure> {
-    let open = |path: &str| std::fs::OpenOptions::new().read(true).write(true).open(path);
-    if let Err(error) = open("/dev/kvm") {
-        let message = if error.kind() == std::io::ErrorKind::NotFound {
-            "there is no /dev/kvm: load kvm_intel or kvm_amd, or enable nested virtualisation for this machine"
-        } else {
-            "/dev/kvm may not be opened: add this user to the kvm group, or pass the device into the container"
-        };
-        return Err(Failure::new(ExitCode::NoKvm, message));
+fn check_host(args: &DemoArgs) -> Result<(), Failure> {
+    match args.processor.here() {
+        ProcessorKind::Kvm => {
+            probe_kvm().map_err(|failure| Failure::new(code_of(&failure), failure.to_string()))?;
+        }
+        ProcessorKind::Interpreter if args.json => {}
+        ProcessorKind::Interpreter => print::line(
+            "guests run on the interpreter: all is proven as on KVM, at a fraction of the speed. For KVM, load kvm_intel or \
+             kvm_amd, or enable nested virtualisation, so that there is a /dev/kvm",
+        )?,
     }
     probe_userfaultfd().map_err(|failure| {
         let code = match failure {

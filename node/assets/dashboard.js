@@ -287,11 +287,11 @@ function showRatio(field, moved, against, least) {
 }
 
 // The timeline: of a VM of this node, else of a lineage that it learnt.
-/** The running and latest VM first, then lineages without one. */
+/** The running and latest VM first, then lineages without one; those of artefacts have no RAM and no timeline. */
 function sources() {
   const vms = [...state.vms].sort((a, b) => (a.ended != null) - (b.ended != null) || b.vm - a.vm);
   const written = new Set(vms.map((vm) => vm.lineage));
-  const learnt = state.status.lineages.filter((l) => !written.has(l.lineage) && l.latest != null).sort((a, b) => b.latest - a.latest);
+  const learnt = state.status.lineages.filter((l) => !written.has(l.lineage) && l.latest != null && l.pages > 0).sort((a, b) => b.latest - a.latest);
   return [
     ...vms.map((vm) => ({ id: `vm ${vm.vm}`, vm: vm.vm, lineage: vm.lineage, text: `VM ${vm.vm}, lineage ${short(vm.lineage)}, ${vm.ended ?? "running"}` })),
     ...learnt.map((l) => ({ id: l.lineage, lineage: l.lineage, text: `lineage ${short(l.lineage)} of ${l.own ? "this node" : short(l.writer)}` })),

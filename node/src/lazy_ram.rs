@@ -1,6 +1,7 @@
 //! RAM of a checkpoint for a simulation that begins before all of it is here: a page is read when it is touched first,
 //! from the store, else from the swarm before anything else.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageMap, Page
 use pageswarm_sim::{CompleteRam, Memory, PageUnavailable};
 use pageswarm_vmm::{Awaited, SourceError};
 
-use crate::limits::{EXPECTED_READ_PAGES, TOUCHED_SETS_MAX};
+use crate::limits::{EXPECTED_READ_PAGES, MISSED_PAGES_MAX, MISSED_PAGES_MIN, TOUCHED_SETS_MAX};
 use crate::node::Node;
 use crate::page_source::CheckpointPages;
 
@@ -153,6 +154,38 @@ pub struct Waiting {
     pub trouble: Arc<OnceLock<Trouble>>,
 }
 
+/// Pages asked for together with one that was not here: the more, the longer misses follow each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Streak {
+    asked: Range<u32>,
+}
+
+impl Streak {
+    /// The pages to ask for at a miss of `page`, of a RAM of `all` pages; nothing before it.
+    fn at_miss(&mut self, page: PageNumber, all: u32) -> Range<u32> {
+        let before = self.asked.end - self.asked.start;
+        let pages = match page.0 {
+            next if next == self.asked.end && before > 0 => (2 * before).min(MISSED_PAGES_MAX),
+            // It was asked for and has not come yet.
+            inside if self.asked.contains(&inside) => self.asked.end - inside,
+            _ => MISSED_PAGES_MIN,
+        };
+        self.asked = page.0..page.0.saturating_add(pages).min(all);
+        self.asked.clone()
+    }
+
+    /// The pages to ask for at a touch of `page` that came with others: as many again, once half of many are used.
+    fn at_hit(&mut self, page: PageNumber, all: u32) -> Range<u32> {
+        let Range { start, end } = self.asked;
+        let pages = end - start;
+        if pages < MISSED_PAGES_MAX / 2 || !(start + pages / 2..end).contains(&page.0) {
+            return 0..0;
+        }
+        self.asked = page.0..end.saturating_add(pages.min(MISSED_PAGES_MAX)).min(all);
+        end..self.asked.end
+    }
+}
+
 /// RAM that is filled where it is touched.
 #[derive(Debug)]
 pub struct LazyRam {
@@ -163,6 +196,9 @@ pub struct LazyRam {
     touched: PageSet,
     /// Pages that are read together when one of them is touched, by number.
     expected: Vec<PageNumber>,
+    streak: Streak,
+    /// Pages that were asked for and nobody waits for.
+    asked_ahead: PageSet,
     waiting: Waiting,
     used: MemoryUse,
 }
@@ -181,6 +217,8 @@ impl LazyRam {
             present: PageSet::default(),
             touched: PageSet::default(),
             expected,
+            streak: Streak::default(),
+            asked_ahead: PageSet::default(),
             waiting,
             used,
         }
@@ -188,14 +226,16 @@ impl LazyRam {
 
     /// How it was used so far, and which pages were touched.
     #[must_use]
-    pub fn used(self) -> (MemoryUse, PageSet) {
-        (self.used, self.touched)
+    pub fn used(mut self) -> (MemoryUse, PageSet) {
+        (self.used, std::mem::take(&mut self.touched))
     }
 
-    /// Makes a page present that is not zero, and with it those that are expected behind it and in the store.
+    /// Makes a page present that is not zero, and with it those in the store that are expected behind it, or were asked for
+    /// with one before it.
     fn load(&mut self, page: PageNumber) -> Result<(), PageUnavailable> {
         let behind = self.expected.partition_point(|other| *other <= page);
-        let others = self.expected[behind..].iter().copied();
+        let asked = self.streak.asked.clone().map(PageNumber).filter(|other| *other > page);
+        let others = asked.chain(self.expected[behind..].iter().copied());
         let others = others.filter(|other| !self.present.contains(*other)).take(EXPECTED_READ_PAGES - 1);
         let wanted: Vec<PageNumber> = std::iter::once(page).chain(others).collect();
         let present = &mut self.present;
@@ -203,13 +243,27 @@ impl LazyRam {
             present.insert(page);
         });
         read.map_err(|error| self.failed(page, &error))?;
-        if self.present.contains(page) {
-            return Ok(());
+        if !self.present.contains(page) {
+            return self.fetch(page);
         }
+        let ahead = self.streak.at_hit(page, self.map.pages());
+        let ahead = ahead.map(PageNumber).filter(|page| !self.present.contains(*page));
+        let ahead: Vec<PageNumber> = ahead.collect();
+        self.asked_ahead.extend(ahead.iter().copied());
+        self.pages.ask(ahead.into_iter()).map_err(|error| self.failed(page, &error))
+    }
+
+    /// Waits for a page from the swarm, and asks for those behind it.
+    fn fetch(&mut self, page: PageNumber) -> Result<(), PageUnavailable> {
         let asked = Instant::now();
         let awaited = Awaited { page, until: self.waiting.deadline.min(asked + self.waiting.patience) };
+        // What is present may have been written.
+        let is_free = |other: &u32| !self.present.contains(PageNumber(*other));
+        let window = self.streak.at_miss(page, self.map.pages());
+        let pages = window.take_while(is_free).count().max(1);
+        self.asked_ahead.extend((page.0..).take(pages).skip(1).map(PageNumber));
         let start = page.0 as usize * PAGE_BYTES;
-        let out = &mut self.ram.bytes_mut()[start..start + PAGE_BYTES];
+        let out = &mut self.ram.bytes_mut()[start..start + pages * PAGE_BYTES];
         let read = self.pages.read_or_fetch(page, out, Some(awaited));
         self.used.awaited_pages += 1;
         self.used.waited += asked.elapsed();
@@ -217,7 +271,8 @@ impl LazyRam {
         if !filled.contains(0) {
             return Err(self.failed(page, &SourceError::Unavailable));
         }
-        self.present.insert(page);
+        let came = (0..pages).zip(page.0..).filter(|(place, _)| filled.contains(*place));
+        self.present.extend(came.map(|(_, page)| PageNumber(page)));
         Ok(())
     }
 
@@ -229,6 +284,13 @@ impl LazyRam {
         };
         self.waiting.trouble.get_or_init(|| trouble);
         PageUnavailable { page }
+    }
+}
+
+impl Drop for LazyRam {
+    fn drop(&mut self) {
+        // What has not come by now is not wanted any more.
+        self.pages.ask_no_more(self.asked_ahead.iter().filter(|page| !self.present.contains(*page)));
     }
 }
 
@@ -295,6 +357,26 @@ mod tests {
         assert_eq!(other.iter().count(), 6);
         assert!(other.contains(PageNumber(5)) && !set.contains(PageNumber(5)));
         assert!(!set.contains(PageNumber(u32::MAX)));
+    }
+
+    #[test]
+    fn misses_that_follow_each_other_ask_for_more_and_more() {
+        let mut streak = Streak::default();
+        let mut at = |page: u32| streak.at_miss(PageNumber(page), 1000);
+        assert_eq!([at(0), at(2), at(6), at(14)], [0..2, 2..6, 6..14, 14..30]);
+        assert_eq!([at(20), at(30), at(70)], [20..30, 30..50, 70..72]);
+        let last = (0..10).fold(72..72, |asked: Range<u32>, _| at(asked.end));
+        assert_eq!(last.end - last.start, MISSED_PAGES_MAX);
+        assert_eq!([at(998), at(999)], [998..1000, 999..1000]);
+    }
+
+    #[test]
+    fn half_way_through_many_as_many_again_are_asked_for() {
+        let mut streak = Streak { asked: 100..124 };
+        let mut at = |page: u32| streak.at_hit(PageNumber(page), 160);
+        assert_eq!([at(105), at(112), at(113), at(130)], [0..0, 124..148, 0..0, 148..160]);
+        assert_eq!([at(99), at(160)], [0..0, 0..0]);
+        assert_eq!(Streak { asked: 100..104 }.at_hit(PageNumber(103), 160), 0..0, "too few");
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub const RESULT_LIST_BYTES_MAX: u64 = (RESULTS_LISTED_MAX * ANNOUNCED_BYTES_MAX
 pub const SIMULATED_RAM_BYTES_MAX: u64 = 8 << 30;
 /// Pages that a simulation is expected to touch and that are read together, when it touches the first of them.
 pub const EXPECTED_READ_PAGES: usize = 64;
+/// Pages that a simulation asks for when it misses one, that one among them.
+pub const MISSED_PAGES_MIN: u32 = 2;
+/// The same at most, when misses follow each other. Fewer than are read in order.
+pub const MISSED_PAGES_MAX: u32 = 24;
 /// Simulated intervals of which a node remembers what they touched: a bit a page, at most 256 KiB each.
 pub const TOUCHED_SETS_MAX: usize = 64;
 /// How long the simulation of one interval may take.

@@ -123,6 +123,33 @@ impl CheckpointPages {
         Ok(())
     }
 
+    /// Has pages fetched before anything else, those that are not here, and waits for none.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] if there is no such page.
+    pub(crate) fn ask(&self, pages: impl Iterator<Item = PageNumber>) -> Result<(), SourceError> {
+        for page in pages {
+            if let Slot::Chunk { source, .. } = self.map.ram.get(page).ok_or(SourceError::Unavailable)? {
+                let lineage = lineage_of(&self.lineage, source).ok_or(SourceError::Unavailable)?;
+                // Whoever touches it finds it in the store, or waits for it then.
+                let _later = self.node.hub.fault(lineage, source.birth);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back [`Self::ask`] for pages that nobody else waits for.
+    pub(crate) fn ask_no_more(&self, pages: impl Iterator<Item = PageNumber>) {
+        for page in pages {
+            if let Some(Slot::Chunk { source, .. }) = self.map.ram.get(page)
+                && let Some(lineage) = lineage_of(&self.lineage, source)
+            {
+                self.node.hub.unfault(lineage, source.birth);
+            }
+        }
+    }
+
     /// Writes the zero pages from `first` on into `out`; returns the others.
     fn split(
         &self,

@@ -21,7 +21,7 @@ use pageswarm_sim::{
     Replayed, Unobserved, replay_while,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -134,6 +134,9 @@ pub enum SimulateError {
         /// The limit that was set.
         bytes_max: u64,
     },
+    /// The system gives no thread for it.
+    #[error("no thread for the simulation")]
+    Thread(#[source] std::io::Error),
     /// A fault of this program.
     #[error("the simulation broke off: a fault of the simulator, its log says more")]
     BrokeOff,
@@ -243,7 +246,7 @@ pub async fn simulate(
     let abandoned = Abandoned::default();
     let (stop, simulating) = (Arc::clone(&abandoned.0), Arc::clone(node));
     let Gathered { fetched, place, expected, arriving } = gathered;
-    let simulated = tokio::task::spawn_blocking(move || {
+    let simulated = on_own_thread(move || {
         let simulated = match job.restore {
             Restore::Full => prepare(&simulating, &job.lineage, job.interval)
                 .and_then(|prepared| run_full(&simulating, job, (prepared, fetched), &stop)),
@@ -252,10 +255,28 @@ pub async fn simulate(
         drop(place);
         simulated
     });
-    let simulated = simulated.await.map_err(broken)?;
+    let simulated = simulated.await;
     // What has not come by now is not wanted any more.
     drop(arriving);
     simulated
+}
+
+/// How far everything else that a node does precedes its simulations: others wait for its answers, and so do the simulations.
+const SIMULATION_GIVES_WAY: u8 = 10;
+
+/// Runs a simulation on a thread of its own, which gives way to all others of the node.
+async fn on_own_thread<T: Send + 'static>(
+    simulate: impl FnOnce() -> Result<T, SimulateError> + Send + 'static,
+) -> Result<T, SimulateError> {
+    let (done, waiting) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
+        pageswarm_vmm::give_way(SIMULATION_GIVES_WAY);
+        // Whoever waited may have gone.
+        let _unheard = done.send(simulate());
+    });
+    thread.map_err(SimulateError::Thread)?;
+    // One that panics sends nothing.
+    waiting.await.map_err(|_| SimulateError::BrokeOff)?
 }
 
 /// Fetches what a job will need before its turn comes.

@@ -57,7 +57,7 @@ pub use lazy::{
 pub use memory::{GuestRam, ImageMemory, PageBytes, SharedMemory};
 pub use origin::{Launcher, Origin, SpawnError, VmOptions};
 pub use pace::PaceMode;
-pub use priority::precede;
+pub use priority::{give_way, precede};
 pub use process::VmProcess;
 pub use processor::{Interpreter, MakeInterpreter, Ports, ProcessorKind};
 pub use report::Report;

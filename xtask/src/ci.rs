@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<Verdict> {
         cargo(root, &["clippy", "--all-targets", "--keep-going"], &["--", "-D", "warnings"])
     });
     ci.check("documentation", document);
+    ci.check("fuzz targets", fuzz_targets);
     let mut counts = Counts::default();
     ci.check("tests", |root| {
         counts = runner::run(root)?;
@@ -124,6 +125,11 @@ fn holds(verdict: Verdict) -> Result<()> {
 /// be compiled again.
 fn cargo(root: &Path, command: &[&str], more: &[&str]) -> Result<()> {
     succeed(host::cargo(root).args(command).args(["--release", "--workspace", "--locked"]).args(more))
+}
+
+/// Their corpus is replayed by a test; here it is seen that they can be built.
+fn fuzz_targets(root: &Path) -> Result<()> {
+    succeed(host::cargo(root).args(["check", "--release", "--locked", "--manifest-path", "fuzz/Cargo.toml"]))
 }
 
 fn document(root: &Path) -> Result<()> {

@@ -186,6 +186,7 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
         | SimulateError::PageUnreadable { .. }
         | SimulateError::Trace(_)
         | SimulateError::TraceFile(_)
+        | SimulateError::Thread(_)
         | SimulateError::Ending => None,
     }
 }

@@ -20,16 +20,17 @@ struct Vm<Checkpoint> {
     checkpoints: Vec<Checkpoint>,
 }
 
-/// Runs kernel-build in 64 MiB for so many checkpoints; the last of them, and the figures of all.
+/// Runs a workload in 64 MiB for so many checkpoints; the last of them, and the figures of all.
 pub(super) fn record<Checkpoint: DeserializeOwned>(
     nodes: &Nodes,
+    workload: &str,
     checkpoints: u64,
     interval_ms: u64,
     patience: Duration,
 ) -> Result<(Imported, Vec<Checkpoint>)> {
     let api = nodes.api(0);
     let body = json!({
-        "workload": "kernel-build", "ram_bytes": 64 << 20, "interval_ms": interval_ms, "strategy": "pre-copy",
+        "workload": workload, "ram_bytes": 64 << 20, "interval_ms": interval_ms, "strategy": "pre-copy",
         "checkpoints": checkpoints, "seed": SEED,
     });
     let vm: Vm<Checkpoint> = api.post("/api/v1/vms", &body, patience)?;

@@ -106,7 +106,8 @@ fn run(profile: &Profile, ground: &Ground) -> Result<Outcome> {
     let mut nodes = Nodes::start(Hosts::Shaped(&network), profile.nodes, &directory, Exchange::Swarm)?;
     let connected_s = clock.elapsed().as_secs_f64();
     println!("{} nodes are connected with each other after {connected_s:.1} s", profile.nodes + 1);
-    let (checkpoint, _) = guest::record::<IgnoredAny>(&nodes, profile.checkpoints, INTERVAL_MS, PATIENCE)?;
+    let (checkpoint, _) =
+        guest::record::<IgnoredAny>(&nodes, "kernel-build", profile.checkpoints, INTERVAL_MS, PATIENCE)?;
     let clock = Instant::now();
     nodes.wait_announced(&checkpoint)?;
     let lag_s = clock.elapsed().as_secs_f64();

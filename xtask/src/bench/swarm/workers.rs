@@ -21,6 +21,8 @@ use crate::bench::Destination;
 use crate::bench::report::{Figure, Report};
 use crate::host::{self, Machine};
 
+/// The guest whose rate of work is set.
+const PACED: &str = "kernel-build";
 const LINK: Link = Link { mbit_per_s: 1000 };
 /// How much faster two are, at least.
 const GAIN_MIN: f64 = 1.8;
@@ -28,11 +30,14 @@ const GAIN_MIN: f64 = 1.8;
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// How to run it.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct WorkersArgs {
     /// A short recording; only the function is judged.
     #[arg(long)]
     quick: bool,
+    /// What is recorded: kernel-build, whose guest mostly writes memory, or one that computes, such as sorting.
+    #[arg(long, default_value = PACED)]
+    workload: String,
     #[command(flatten)]
     pub(in crate::bench) destination: Destination,
 }
@@ -49,6 +54,8 @@ struct Profile {
 
 const FULL: Profile =
     Profile { checkpoints: 61, interval_ms: 200, turns: 2, lockstep_instructions: 1_000_000 };
+/// Of guests that compute all the time an interval takes seconds to simulate.
+const FULL_COMPUTING: Profile = Profile { checkpoints: 31, ..FULL };
 const QUICK: Profile = Profile { checkpoints: 7, interval_ms: 100, turns: 1, lockstep_instructions: 50_000 };
 
 /// One turn: a recording, and some workers who finish it.
@@ -60,6 +67,8 @@ struct Turn {
     /// Intervals proven in the end.
     proven: u64,
     took_s: f64,
+    /// The memory of each interval when the first worker simulated it once more; empty if it did not.
+    again: Vec<MemoryUse>,
 }
 
 /// What was recorded.
@@ -136,11 +145,13 @@ struct Checkpoint {
 impl WorkersArgs {
     /// The short form.
     pub(in crate::bench) fn quick() -> Self {
-        Self { quick: true, ..Self::default() }
+        Self { quick: true, workload: PACED.to_owned(), destination: Destination::default() }
     }
 
     fn command(&self) -> String {
-        format!("cargo xtask bench workers{}", if self.quick { " --quick" } else { "" })
+        let workload =
+            if self.workload == PACED { String::new() } else { format!(" --workload {}", self.workload) };
+        format!("cargo xtask bench workers{}{workload}", if self.quick { " --quick" } else { "" })
     }
 }
 
@@ -151,13 +162,18 @@ pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
     ensure!(host::kvm_is_usable(), "/dev/kvm cannot be used: guests need it");
     let cores = std::thread::available_parallelism().context("cores of this machine")?.get();
     ensure!(cores >= 2, "two workers need a core each, and this machine has {cores}");
-    let profile = if args.quick { QUICK } else { FULL };
+    let profile = match args.workload.as_str() {
+        _ if args.quick => QUICK,
+        PACED => FULL,
+        _ => FULL_COMPUTING,
+    };
     let ground = Ground::new()?;
     let cores_gain = cores_gain(profile.lockstep_instructions)?;
     let mut turns = Vec::new();
     let order = [(1, Restore::Lazy), (2, Restore::Lazy)].repeat(profile.turns);
     for (workers, restore) in order.into_iter().chain([(1, Restore::Full)]) {
-        let turn = turn(&profile, workers, restore, &ground)?;
+        let is_first = turns.is_empty();
+        let turn = turn(&profile, (&args.workload, workers, restore, is_first), &ground)?;
         let Turn { proven, took_s, .. } = turn;
         println!("{workers} at work, {restore:?} restore: {proven} intervals in {took_s:.1} s");
         turns.push(turn);
@@ -175,12 +191,17 @@ pub(in crate::bench) fn measure(args: &WorkersArgs) -> Result<Report> {
     })
 }
 
-fn turn(profile: &Profile, workers: u32, restore: Restore, ground: &Ground) -> Result<Turn> {
+fn turn(
+    profile: &Profile,
+    (workload, workers, restore, twice): (&str, u32, Restore, bool),
+    ground: &Ground,
+) -> Result<Turn> {
     let directory = ground.fresh("workers")?;
     let network = Network::new(ground.name(), workers + 1, LINK)?;
     // Nothing is simulated twice: one worker alone has nobody who could.
     let mut nodes = Nodes::publisher(Hosts::Shaped(&network), &directory, &["--simulate-twice", "0%"])?;
-    let (checkpoint, taken) = guest::record(&nodes, profile.checkpoints, profile.interval_ms, PATIENCE)?;
+    let (checkpoint, taken) =
+        guest::record(&nodes, workload, profile.checkpoints, profile.interval_ms, PATIENCE)?;
     let recording = recording(&taken);
     let mut pinned = Vec::new();
     for host in 1..=workers {
@@ -206,9 +227,27 @@ fn turn(profile: &Profile, workers: u32, restore: Restore, ground: &Ground) -> R
     let path = format!("/api/v1/lineages/{}/simulations", checkpoint.lineage);
     let standings: Standings = nodes.api(0).get(&path)?;
     ensure!(standings.intervals == recording.intervals, "{} intervals are known", standings.intervals);
+    let again = match pinned.first() {
+        Some((api, _)) if twice => simulate_again(api, &checkpoint.lineage, recording.intervals)?,
+        _ => vec![],
+    };
     drop(nodes);
     ground::remove(&directory)?;
-    Ok(Turn { restore, recording, workers, proven: standings.exact + standings.confirmed, took_s })
+    Ok(Turn { restore, recording, workers, proven: standings.exact + standings.confirmed, took_s, again })
+}
+
+/// Simulates all intervals once more where they were simulated before: what they touch is known then.
+fn simulate_again(api: &Api, lineage: &str, intervals: u64) -> Result<Vec<MemoryUse>> {
+    #[derive(Deserialize)]
+    struct Simulated {
+        memory: Option<MemoryUse>,
+    }
+    let one = |index| {
+        let body = json!({ "lineage": lineage, "index": index, "restore": Restore::Lazy });
+        let simulated: Simulated = api.post("/api/v1/simulations", &body, PATIENCE)?;
+        simulated.memory.context("a lazy simulation says how it used its memory")
+    };
+    (0..intervals).map(one).collect()
 }
 
 /// What the figures of all checkpoints say. An interval is from boundary to boundary, with the pause at the first of them.
@@ -342,8 +381,10 @@ fn figures(turns: &[Turn], cores_gain: f64) -> Vec<Figure> {
         ),
         Figure::stated("of that without a simulation in its place, median", medians(|one| one.idle_ms)),
         Figure::stated("time of one worker with full restores", full_s(turns)),
-        Figure::stated("touched pages that were expected / waited for", expectation(turns)),
-        Figure::stated("expected pages that were not touched", wasted(turns)),
+        Figure::stated("touched pages that were expected / waited for", expectation(&first_passes(turns))),
+        Figure::stated("expected pages that were not touched", wasted(&first_passes(turns))),
+        Figure::stated("the first two in a second pass", expectation(&second_passes(turns))),
+        Figure::stated("the last in a second pass", wasted(&second_passes(turns))),
     ]
 }
 
@@ -359,21 +400,29 @@ fn full_s(turns: &[Turn]) -> String {
     full.map_or_else(|| "none".to_owned(), |turn| format!("{:.1} s", turn.took_s))
 }
 
-/// Sums over all simulations whose memory was filled where it was touched.
-fn sum(turns: &[Turn], of: fn(&MemoryUse) -> u64) -> u64 {
-    turns.iter().flat_map(Turn::published).filter_map(|published| published.memory.as_ref()).map(of).sum()
+/// All simulations of workers whose memory was filled where it was touched.
+fn first_passes(turns: &[Turn]) -> Vec<MemoryUse> {
+    turns.iter().flat_map(Turn::published).filter_map(|published| published.memory).collect()
 }
 
-fn expectation(turns: &[Turn]) -> String {
-    let touched = sum(turns, |used| used.touched_pages);
-    let share = |of: fn(&MemoryUse) -> u64| 100.0 * sum(turns, of) as f64 / touched.max(1) as f64;
+fn second_passes(turns: &[Turn]) -> Vec<MemoryUse> {
+    turns.iter().flat_map(|turn| turn.again.iter().copied()).collect()
+}
+
+fn sum(all: &[MemoryUse], of: fn(&MemoryUse) -> u64) -> u64 {
+    all.iter().map(of).sum()
+}
+
+fn expectation(all: &[MemoryUse]) -> String {
+    let touched = sum(all, |used| used.touched_pages);
+    let share = |of: fn(&MemoryUse) -> u64| 100.0 * sum(all, of) as f64 / touched.max(1) as f64;
     let (hit, awaited) = (share(|used| used.hit_pages), share(|used| used.awaited_pages));
     format!("{hit:.1} % / {awaited:.1} % of {touched}")
 }
 
-fn wasted(turns: &[Turn]) -> String {
-    let expected = sum(turns, |used| used.expected_pages);
-    let wasted = sum(turns, |used| used.expected_pages - used.hit_pages.min(used.expected_pages));
+fn wasted(all: &[MemoryUse]) -> String {
+    let expected = sum(all, |used| used.expected_pages);
+    let wasted = sum(all, |used| used.expected_pages - used.hit_pages.min(used.expected_pages));
     let percent = 100.0 * wasted as f64 / expected.max(1) as f64;
     format!("{percent:.1} % of {expected}, {:.1} MiB", (wasted * 4096) as f64 / f64::from(1 << 20))
 }
@@ -430,7 +479,7 @@ mod tests {
         let worker = |interval| Worker { work: work(interval), cpu_percent: 99.0, link_percent: 1.0 };
         let recording = Recording { intervals: 2, run_s: 0.4, downtime_s: 1e-4, slowdown: 1.0 };
         let workers = (0..workers as u64).map(worker).collect();
-        Turn { restore: Restore::Lazy, recording, workers, proven, took_s }
+        Turn { restore: Restore::Lazy, recording, workers, proven, took_s, again: vec![] }
     }
 
     fn verdicts(turns: &[Turn]) -> Vec<bool> {

@@ -1,6 +1,6 @@
 //! Signed results of simulations: each worker's own append-only log of them for each lineage.
 //!
-//! A worker's artefact lineage for a recorded lineage is the sequence of its results, numbered from 0; each names the
+//! A worker's log for a recorded lineage is the sequence of its results, numbered from 0; each names the
 //! hash of the one before, the first the lineage itself. One key signs it, so two results with one number are
 //! equivocation. A result travels with its worker's certificate, so whoever gets it can judge it alone.
 

@@ -4,13 +4,13 @@
 //! of it can be resumed; its checkpoints are learnt, fetched, checked and kept as those of machines are. Unlike those
 //! it goes on when the node is started again: what it continues is in the store.
 
+use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pageswarm_checkpoint::{ArtefactPlace, BlobKind, LineageId};
 use pageswarm_store::{IndexError, WriteError};
-use tempfile::NamedTempFile;
 
 use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, MachineError};
@@ -61,8 +61,20 @@ pub async fn keep(
     node: &Arc<Node>,
     of: LineageId,
     kind: BlobKind,
-    mut file: NamedTempFile,
+    file: File,
 ) -> Result<ArtefactPlace, ArtefactError> {
+    // Once begun it goes on to its end, whoever has gone meanwhile: the next one continues what this one wrote.
+    let keeping = tokio::spawn(keep_one(Arc::clone(node), of, kind, file));
+    keeping.await.map_err(|_| ArtefactError::Ending)?
+}
+
+async fn keep_one(
+    node: Arc<Node>,
+    of: LineageId,
+    kind: BlobKind,
+    mut file: File,
+) -> Result<ArtefactPlace, ArtefactError> {
+    let node = &node;
     let _growing = node.artefacts.growing.lock().await;
     let finding = Arc::clone(node);
     let known = tokio::task::spawn_blocking(move || own_lineage(&finding, of));
@@ -79,9 +91,14 @@ pub async fn keep(
     };
     let published = tokio::task::spawn_blocking(move || {
         file.seek(SeekFrom::Start(0))?;
-        Ok(publisher.publish_artefact(kind, file.as_file())?)
+        Ok(publisher.publish_artefact(kind, file)?)
     });
-    published.await.map_err(|_| ArtefactError::Ending)?
+    let published = published.await.map_err(|_| ArtefactError::Ending)?;
+    if published.is_err() {
+        // The store may have a head that was never acknowledged. Nothing continues it: the next artefact begins anew.
+        node.store.put_note(&note(of), None)?;
+    }
+    published
 }
 
 /// The lineage that this node writes artefacts for `of` to, if it has begun one.
@@ -89,7 +106,10 @@ fn own_lineage(node: &Node, of: LineageId) -> Result<Option<Lineage>, ArtefactEr
     let noted = node.store.note(&note(of))?;
     let id = noted.and_then(|value| Some(LineageId(value.try_into().ok()?)));
     let lineage = id.and_then(|id| node.lineages.get(&id));
-    Ok(lineage.filter(|lineage| lineage.genesis.writer == node.id && lineage.genesis.is_of_artefacts()))
+    // If others know of more than this store does, it lost something: what they have must not be written again.
+    let is_whole = |lineage: &Lineage| lineage.target == lineage.applied.as_ref().map(|(head, _)| head.index);
+    let is_own = |lineage: &Lineage| lineage.genesis.writer == node.id && lineage.genesis.is_of_artefacts();
+    Ok(lineage.filter(|lineage| is_own(lineage) && is_whole(lineage)))
 }
 
 fn note(of: LineageId) -> Vec<u8> {

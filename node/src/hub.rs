@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::wire::Control;
@@ -31,8 +31,21 @@ pub enum WantError {
     Ending,
 }
 
-/// The answer to a page fault.
-pub type FaultReply = std_mpsc::SyncSender<bool>;
+/// Where the answer to a page fault goes.
+#[derive(Debug)]
+struct FaultReply {
+    done: std_mpsc::SyncSender<bool>,
+    /// Gone once nobody waits for the answer.
+    waiting: Weak<()>,
+}
+
+/// A page fault that was asked for. Whoever drops it does not wait any more.
+#[derive(Debug)]
+pub struct Faulted {
+    /// Gets `true` when the chunk is held, `false` if it will not be.
+    pub answer: std_mpsc::Receiver<bool>,
+    _waiting: Arc<()>,
+}
 
 enum Message {
     Engine(Input),
@@ -113,18 +126,19 @@ impl Hub {
         outcome.await.map_err(|_| WantError::Ending)?
     }
 
-    /// Asks for a chunk that a guest waits for; the receiver gets `true` when it is held, `false` if it will not
-    /// be. From a thread that may block.
+    /// Asks for a chunk that a guest waits for. From a thread that may block.
     #[must_use]
-    pub fn fault(&self, lineage: LineageId, birth: Birth) -> std_mpsc::Receiver<bool> {
-        let (done, outcome) = std_mpsc::sync_channel(1);
+    pub fn fault(&self, lineage: LineageId, birth: Birth) -> Faulted {
+        let (done, answer) = std_mpsc::sync_channel(1);
+        let waiting = Arc::new(());
+        let done = FaultReply { done, waiting: Arc::downgrade(&waiting) };
         if self.messages.blocking_send(Message::Fault { lineage, birth, done }).is_err() {
             tracing::debug!("engine has ended");
         }
-        outcome
+        Faulted { answer, _waiting: waiting }
     }
 
-    /// Says that a chunk that was asked for is not waited for any more. From a thread that may block.
+    /// Says that a chunk whose [`Faulted`] the caller still has is not waited for any more. From a thread that may block.
     pub fn unfault(&self, lineage: LineageId, birth: Birth) {
         if self.messages.blocking_send(Message::Unfault { lineage, birth }).is_err() {
             tracing::debug!("engine has ended");
@@ -260,8 +274,12 @@ impl Task {
                 self.own.push_back(Input::Fault { lineage, birth });
             }
             Message::Unfault { lineage, birth } => {
+                let waiting = self.faults.get_mut(&(lineage, birth)).map(|waiting| {
+                    waiting.retain(|reply| reply.waiting.strong_count() > 0);
+                    waiting.len()
+                });
                 // Another guest may wait for the same.
-                if self.faults.get(&(lineage, birth)).is_some_and(|waiting| waiting.len() == 1) {
+                if waiting.is_some_and(|waiting| waiting <= 1) {
                     self.faults.remove(&(lineage, birth));
                     self.own.push_back(Input::Unfault { lineage, birth });
                 }
@@ -406,7 +424,7 @@ impl Task {
     fn end_fault(&mut self, fault: (LineageId, Birth), held: bool) {
         for done in self.faults.remove(&fault).unwrap_or_default() {
             // The guest may be gone; the channel has room for the one answer.
-            let _gone = done.try_send(held);
+            let _gone = done.done.try_send(held);
         }
     }
 

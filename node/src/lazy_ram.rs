@@ -173,17 +173,6 @@ impl Streak {
         self.asked = page.0..page.0.saturating_add(pages).min(all);
         self.asked.clone()
     }
-
-    /// The pages to ask for at a touch of `page` that came with others: as many again, once half of many are used.
-    fn at_hit(&mut self, page: PageNumber, all: u32) -> Range<u32> {
-        let Range { start, end } = self.asked;
-        let pages = end - start;
-        if pages < MISSED_PAGES_MAX / 2 || !(start + pages / 2..end).contains(&page.0) {
-            return 0..0;
-        }
-        self.asked = page.0..end.saturating_add(pages.min(MISSED_PAGES_MAX)).min(all);
-        end..self.asked.end
-    }
 }
 
 /// RAM that is filled where it is touched.
@@ -197,8 +186,6 @@ pub struct LazyRam {
     /// Pages that are read together when one of them is touched, by number.
     expected: Vec<PageNumber>,
     streak: Streak,
-    /// Pages that were asked for and nobody waits for.
-    asked_ahead: PageSet,
     waiting: Waiting,
     used: MemoryUse,
 }
@@ -218,7 +205,6 @@ impl LazyRam {
             touched: PageSet::default(),
             expected,
             streak: Streak::default(),
-            asked_ahead: PageSet::default(),
             waiting,
             used,
         }
@@ -226,8 +212,8 @@ impl LazyRam {
 
     /// How it was used so far, and which pages were touched.
     #[must_use]
-    pub fn used(mut self) -> (MemoryUse, PageSet) {
-        (self.used, std::mem::take(&mut self.touched))
+    pub fn used(self) -> (MemoryUse, PageSet) {
+        (self.used, self.touched)
     }
 
     /// Makes a page present that is not zero, and with it those in the store that are expected behind it, or were asked for
@@ -243,14 +229,7 @@ impl LazyRam {
             present.insert(page);
         });
         read.map_err(|error| self.failed(page, &error))?;
-        if !self.present.contains(page) {
-            return self.fetch(page);
-        }
-        let ahead = self.streak.at_hit(page, self.map.pages());
-        let ahead = ahead.map(PageNumber).filter(|page| !self.present.contains(*page));
-        let ahead: Vec<PageNumber> = ahead.collect();
-        self.asked_ahead.extend(ahead.iter().copied());
-        self.pages.ask(ahead.into_iter()).map_err(|error| self.failed(page, &error))
+        if self.present.contains(page) { Ok(()) } else { self.fetch(page) }
     }
 
     /// Waits for a page from the swarm, and asks for those behind it.
@@ -261,7 +240,6 @@ impl LazyRam {
         let is_free = |other: &u32| !self.present.contains(PageNumber(*other));
         let window = self.streak.at_miss(page, self.map.pages());
         let pages = window.take_while(is_free).count().max(1);
-        self.asked_ahead.extend((page.0..).take(pages).skip(1).map(PageNumber));
         let start = page.0 as usize * PAGE_BYTES;
         let out = &mut self.ram.bytes_mut()[start..start + pages * PAGE_BYTES];
         let read = self.pages.read_or_fetch(page, out, Some(awaited));
@@ -284,13 +262,6 @@ impl LazyRam {
         };
         self.waiting.trouble.get_or_init(|| trouble);
         PageUnavailable { page }
-    }
-}
-
-impl Drop for LazyRam {
-    fn drop(&mut self) {
-        // What has not come by now is not wanted any more.
-        self.pages.ask_no_more(self.asked_ahead.iter().filter(|page| !self.present.contains(*page)));
     }
 }
 
@@ -368,15 +339,6 @@ mod tests {
         let last = (0..10).fold(72..72, |asked: Range<u32>, _| at(asked.end));
         assert_eq!(last.end - last.start, MISSED_PAGES_MAX);
         assert_eq!([at(998), at(999)], [998..1000, 999..1000]);
-    }
-
-    #[test]
-    fn half_way_through_many_as_many_again_are_asked_for() {
-        let mut streak = Streak { asked: 100..124 };
-        let mut at = |page: u32| streak.at_hit(PageNumber(page), 160);
-        assert_eq!([at(105), at(112), at(113), at(130)], [0..0, 124..148, 0..0, 148..160]);
-        assert_eq!([at(99), at(160)], [0..0, 0..0]);
-        assert_eq!(Streak { asked: 100..104 }.at_hit(PageNumber(103), 160), 0..0, "too few");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use pageswarm_store::ChunkRead;
 use pageswarm_swarm::{BirthSet, Input};
 use pageswarm_vmm::{Awaited, FilledPages, ImageMemory, PageSource, SourceError};
 
+use crate::hub::Faulted;
 use crate::lineages::{Lineage, lineage_of};
 use crate::node::Node;
 
@@ -123,33 +124,6 @@ impl CheckpointPages {
         Ok(())
     }
 
-    /// Has pages fetched before anything else, those that are not here, and waits for none.
-    ///
-    /// # Errors
-    ///
-    /// [`SourceError`] if there is no such page.
-    pub(crate) fn ask(&self, pages: impl Iterator<Item = PageNumber>) -> Result<(), SourceError> {
-        for page in pages {
-            if let Slot::Chunk { source, .. } = self.map.ram.get(page).ok_or(SourceError::Unavailable)? {
-                let lineage = lineage_of(&self.lineage, source).ok_or(SourceError::Unavailable)?;
-                // Whoever touches it finds it in the store, or waits for it then.
-                let _later = self.node.hub.fault(lineage, source.birth);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes back [`Self::ask`] for pages that nobody else waits for.
-    pub(crate) fn ask_no_more(&self, pages: impl Iterator<Item = PageNumber>) {
-        for page in pages {
-            if let Some(Slot::Chunk { source, .. }) = self.map.ram.get(page)
-                && let Some(lineage) = lineage_of(&self.lineage, source)
-            {
-                self.node.hub.unfault(lineage, source.birth);
-            }
-        }
-    }
-
     /// Writes the zero pages from `first` on into `out`; returns the others.
     fn split(
         &self,
@@ -210,10 +184,10 @@ impl CheckpointPages {
     }
 
     /// Whether a chunk comes in time.
-    fn comes(&self, awaited: &Receiver<bool>, until: Instant) -> bool {
+    fn comes(&self, awaited: &Faulted, until: Instant) -> bool {
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match awaited.recv_timeout(left.min(STOP_LOOKED_AT)) {
+            match awaited.answer.recv_timeout(left.min(STOP_LOOKED_AT)) {
                 Ok(held) => return held,
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => {
@@ -252,7 +226,7 @@ impl CheckpointPages {
             // The neighbours that came with it are filled too, the others when they are touched.
             let came = answers
                 .into_iter()
-                .filter(|(page, answer)| page.place == place || answer.try_recv() == Ok(true));
+                .filter(|(page, answer)| page.place == place || answer.answer.try_recv() == Ok(true));
             let came = came.map(|(page, _)| page).collect();
             missing = self.read_held(came, out, |place| filled.insert(place))?;
             if filled.contains(place) {

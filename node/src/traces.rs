@@ -36,7 +36,7 @@ pub enum TraceError {
     Map(#[from] MapError),
     /// Nobody offers one.
     #[error(
-        "no result of interval {interval} that is known here names a trace: `sim work --trace` on a worker takes them"
+        "no result of interval {interval} that is known here names a trace: `sim run --publish --trace` on a worker takes one"
     )]
     NotOffered {
         /// Of which interval.
@@ -126,7 +126,13 @@ pub async fn fetch(
     let mut failure = TraceError::NotOffered { interval };
     for offer in offers {
         match fetch_one(node, lineage, offer, output, patience).await {
-            Err(error @ (TraceError::Fetch { .. } | TraceError::Other { .. })) => failure = error,
+            // Another worker's may be good.
+            Err(
+                error @ (TraceError::Fetch { .. }
+                | TraceError::Other { .. }
+                | TraceError::Map(_)
+                | TraceError::Read(_)),
+            ) => failure = error,
             done => return done,
         }
     }

@@ -215,9 +215,8 @@ impl Worker {
                 }
                 Ok::<_, WorkError>(leased)
             };
-            let (done, arriving) = tokio::join!(simulating, arriving);
-            free_since = done?;
-            next = arriving?;
+            // What cannot go on does not wait for the next lease first.
+            (free_since, next) = tokio::try_join!(simulating, arriving)?;
         }
         Ok(())
     }
@@ -328,7 +327,14 @@ impl Worker {
         let began = simulated.as_ref().ok().map(|simulated| simulated.began);
         let (mut simulated, mut trace) = (simulated, None);
         if let Some(taken) = simulated.as_mut().ok().and_then(|simulated| simulated.trace.take()) {
-            trace = Some(offer_trace(&self.node, self.lineage, taken).await?);
+            match offer_trace(&self.node, self.lineage, taken).await {
+                Ok(offered) => trace = Some(offered),
+                Err(error) => {
+                    lock(&self.held).remove(&interval);
+                    host::ask(&self.node, self.lineage, LeaseWish::GiveBack(interval)).await;
+                    return Err(error.into());
+                }
+            }
         }
         let published = Published {
             interval,
@@ -392,8 +398,8 @@ pub async fn publish_one(
     let memory = simulated.as_ref().ok().and_then(|simulated| simulated.memory);
     let (lease_to_start, idle) = (None, None);
     let published = Published { interval, outcome, lease_to_start, idle, simulation, memory, trace };
-    append(node, lineage, Found { simulator, options: options_of(tracing), published }).await?;
-    Ok(trace)
+    let is_news = append(node, lineage, Found { simulator, options: options_of(tracing), published }).await?;
+    Ok(trace.filter(|_| is_news))
 }
 
 /// Puts a trace into the store and offers it to the swarm; what a result says of it.

@@ -134,7 +134,7 @@ async fn a_trace_that_is_too_large_ends_the_work_and_a_false_one_is_refused() ->
     run_well(&worker, &["sim", "run"], &[&lineage, "0", "--publish", "--trace"]).await?;
     let true_one = offered(&publisher, &lineage, 1).await?.remove(0);
 
-    // The place is that of another worker's trace, and then its digest is made up.
+    // The place is that of another worker's trace.
     let liar = Member::new()?;
     let certificate = liar.join(&publisher.ticket("worker", 1000).await?).await?;
     let mut session = liar.connect(publisher.address, certificate.clone()).await?;

@@ -200,7 +200,9 @@ fn launch(
     let outbox = Arc::clone(&shared.outbox);
     let vcpu = thread::Builder::new().name("vcpu".into()).spawn(move || {
         raise_priority();
-        outbox.fail(vcpu.run());
+        // A thread that is gone would leave a VM that stands still for ever; a process that is gone is noticed.
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| vcpu.run()));
+        outbox.fail(ran.unwrap_or_else(|_| std::process::abort()));
     });
     let vcpu = vcpu.map_err(|error| VmFailure::system(Call::Thread, &error))?;
     let copier = Copier {

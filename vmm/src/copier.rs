@@ -191,8 +191,9 @@ impl Copier {
         let mut pages = order.collector.take_pages();
         figures.dirty_pages = flushed + pages.len() as u64;
         figures.pages_told = stopped.devices.pages_told.wrapping_sub(told);
-        if order.kind == CaptureKind::Full && flushed == 0 {
-            // Once a batch is out, a page may be zero now and something else there, so it must be named.
+        let is_first = index.0 == self.plan.first_index;
+        if order.kind == CaptureKind::Full && is_first && flushed == 0 {
+            // A later one must name pages that have become zero. Once a batch is out, a page may be zero now and something else there, so it must be named.
             order.collector.drop_zero_pages(&mut pages);
         }
         let batch = self.staging.hand_over(pages.iter().map(|&(_, slot)| slot).collect());

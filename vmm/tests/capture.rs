@@ -70,6 +70,28 @@ fn stop_and_copy_is_exact() {
 }
 
 #[test]
+fn stop_and_copy_names_a_page_that_became_zero() {
+    if !kvm_or_skip("stop_and_copy_zero") {
+        return;
+    }
+    let options = VmOptions {
+        strategy: Strategy::StopAndCopy,
+        pace: rate(1000),
+        interval: Duration::from_millis(100),
+        staging_bytes: 64 * MIB,
+        ..VmOptions::default()
+    };
+    let mut running = Running::start(boot(64 * MIB, Workload::SpecJbb), &options);
+    let mut image = Image::zero(64 * MIB);
+    // What is zero in the first checkpoint is not named there.
+    let (page, _) = *running.checkpoint(&mut image).last.pages.last().unwrap();
+    running.vm.ram().unwrap().write(page, &[0; 4096]);
+    running.checkpoint(&mut image);
+    let later = running.checkpoint(&mut image);
+    assert!(later.last.pages.iter().any(|(named, _)| *named == page), "{page} is not named");
+}
+
+#[test]
 fn incremental_stop_and_copy_is_exact() {
     if kvm_or_skip("incremental_stop_and_copy") {
         every_checkpoint_equals_its_witness(Strategy::IncrementalStopAndCopy, 128 * MIB, rate(53_000));

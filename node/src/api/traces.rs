@@ -97,7 +97,8 @@ fn view(offered: &OfferedTrace) -> Option<TraceView> {
     Some(TraceView {
         interval: offered.interval.0,
         worker: offered.worker.to_string(),
-        options: String::from_utf8_lossy(&offered.options).into_owned(),
+        // A worker can sign any bytes here.
+        options: String::from_utf8_lossy(&offered.options).escape_debug().to_string(),
         digest: hex::encode(offered.trace.digest),
         bytes: offered.trace.bytes,
         artefacts: place.lineage.to_string(),

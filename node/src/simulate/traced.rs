@@ -1,5 +1,6 @@
 //! Simulating with a trace of every access to memory, in a file of the node's directory.
 
+use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,6 @@ use pageswarm_checkpoint::LineageId;
 use pageswarm_sim::Memory;
 use pageswarm_sim::trace::{TraceOptions, TraceSubject, TraceWriter, Values};
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::{SimulateError, Simulated, run};
 use crate::recording::Recording;
@@ -22,11 +22,11 @@ pub struct Tracing {
     pub bytes_max: u64,
 }
 
-/// A trace that was taken of a simulation whose end is its checkpoint. The file goes when this is dropped.
+/// A trace that was taken of a simulation whose end is its checkpoint.
 #[derive(Debug)]
 pub struct TakenTrace {
-    /// The file, written to its end.
-    pub file: NamedTempFile,
+    /// The file, written to its end. It has no name, so that nothing is left of it, however this process ends.
+    pub file: File,
     /// BLAKE3-256 of it.
     pub digest: [u8; 32],
     /// Its length.
@@ -50,7 +50,7 @@ pub(super) fn run_traced<M: Memory>(
     (tracing, directory): (Tracing, &Path),
     stop: &AtomicBool,
 ) -> Result<(Simulated, M, TakenTrace), SimulateError> {
-    let file = NamedTempFile::with_prefix_in(".trace-", directory).map_err(SimulateError::TraceFile)?;
+    let file = tempfile::tempfile_in(directory).map_err(SimulateError::TraceFile)?;
     let subject = TraceSubject { lineage, interval: recording.interval, input_root: recording.start_root };
     let values = if tracing.values { Values::Kept } else { Values::Omitted };
     let options = TraceOptions { values, bytes_max: tracing.bytes_max };

@@ -6,13 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use pageswarm_checkpoint::wire::Control;
+use ed25519_dalek::SigningKey;
+use pageswarm_checkpoint::codec::Take;
+use pageswarm_checkpoint::wire::{Control, ObjectRequest};
 use pageswarm_checkpoint::{
-    AnnouncedResult, ArtefactPlace, CheckpointIndex, LineageId, Outcome, SimulationFailure, SimulationResult,
-    Trace, object_hash,
+    AnnouncedResult, ArtefactPlace, CheckpointIndex, LineageId, ObjectHash, Outcome, SimulationFailure,
+    SimulationResult, StateRoot, Trace, node_id, object_hash,
 };
 use pageswarm_node::api::traces::TraceView;
 use pageswarm_node::exit::ExitCode;
+use pageswarm_node::identity;
 use pageswarm_node::work::build_of;
 use pageswarm_tests::calls::Guest;
 use pageswarm_tests::cluster::{Ground, NodeProcess, until};
@@ -113,7 +116,57 @@ async fn a_trace_outlives_its_worker_and_is_what_anyone_would_take() -> anyhow::
 }
 
 #[tokio::test]
-async fn a_trace_that_is_too_large_ends_the_work_and_a_false_one_is_refused() -> anyhow::Result<()> {
+async fn a_trace_that_is_too_large_ends_the_work() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &["--simulate-twice", "0%"]).await?;
+    let worker = ground.join("worker", &publisher, "worker", &[]).await?;
+    let guest = Guest { checkpoints: Some(CHECKPOINTS), interval_ms: 50, ..Guest::default() };
+    let lineage = publisher.run_vm(guest).await?;
+    worker.wait_checkpoint(&lineage, CHECKPOINTS - 1).await?;
+    let small = [lineage.as_str(), "--until-done", "--trace", "--trace-size-max", "1"];
+    let ran = run(&worker, &["sim", "work"], &small).await?;
+    ensure!(ran.code == Some(ExitCode::DiskFull as i32) && ran.text.contains("larger limit"), "{ran:?}");
+    Ok(())
+}
+
+/// Results that name a true trace of interval 0 as what it is not.
+struct Lies {
+    lineage: LineageId,
+    publisher_roots: Vec<StateRoot>,
+    place: ArtefactPlace,
+    bytes: u64,
+    number: u64,
+    parent: ObjectHash,
+}
+
+impl Lies {
+    fn tell(&mut self, key: &SigningKey, interval: u64, digest: [u8; 32]) -> anyhow::Result<Vec<u8>> {
+        let trace = Trace { digest, bytes: self.bytes, place: Some(self.place) };
+        let result = SimulationResult {
+            worker: node_id(key),
+            lineage: self.lineage,
+            number: self.number,
+            parent: self.parent,
+            interval: CheckpointIndex(interval),
+            input_root: self.publisher_roots[usize::try_from(interval)?],
+            simulator: build_of(&program()?)?,
+            options: b"trace with values".to_vec(),
+            outcome: Outcome::Failed(SimulationFailure::NotReplayed),
+            simulation_ms: 1,
+            finished_unix_ms: 2,
+            trace: Some(trace),
+        };
+        let record = result.sign(key);
+        (self.number, self.parent) = (self.number + 1, object_hash(&record));
+        Ok(record)
+    }
+}
+
+#[tokio::test]
+async fn a_trace_that_is_not_what_its_result_names_is_refused() -> anyhow::Result<()> {
     if skipped(&[Need::Kvm]) {
         return Ok(());
     }
@@ -124,45 +177,42 @@ async fn a_trace_that_is_too_large_ends_the_work_and_a_false_one_is_refused() ->
     let guest = Guest { checkpoints: Some(CHECKPOINTS), interval_ms: 50, ..Guest::default() };
     let lineage = publisher.run_vm(guest).await?;
     worker.wait_checkpoint(&lineage, CHECKPOINTS - 1).await?;
-
-    let small = [lineage.as_str(), "--until-done", "--trace", "--trace-size-max", "1"];
-    let ran = run(&worker, &["sim", "work"], &small).await?;
-    ensure!(ran.code == Some(ExitCode::DiskFull as i32) && ran.text.contains("larger limit"), "{ran:?}");
-    let left = std::fs::read_dir(worker.directory())?.filter_map(Result::ok);
-    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
-    ensure!(!left.iter().any(|name| name.to_string_lossy().starts_with(".trace-")), "{left:?}");
     run_well(&worker, &["sim", "run"], &[&lineage, "0", "--publish", "--trace"]).await?;
-    let true_one = offered(&publisher, &lineage, 1).await?.remove(0);
+    let view = offered(&publisher, &lineage, 1).await?.remove(0);
 
-    // The place is that of another worker's trace.
-    let liar = Member::new()?;
-    let certificate = liar.join(&publisher.ticket("worker", 1000).await?).await?;
-    let mut session = liar.connect(publisher.address, certificate.clone()).await?;
-    let place = ArtefactPlace {
-        lineage: true_one.artefacts.parse::<LineageId>()?,
-        index: CheckpointIndex(true_one.index),
-    };
-    let result = SimulationResult {
-        worker: liar.id(),
-        lineage: lineage.parse()?,
-        number: 0,
-        parent: SimulationResult::first_parent(lineage.parse()?),
-        interval: CheckpointIndex(1),
-        input_root: publisher.checkpoint(&lineage, 1).await?.head.state_root.parse()?,
-        simulator: build_of(&program()?)?,
-        options: b"trace with values".to_vec(),
-        outcome: Outcome::Failed(SimulationFailure::NotReplayed),
-        simulation_ms: 1,
-        finished_unix_ms: 2,
-        trace: Some(Trace { digest: [7; 32], bytes: true_one.bytes, place: Some(place) }),
-    };
-    let record = result.sign(&liar.key);
+    let other = Member::new()?;
+    let certificate = other.join(&publisher.ticket("worker", 1000).await?).await?;
+    let mut session = other.connect(publisher.address, certificate.clone()).await?;
+    let key = identity::load(&worker.directory().join("node.key"))?.context("the worker has a key")?;
+    let id: LineageId = lineage.parse()?;
+    let request = ObjectRequest::Results { lineage: id, worker: node_id(&key), from: 0 };
+    let log = session.object(request).await?.context("the publisher has the worker's log")?;
+    let true_one = AnnouncedResult::take_list(&mut Take::new(&log))?.remove(0);
+    let place = ArtefactPlace { lineage: view.artefacts.parse()?, index: CheckpointIndex(view.index) };
+    let mut publisher_roots = Vec::new();
+    for index in 0..CHECKPOINTS {
+        publisher_roots.push(publisher.checkpoint(&lineage, index).await?.head.state_root.parse()?);
+    }
+    let true_digest = view.digest.parse::<ObjectHash>()?.0;
+    let (number, parent) = (1, true_one.hash());
+    let mut own = Lies { lineage: id, publisher_roots, place, bytes: view.bytes, number, parent };
+    // By the worker itself: the trace of another interval, and bytes that are not those named.
+    let of_another = own.tell(&key, 1, true_digest)?;
+    let of_nothing = own.tell(&key, 2, [7; 32])?;
+    let announced = |record| AnnouncedResult { certificate: true_one.certificate.clone(), record };
+    session.tell(&Control::Results(vec![announced(of_another), announced(of_nothing)])).await?;
+    // By another: what is not its own.
+    (own.number, own.parent) = (0, SimulationResult::first_parent(id));
+    let record = own.tell(&other.key, 0, true_digest)?;
     session.tell(&Control::Results(vec![AnnouncedResult { certificate, record }])).await?;
-    offered(&publisher, &lineage, 2).await?;
-    let output = files.path().join("false");
-    let ran = get(&publisher, &lineage, 1, &output).await?;
-    ensure!(ran.code == Some(ExitCode::CheckFailed as i32) && !output.exists(), "{ran:?}");
-    let ran = get(&publisher, &lineage, 0, &output).await?;
-    ensure!(ran.code == Some(0), "{ran:?}");
+    offered(&publisher, &lineage, 4).await?;
+    for (interval, by) in [("0", other.id()), ("1", node_id(&key)), ("2", node_id(&key))] {
+        let output = files.path().join("false");
+        let (by, path) = (by.to_string(), output.to_string_lossy());
+        let ran = run(&publisher, &["trace", "get"], &["--worker", &by, &lineage, interval, &path]).await?;
+        ensure!(ran.code == Some(ExitCode::CheckFailed as i32) && !output.exists(), "{interval}: {ran:?}");
+    }
+    let ran = get(&publisher, &lineage, 0, &files.path().join("true")).await?;
+    ensure!(ran.code == Some(0), "the false offer of another keeps the true one from being tried: {ran:?}");
     Ok(())
 }

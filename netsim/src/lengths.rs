@@ -30,8 +30,9 @@ impl Lengths {
         }
     }
 
-    /// As an engine is told them.
-    pub(crate) fn to_vec(&self) -> Vec<u32> {
-        self.each.clone()
+    /// As an engine is told them: those of the births from `first` to before `end`.
+    pub(crate) fn of_range(&self, first: u64, end: u64) -> Vec<u32> {
+        let at = |birth| usize::try_from(birth).unwrap_or(usize::MAX).min(self.each.len());
+        self.each[at(first)..at(end).max(at(first))].to_vec()
     }
 }

@@ -13,6 +13,8 @@
 //! | `checkers` | one file per property |
 //! | `bound`, `progress`, `report` | how far from the best possible, when who had what, and the verdict |
 //! | `picture` | propagation curves, drawn |
+//! | `recording` | a VM whose intervals the nodes simulate while it is recorded |
+//! | `speed_up` | what many workers gain, with a swarm and without |
 //! | `script` | an optimal schedule on the same links, which validates them |
 //!
 //! # The model
@@ -31,6 +33,9 @@
 //!
 //! - Nodes may stand in racks, each with one link out and one in that its nodes share in the order in which they send.
 //!   Small messages pass by it.
+//!
+//! With a recording (`recording`, `world/simulating`), nodes are workers: each simulates one interval after the other, for which it
+//! wants the chunks of the checkpoint that it begins with. Deltas, records and results travel outside of the simulation.
 //!
 //! Left out: packets, congestion control, slow start, connection set-up, shared links of several levels,
 //! clocks that differ, and encryption. Work takes no time unless a run is given a processor that all nodes share
@@ -57,9 +62,11 @@ mod picture;
 mod processor;
 mod progress;
 mod racks;
+mod recording;
 mod report;
 mod scheduler;
 mod script;
+pub mod speed_up;
 mod store;
 mod trace;
 mod world;
@@ -69,6 +76,7 @@ pub use options::{Behaviour, Links, Options, Pattern};
 pub use picture::{Curve, ReadCurveError, picture};
 pub use processor::Costs;
 pub use progress::Point;
-pub use report::{Excess, Finish, Report};
+pub use recording::Recording;
+pub use report::{Excess, Finish, Report, Simulated};
 pub use script::{ScriptReport, run_script};
 pub use world::{run, run_options};

@@ -1,13 +1,16 @@
 //! `pageswarm-netsim --seed N ...`: one simulated run, its options first, its verdict last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pageswarm_netsim::{Costs, Curve, Links, Options, ReadCurveError, picture, run_options, run_script};
+use pageswarm_netsim::{
+    Costs, Curve, Links, Options, ReadCurveError, Recording, picture, run_options, run_script, speed_up,
+};
 
 const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
        pageswarm-netsim --picture SVG LABEL=CURVE...   draws what --curve wrote
+       pageswarm-netsim --seed N --recording ... --speed-up SVG   1 to 1,000 workers: a table, and a picture
   --seed N              draws everything else
   --nodes N             at the start, the publisher included, 2 to 20000 (default 9)
   --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s
@@ -17,6 +20,11 @@ const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
   --blind               they do not know it
   --processor CORES REQUEST_US MESSAGE_US KB_NS
                         all nodes share a machine; the work of both ends for a request, a small message, 1000 bytes
+  --recording INTERVALS INTERVAL_MS SIMULATION_MS PAGES DIRTY RATE_MBIT
+                        the nodes simulate so many intervals of a VM while it is recorded: how long one takes to record and
+                        to simulate, pages of RAM, pages written in each, all links' rate; no faults
+  --speed-up SVG        one after the other, with more and more workers
+  --central             they ask the publisher only
   --script              no engines: an optimal schedule on the same links, without latency, against the closed form
   --curve FILE          writes which share of the bytes and of the nodes is there after which time, as CSV";
 
@@ -24,8 +32,10 @@ const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
 enum ArgsError {
     #[error("{0} needs a number")]
     NoNumber(&'static str),
-    #[error("--curve needs a file name")]
+    #[error("--curve and --speed-up need a file name")]
     NoFile,
+    #[error("--speed-up needs --recording")]
+    NoRecording,
     #[error("--nodes must be from 2 to 20000")]
     Nodes,
     #[error("--seed is missing")]
@@ -37,6 +47,7 @@ enum ArgsError {
 #[derive(Debug)]
 struct Args {
     options: Options,
+    speed_up: Option<PathBuf>,
     curve: Option<PathBuf>,
     is_script: bool,
 }
@@ -45,6 +56,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     let (mut seed, mut nodes, mut equal) = (None, 9, None);
     let (mut links, mut churn, mut curve, mut is_script) = (None, None, None, false);
     let (mut processor, mut racks, mut racks_known) = (None, None, true);
+    let (mut recording, mut is_central, mut speed_up) = (None, false, None);
     while let Some(arg) = args.next() {
         let mut number = |name| {
             let text = args.next().ok_or(ArgsError::NoNumber(name))?;
@@ -64,6 +76,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
                 });
             }
             "--racks" => racks = Some((number("--racks")?, number("--racks")?)),
+            "--recording" => recording = Some(read_recording(|| number("--recording"))?),
+            "--central" => is_central = true,
+            "--speed-up" => speed_up = Some(PathBuf::from(args.next().ok_or(ArgsError::NoFile)?)),
             "--blind" => racks_known = false,
             "--script" => is_script = true,
             "--mixed" => links = Some(Links::Mixed),
@@ -76,14 +91,16 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
         return Err(ArgsError::Nodes);
     }
     let nodes = usize::try_from(nodes).map_err(|_| ArgsError::Nodes)?;
-    let mut options = match equal {
-        Some((mib, mbit)) => {
+    let mut options = match (recording, equal) {
+        (Some((recording, rate)), _) => Options::recorded(seed, nodes, recording, rate),
+        (None, Some((mib, mbit))) => {
             let bytes = mib.clamp(1, 4096) << 20;
             Options::equal_links(seed, nodes, bytes, mbit.clamp(1, 1_000_000) * 125_000)
         }
-        None => Options::from_seed(seed, nodes),
+        (None, None) => Options::from_seed(seed, nodes),
     };
     options.processor = processor;
+    options.is_central = is_central;
     if let Some((racks, mbit)) = racks {
         options.racks = usize::try_from(racks.clamp(1, 20_000)).unwrap_or(1);
         options.rack_rate = mbit.clamp(1, 1_000_000) * 125_000;
@@ -91,7 +108,20 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     }
     options.links = links.unwrap_or(options.links);
     options.churn_permille = churn.unwrap_or(options.churn_permille);
-    Ok(Args { options, curve, is_script })
+    if speed_up.is_some() && options.recording.is_none() {
+        return Err(ArgsError::NoRecording);
+    }
+    Ok(Args { options, speed_up, curve, is_script })
+}
+
+/// A recording, and the links' rate in bytes per second.
+fn read_recording(mut number: impl FnMut() -> Result<u64, ArgsError>) -> Result<(Recording, u64), ArgsError> {
+    let intervals = number()?.clamp(1, 100_000);
+    let [interval, simulation] = [number()?, number()?].map(|ms| Duration::from_millis(ms.clamp(1, 1 << 32)));
+    let pages = number()?.clamp(1, 1 << 20);
+    let dirty_pages = number()?.min(pages);
+    let rate = number()?.clamp(1, 1_000_000) * 125_000;
+    Ok((Recording { intervals, interval, simulation, pages, dirty_pages }, rate))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +147,25 @@ fn draw(mut args: impl Iterator<Item = String>) -> Result<(), PictureError> {
     std::fs::write(&out, picture(&curves)).map_err(|source| PictureError::File { path: out, source })
 }
 
+fn show_speed_up(file: &Path, options: &Options, recording: Recording) -> ExitCode {
+    let mut gains = Vec::new();
+    for workers in speed_up::WORKERS {
+        match speed_up::gain(options.seed, workers, recording, options.up) {
+            Ok(gain) => gains.push(gain),
+            Err(error) => {
+                println!("{error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    print!("{}", speed_up::table(&gains));
+    if let Err(error) = std::fs::write(file, speed_up::draw(&gains)) {
+        eprintln!("{}: {error}", file.display());
+        return ExitCode::from(2);
+    }
+    ExitCode::SUCCESS
+}
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--picture") {
         return match draw(std::env::args().skip(2)) {
@@ -135,6 +184,9 @@ fn main() -> ExitCode {
         }
     };
     println!("{}", args.options);
+    if let (Some(file), Some(recording)) = (&args.speed_up, args.options.recording) {
+        return show_speed_up(file, &args.options, recording);
+    }
     if args.is_script {
         let bytes = args.options.chunks * u64::from(args.options.chunk_bytes_max);
         let report = run_script(args.options.nodes, bytes, args.options.up);

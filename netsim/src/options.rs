@@ -6,6 +6,10 @@ use std::time::Duration;
 use pageswarm_swarm::Rng;
 
 use crate::processor::Costs;
+use crate::recording::Recording;
+
+/// Bytes of a chunk that is a whole page.
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 /// Which chunks the nodes want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +117,10 @@ pub struct Options {
     pub racks_known: bool,
     /// The processor that all nodes share; without one, work takes no time.
     pub processor: Option<Costs>,
+    /// What the nodes simulate while it is recorded; then they want what their intervals need, whatever the pattern.
+    pub recording: Option<Recording>,
+    /// Nodes ask the publisher only, as with central distribution.
+    pub is_central: bool,
 }
 
 impl Options {
@@ -149,7 +157,17 @@ impl Options {
             rack_rate: 0,
             racks_known: false,
             processor: None,
+            recording: None,
+            is_central: false,
         }
+    }
+
+    /// A run without faults in which the nodes simulate what is recorded, on equal links of `rate` bytes per second.
+    /// Every chunk is a whole page.
+    #[must_use]
+    pub fn recorded(seed: u64, nodes: usize, recording: Recording, rate: u64) -> Self {
+        let equal = Self::equal_links(seed, nodes, 0, rate);
+        Self { chunks: recording.chunks(), recording: Some(recording), ..equal }
     }
 
     /// A run with whatever the seed brings; each kind of fault is absent from about half of the runs.
@@ -211,6 +229,8 @@ impl Options {
             rack_rate: 0,
             racks_known: false,
             processor: None,
+            recording: None,
+            is_central: false,
         }
     }
 
@@ -325,6 +345,10 @@ impl fmt::Display for Options {
                 "\nracks {} with {} bytes per second each, {known} to the nodes",
                 self.racks, self.rack_rate
             )?;
+        }
+        if let Some(recording) = self.recording {
+            let from = if self.is_central { "the publisher" } else { "the swarm" };
+            write!(f, "\n{recording}; chunks come from {from}")?;
         }
         match self.processor {
             None => Ok(()),

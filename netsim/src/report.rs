@@ -47,6 +47,37 @@ impl Excess {
     }
 }
 
+/// How the simulation of a recording went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Simulated {
+    /// From the start of the recording to the end of the last simulation.
+    pub took: Duration,
+    /// The least time with as many workers and no network.
+    pub least: Duration,
+    /// What one node takes to simulate everything if it waits for nothing.
+    pub sequential: Duration,
+    /// From an interval's lease to its last chunk: of half of the intervals at most.
+    pub fetch_p50: Duration,
+    /// Likewise of 99 %.
+    pub fetch_p99: Duration,
+    /// Of all workers together: how long they had an interval and could not begin it.
+    pub waited: Duration,
+}
+
+impl Simulated {
+    /// How many times faster than one node, in thousandths.
+    #[must_use]
+    pub fn speed_up_permille(&self) -> u64 {
+        permille(self.sequential.as_nanos(), self.took.as_nanos()).unwrap_or(0)
+    }
+
+    /// The same as the model predicts it.
+    #[must_use]
+    pub fn predicted_permille(&self) -> u64 {
+        permille(self.sequential.as_nanos(), self.least.as_nanos()).unwrap_or(0)
+    }
+}
+
 /// The outcome of one run.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -64,6 +95,8 @@ pub struct Report {
     pub finishes: Vec<Finish>,
     /// How chunks spread over these nodes, as time passed.
     pub points: Vec<Point>,
+    /// Of a recording, if there was one.
+    pub simulated: Option<Simulated>,
     /// Chunk bytes that the publisher sent.
     pub publisher_bytes: u64,
     /// Chunk bytes that honest nodes received.
@@ -129,16 +162,9 @@ impl Report {
     }
 }
 
-fn permille(part: u128, whole: u128) -> Option<u64> {
-    u64::try_from((part * 1000).checked_div(whole)?).ok()
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ratio = |permille: Option<u64>| {
-            permille.map_or_else(|| "-".to_owned(), |p| format!("{}.{:03}", p / 1000, p % 1000))
-        };
-        writeln!(f, "trace {:016x} events {}", self.trace, self.events)?;
+impl Report {
+    /// How far from the bound a spread was.
+    fn write_spread(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.bound)?;
         let makespan = self.makespan.map_or_else(|| "-".to_owned(), |span| format!("{span:?}"));
         writeln!(f, "makespan {makespan}, over bound {}", ratio(self.over_bound_permille()))?;
@@ -153,7 +179,48 @@ impl fmt::Display for Report {
             ratio(gain),
             ratio(Some(self.duplicate_permille())),
             ratio(permille(u128::from(self.control_bytes), u128::from(self.received_bytes)))
+        )
+    }
+
+    /// What simulating in parallel gained.
+    fn write_simulated(&self, f: &mut fmt::Formatter<'_>, simulated: &Simulated) -> fmt::Result {
+        let Simulated { took, least, sequential, fetch_p50, fetch_p99, waited } = simulated;
+        writeln!(
+            f,
+            "simulated in {took:?}, speed-up {} (one node {sequential:?}; without a network {least:?}, {})",
+            ratio(Some(simulated.speed_up_permille())),
+            ratio(Some(simulated.predicted_permille()))
         )?;
+        writeln!(
+            f,
+            "lease to last chunk: p50 {fetch_p50:?}, p99 {fetch_p99:?}; all workers waited {waited:?}"
+        )?;
+        writeln!(
+            f,
+            "publisher sent {} MiB, workers received {} MiB, duplicates {}, other bytes {}",
+            self.publisher_bytes >> 20,
+            self.received_bytes >> 20,
+            ratio(Some(self.duplicate_permille())),
+            ratio(permille(u128::from(self.control_bytes), u128::from(self.received_bytes)))
+        )
+    }
+}
+
+fn ratio(permille: Option<u64>) -> String {
+    permille.map_or_else(|| "-".to_owned(), |p| format!("{}.{:03}", p / 1000, p % 1000))
+}
+
+fn permille(part: u128, whole: u128) -> Option<u64> {
+    u64::try_from((part * 1000).checked_div(whole)?).ok()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "trace {:016x} events {}", self.trace, self.events)?;
+        match &self.simulated {
+            Some(simulated) => self.write_simulated(f, simulated)?,
+            None => self.write_spread(f)?,
+        }
         writeln!(
             f,
             "requests {}, announcements {}, chunks stolen {}, insisting requests {}, engine memory {} KiB at most",

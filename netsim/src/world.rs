@@ -5,6 +5,7 @@ mod effects;
 mod links;
 mod outcome;
 mod setup;
+mod simulating;
 mod trouble;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::racks::Racks;
 use crate::report::Report;
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
+use simulating::Simulations;
 
 /// Virtual time after the safety phase in which everything must complete, beside a multiple of the bound.
 const LIVENESS_MIN: Duration = Duration::from_secs(120);
@@ -44,6 +46,11 @@ pub(crate) enum Event {
     },
     Check,
     Connect {
+        a: usize,
+        b: usize,
+    },
+    /// A node wants to be connected with a certain other one.
+    Meet {
         a: usize,
         b: usize,
     },
@@ -93,12 +100,20 @@ pub(crate) enum Event {
         from: usize,
         slice: Slice,
     },
+    /// Another interval is recorded.
+    Recorded,
+    /// Somebody may take an interval.
+    Lease,
     Served {
         node: usize,
         life: u64,
         peer: usize,
         request: RequestId,
         bytes: u64,
+    },
+    /// A worker has simulated its interval.
+    Simulated {
+        node: usize,
     },
     Stored {
         node: usize,
@@ -140,6 +155,8 @@ pub(crate) struct World {
     lengths: Lengths,
     processor: Processor,
     racks: Racks,
+    /// What the nodes simulate, if there is a recording.
+    simulations: Option<Simulations>,
     bound: Bound,
     trace: Trace,
     events: u64,
@@ -208,6 +225,7 @@ impl World {
             lengths: Lengths::new(lengths),
             processor: Processor::new(options.processor),
             racks: Racks::new(options.racks, options.rack_rate),
+            simulations: None,
             bound: Bound::default(),
             trace: Trace::new(),
             events: 0,
@@ -228,6 +246,8 @@ impl World {
             rng,
             options,
         };
+        let (nodes, seed) = (world.hosts.len(), world.rng.next_u64());
+        world.simulations = world.options.recording.map(|recording| Simulations::new(recording, seed, nodes));
         world.fill();
         world.bound = world.compute_bound();
         world.waiting = world.hosts.iter().filter(|host| host.counts()).count();
@@ -236,8 +256,11 @@ impl World {
 
     fn go(&mut self) {
         let bound = self.bound.time();
-        let limit =
-            Time::ZERO.after(self.options.safety_phase()).after(LIVENESS_MIN).after(bound.saturating_mul(40));
+        let simulated = self.options.recording.map_or(Duration::ZERO, |recording| {
+            recording.sequential().saturating_add(recording.least(1)).saturating_mul(2)
+        });
+        let limit = Time::ZERO.after(self.options.safety_phase()).after(LIVENESS_MIN);
+        let limit = limit.after(bound.saturating_mul(40)).after(simulated);
         self.go_until(limit, Self::is_done);
         self.check();
         checkers::check_at_end(&self.options, &self.hosts, &mut self.found);
@@ -279,6 +302,7 @@ impl World {
             Event::Arrive { from, to, epoch, slice } => self.arrive(from, to, epoch, slice),
             Event::Check => self.check(),
             Event::Connect { a, b } => self.connect(a, b),
+            Event::Meet { a, b } => self.meet(a, b),
             Event::Dial { node } => self.redial(node),
             Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
             Event::Evict { node } => self.evict(node),
@@ -288,6 +312,9 @@ impl World {
             Event::Notice { node, peer, epoch } => self.notice(node, peer, epoch),
             Event::PageFault { node, birth } => self.page_fault(node, birth),
             Event::Read { from, to, epoch, message } => self.read(from, to, epoch, message),
+            Event::Lease => self.lease_intervals(),
+            Event::Recorded => self.recorded(),
+            Event::Simulated { node } => self.simulated(node),
             Event::Received { node, life, from, slice } => self.received(node, life, from, slice),
             Event::Served { node, life, peer, request, bytes } => {
                 if self.hosts[node].life == life {

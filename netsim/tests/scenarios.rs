@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pageswarm_netsim::{Costs, Links, Options, Pattern, Report, run, run_options};
+use pageswarm_netsim::{Costs, Links, Options, Pattern, Recording, Report, run, run_options};
 
 /// 4 MiB at 100 Mbit/s, no faults.
 fn quiet(seed: u64, nodes: usize) -> Options {
@@ -192,4 +192,30 @@ fn a_rack_whose_fetchers_lie_is_not_cut_off() {
         let report = pass(Options { boasting: 1, withholding: 2, ..racks });
         assert!(report.makespan.unwrap() < Duration::from_secs(30), "{report}");
     }
+}
+
+/// Intervals of half a second of a VM with 256 pages, 40 of them written in each; 40 seconds to simulate one.
+fn recording(intervals: u64) -> Recording {
+    Recording {
+        intervals,
+        interval: Duration::from_millis(500),
+        simulation: Duration::from_secs(40),
+        pages: 256,
+        dirty_pages: 40,
+    }
+}
+
+#[test]
+fn more_workers_than_a_node_may_have_peers_simulate_a_recording_in_time() {
+    // At this rate the publisher sends each chunk once in a third of an interval, and a whole checkpoint in two intervals.
+    let rate = 40 * 4096 * 6;
+    let swarm = pass(Options::recorded(1, 101, recording(150), rate));
+    let simulated = swarm.simulated.unwrap();
+    assert!(simulated.speed_up_permille() * 100 >= simulated.predicted_permille() * 95, "{swarm}");
+    let born = recording(150).born_by(149) * 4096;
+    assert!(swarm.publisher_bytes * 100 <= born * 115, "each chunk leaves the publisher about once: {swarm}");
+    let central = pass(Options { is_central: true, ..Options::recorded(1, 101, recording(150), rate) });
+    let apart = central.simulated.unwrap();
+    assert!(apart.speed_up_permille() * 3 < simulated.speed_up_permille() * 2, "{central}");
+    assert!(central.publisher_bytes > 4 * swarm.publisher_bytes, "{central}");
 }

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub image_bytes: u64,
     /// Bytes of chunks that this node sends a second at most, all peers together.
     pub upload_bytes_per_s: Option<u64>,
+    /// Members that this node is connected with at most.
+    pub peers_max: usize,
     /// Whom this node asks for chunks.
     pub sources: Sources,
     /// How long a lease of an interval holds after each renewal.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::wire::Control;
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
+use pageswarm_store::WriteError;
 use pageswarm_swarm::{
     BirthSet, Config, Ended, Engine, Input, Output, Patience, PeerStats, RequestId, Stats, Time, WantId,
 };
@@ -21,20 +22,34 @@ use crate::uploads::ServeCommand;
 use crate::{births, place, runs};
 
 /// Why a want ended without everything being here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum WantError {
     /// The engine takes no more wants.
     #[error("too many checkpoints are being fetched: wait for some")]
     Refused,
+    /// Chunks came, and the store does not take them.
+    #[error("chunks came and cannot be stored")]
+    NotStored(#[source] Arc<WriteError>),
     /// The node ends.
     #[error("node is ending")]
     Ending,
 }
 
+/// What came of a page fault that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// The chunk is held.
+    Held,
+    /// The engine has no place for more faults.
+    Refused,
+    /// Chunks came, and the store does not take them.
+    NotStored,
+}
+
 /// Where the answer to a page fault goes.
 #[derive(Debug)]
 struct FaultReply {
-    done: std_mpsc::SyncSender<bool>,
+    done: std_mpsc::SyncSender<FaultOutcome>,
     /// Gone once nobody waits for the answer.
     waiting: Weak<()>,
 }
@@ -42,8 +57,8 @@ struct FaultReply {
 /// A page fault that was asked for. Whoever drops it does not wait any more.
 #[derive(Debug)]
 pub struct Faulted {
-    /// Gets `true` when the chunk is held, `false` if it will not be.
-    pub answer: std_mpsc::Receiver<bool>,
+    /// Gets what came of it, once that is known.
+    pub answer: std_mpsc::Receiver<FaultOutcome>,
     _waiting: Arc<()>,
 }
 
@@ -52,7 +67,9 @@ enum Message {
     Want { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Result<(), WantError>> },
     Fault { lineage: LineageId, birth: Birth, done: FaultReply },
     Unfault { lineage: LineageId, birth: Birth },
+    NotStored(Arc<WriteError>),
     Needs { done: oneshot::Sender<Vec<OwnNeed>> },
+    Spare { done: oneshot::Sender<Option<NodeId>> },
     Weigh { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Weight> },
 }
 
@@ -145,6 +162,14 @@ impl Hub {
         }
     }
 
+    /// Says that chunks came and the store does not take them: whoever waits for any is told, and nothing more is asked
+    /// for until somebody wants something again.
+    pub async fn not_stored(&self, why: WriteError) {
+        if self.messages.send(Message::NotStored(Arc::new(why))).await.is_err() {
+            tracing::debug!("engine has ended");
+        }
+    }
+
     /// What this node needs of each lineage; nothing if the node ends.
     pub async fn needs(&self) -> Vec<OwnNeed> {
         let (done, needs) = oneshot::channel();
@@ -167,6 +192,13 @@ impl Hub {
         let (done, weight) = oneshot::channel();
         self.messages.blocking_send(Message::Weigh { lineage, births, done }).ok()?;
         weight.blocking_recv().ok()
+    }
+
+    /// The peer that can be spared, if there is one.
+    pub async fn spare_peer(&self) -> Option<NodeId> {
+        let (done, spare) = oneshot::channel();
+        self.messages.send(Message::Spare { done }).await.ok()?;
+        spare.await.ok()?
     }
 
     /// What the engine counted.
@@ -284,9 +316,13 @@ impl Task {
                     self.own.push_back(Input::Unfault { lineage, birth });
                 }
             }
+            Message::NotStored(why) => self.stop_intake(&why),
             // Whoever asked may have given up.
             Message::Needs { done } => {
                 let _gone = done.send(self.needs.seen(&self.engine, self.node.clock.now()));
+            }
+            Message::Spare { done } => {
+                let _gone = done.send(self.engine.spare_peer(self.node.clock.now()));
             }
             Message::Weigh { lineage, births, done } => {
                 let _gone = done.send(self.weigh(lineage, &births));
@@ -302,6 +338,19 @@ impl Task {
         self.wants_looked_at = Instant::now();
         let abandoned = self.wants.extract_if(.., |_, done| done.is_closed());
         self.own.extend(abandoned.map(|(want, _)| Input::Unwant { want }));
+    }
+
+    /// Ends everything that is waited for: what came would come again and again.
+    fn stop_intake(&mut self, why: &Arc<WriteError>) {
+        for (want, done) in std::mem::take(&mut self.wants) {
+            // Nobody may wait any more.
+            let _gone = done.send(Err(WantError::NotStored(Arc::clone(why))));
+            self.own.push_back(Input::Unwant { want });
+        }
+        for (lineage, birth) in self.faults.keys().copied().collect::<Vec<_>>() {
+            self.end_fault((lineage, birth), FaultOutcome::NotStored);
+            self.own.push_back(Input::Unfault { lineage, birth });
+        }
     }
 
     /// Feeds the engine until nothing is left to do; returns when it wants to be called again.
@@ -365,11 +414,14 @@ impl Task {
                 tracing::warn!(peer = %peer.short(), ?why, "banned");
                 self.node.note_ban(peer, self.node.clock.instant(until), why);
             }
+            Output::Meet { peer } => self.node.meet(peer),
             Output::Event(event) => self.node.note_engine_event(&event),
             Output::WantComplete { want } => self.end_want(want, Ok(())),
             Output::WantRefused { want } => self.end_want(want, Err(WantError::Refused)),
-            Output::FaultDone { lineage, birth } => self.end_fault((lineage, birth), true),
-            Output::FaultRefused { lineage, birth } => self.end_fault((lineage, birth), false),
+            Output::FaultDone { lineage, birth } => self.end_fault((lineage, birth), FaultOutcome::Held),
+            Output::FaultRefused { lineage, birth } => {
+                self.end_fault((lineage, birth), FaultOutcome::Refused);
+            }
             Output::Wait { .. } => unreachable!("the caller keeps waits for itself"),
             answer => self.decide_answer(answer),
         }
@@ -421,10 +473,10 @@ impl Task {
         let _gone = self.wants.remove(&want).map(|done| done.send(outcome));
     }
 
-    fn end_fault(&mut self, fault: (LineageId, Birth), held: bool) {
+    fn end_fault(&mut self, fault: (LineageId, Birth), outcome: FaultOutcome) {
         for done in self.faults.remove(&fault).unwrap_or_default() {
             // The guest may be gone; the channel has room for the one answer.
-            let _gone = done.done.try_send(held);
+            let _gone = done.done.try_send(outcome);
         }
     }
 

@@ -9,8 +9,13 @@ use pageswarm_checkpoint::wire;
 pub const ENGINE_QUEUE: usize = 4096;
 /// Control messages that may wait for one peer; a peer that reads slower is disconnected.
 pub const CONTROL_QUEUE: usize = 1024;
-/// Members one node is connected with.
+/// Members one node is connected with at most; `--peers-max` may say fewer.
 pub const PEERS_MAX: usize = 256;
+/// Of a node's places for connections, the share up to which it looks for members by itself, in 1/4; the others are for
+/// those who have something that the other side wants.
+pub const PEERS_SOUGHT_QUARTERS: usize = 3;
+/// How long a member that has no place for this node is not dialed, unless it has what is wanted here.
+pub const PARTED_FOR: Duration = Duration::from_secs(60);
 /// Connections that have not said hello yet.
 pub const STRANGERS_MAX: usize = 64;
 /// Connections to each of the API's servers at a time.
@@ -86,6 +91,10 @@ pub const MAPS_CACHED: usize = 12;
 pub const NEEDS_PER_PEER_MAX: usize = 16;
 /// Lineages a node follows.
 pub const LINEAGES_MAX: usize = 1024;
+/// Of these, lineages of artefacts: those of workers leave room for those of machines.
+pub const ARTEFACT_LINEAGES_MAX: usize = 512;
+/// Of these, lineages of one worker.
+pub const ARTEFACT_LINEAGES_PER_WORKER_MAX: usize = 64;
 /// How long a page fault of a guest may take before its VM is stopped.
 pub const FAULT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A keyframe is published with every checkpoint whose index divides by this.

@@ -206,7 +206,7 @@ impl Node {
         let results = load_results(&store, &members, id).await?;
         let (heard_results, hearing_results) = mpsc::channel(RESULT_QUEUE);
         let (hub, queue) = hub::channel();
-        let images = Images::new(config.image_bytes);
+        let (images, peers) = (Images::new(config.image_bytes), Peers::new(config.peers_max));
         let (commands, command_queue) = mpsc::channel(1024);
         let node = Arc::new(Self {
             id,
@@ -220,7 +220,7 @@ impl Node {
             receive_buffer_bytes: data.receive_buffer_bytes,
             data_address,
             gossip_port,
-            peers: Peers::default(),
+            peers,
             hub,
             lineages,
             recent: RecentChunks::new(recent::bytes_default()),
@@ -308,11 +308,22 @@ impl Node {
         }
     }
 
+    /// Connects with a member that has something which is wanted here, if its address is known.
+    pub fn meet(self: &Arc<Self>, id: NodeId) {
+        if let Some(address) = self.peers.address_of(&id) {
+            tokio::spawn(dial_once(Arc::clone(self), address));
+        }
+    }
+
     /// Dials a node that announces itself in the local network, unless it is connected. Anybody can announce
     /// anything there, so the address is not remembered before the hello: a false one must not take the place of a
     /// true one.
     pub fn try_neighbour(self: &Arc<Self>, id: NodeId, address: SocketAddr) {
-        if id != self.id && self.peers.get(&id).is_none() {
+        if id != self.id
+            && self.peers.get(&id).is_none()
+            && self.peers.sought() > 0
+            && !self.peers.is_left_alone(address)
+        {
             tokio::spawn(dial_once(Arc::clone(self), address));
         }
     }
@@ -513,7 +524,7 @@ async fn dial_once(node: Arc<Node>, address: SocketAddr) {
     node.peers.end_dial(&address);
 }
 
-/// Dials configured and known members until they are connected.
+/// Dials configured and known members until they are connected, or as many as a node looks for.
 async fn keep_connected(node: Arc<Node>) {
     let ticket = match &node.config.membership {
         MembershipStart::Join(ticket) => Some(ticket),
@@ -526,8 +537,9 @@ async fn keep_connected(node: Arc<Node>) {
         let ticket = ticket.filter(|ticket| node.peers.get(&ticket.admin).is_none());
         let of_admin =
             ticket.iter().flat_map(|ticket| &ticket.addresses).filter_map(|text| text.parse().ok());
-        let configured = node.config.peers.iter().copied().chain(of_admin);
-        let missing = configured.filter(|address| !connected.contains(address));
+        let configured = node.config.peers.iter().copied().chain(of_admin).take(node.peers.sought());
+        let missing =
+            configured.filter(|address| !connected.contains(address) && !node.peers.is_left_alone(*address));
         for address in missing.chain(known).filter(|address| *address != node.data_address) {
             tokio::spawn(dial_once(Arc::clone(&node), address));
         }

@@ -11,7 +11,7 @@ use pageswarm_store::ChunkRead;
 use pageswarm_swarm::{BirthSet, Input};
 use pageswarm_vmm::{Awaited, FilledPages, ImageMemory, PageSource, SourceError};
 
-use crate::hub::Faulted;
+use crate::hub::{FaultOutcome, Faulted};
 use crate::lineages::{Lineage, lineage_of};
 use crate::node::Node;
 
@@ -183,17 +183,20 @@ impl CheckpointPages {
         }
     }
 
-    /// Whether a chunk comes in time.
-    fn comes(&self, awaited: &Faulted, until: Instant) -> bool {
+    /// Waits until a chunk is here, for as long as its guest can wait.
+    fn wait(&self, awaited: &Faulted, until: Instant) -> Result<(), SourceError> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match awaited.answer.recv_timeout(left.min(STOP_LOOKED_AT)) {
-                Ok(held) => return held,
-                Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(FaultOutcome::Held) => return Ok(()),
+                Ok(FaultOutcome::NotStored) => return Err(SourceError::Store),
+                Ok(FaultOutcome::Refused) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(SourceError::Unavailable);
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     let is_stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
                     if left.is_zero() || is_stopped {
-                        return false;
+                        return Err(SourceError::Unavailable);
                     }
                 }
             }
@@ -216,17 +219,17 @@ impl CheckpointPages {
             }
             let (_, awaited) =
                 answers.iter().find(|(page, _)| page.place == place).ok_or(SourceError::Unavailable)?;
-            if !self.comes(awaited, until) {
+            if let Err(error) = self.wait(awaited, until) {
                 for (page, _) in &answers {
                     let lineage = lineage_of(&self.lineage, page.source).ok_or(SourceError::Unavailable)?;
                     self.node.hub.unfault(lineage, page.source.birth);
                 }
-                return Err(SourceError::Unavailable);
+                return Err(error);
             }
             // The neighbours that came with it are filled too, the others when they are touched.
-            let came = answers
-                .into_iter()
-                .filter(|(page, answer)| page.place == place || answer.answer.try_recv() == Ok(true));
+            let came = answers.into_iter().filter(|(page, answer)| {
+                page.place == place || answer.answer.try_recv() == Ok(FaultOutcome::Held)
+            });
             let came = came.map(|(page, _)| page).collect();
             missing = self.read_held(came, out, |place| filled.insert(place))?;
             if filled.contains(place) {

@@ -1,6 +1,8 @@
 //! The members this node is connected with, and the addresses of those it heard of.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +13,7 @@ use pageswarm_checkpoint::wire::{Control, Hello, PeerAddress, Place};
 use pageswarm_checkpoint::{LineageId, NodeId};
 use tokio::sync::mpsc;
 
-use crate::limits::{LINEAGES_MAX, PEERS_MAX};
+use crate::limits::{LINEAGES_MAX, PARTED_FOR, PEERS_MAX, PEERS_SOUGHT_QUARTERS};
 
 /// One connected member.
 #[derive(Debug)]
@@ -70,8 +72,11 @@ pub struct Traffic {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Peers {
+    peers_max: usize,
+    /// Draws whom to dial.
+    random: RandomState,
     state: Mutex<State>,
 }
 
@@ -81,6 +86,17 @@ struct State {
     known: BTreeMap<NodeId, SocketAddr>,
     dialing: BTreeSet<SocketAddr>,
     banned: BTreeMap<NodeId, Instant>,
+    /// Members that have no place for this node, and until when they are left alone.
+    parted: BTreeMap<NodeId, Instant>,
+}
+
+impl State {
+    /// Whether a member is not to be dialed now. Whoever has no peer at all tries everyone.
+    fn is_left_alone(&self, node: &NodeId, now: Instant) -> bool {
+        let is_until = |until: &Instant| *until > now;
+        let is_parted = !self.connected.is_empty() && self.parted.get(node).is_some_and(is_until);
+        is_parted || self.banned.get(node).is_some_and(is_until)
+    }
 }
 
 /// What a connection that is kept takes the place of.
@@ -100,9 +116,12 @@ pub enum NotKept {
     /// There is one already, and it is the one that both sides keep.
     #[error("connected already")]
     Duplicate,
-    /// As many as a node may have.
-    #[error("this node is connected with {PEERS_MAX} members, as many as it may")]
-    Full,
+    /// As many as a node may have, and it needs them all.
+    #[error("this node is connected with {peers_max} members, as many as it may")]
+    Full {
+        /// Its limit.
+        peers_max: usize,
+    },
     /// The peer misbehaved.
     #[error("banned for another {for_s} s")]
     Banned {
@@ -204,9 +223,17 @@ pub mod close {
     pub const BANNED: VarInt = VarInt::from_u32(5);
     /// This node ends.
     pub const DONE: VarInt = VarInt::from_u32(6);
+    /// The place is for a member that is needed more.
+    pub const PARTED: VarInt = VarInt::from_u32(7);
 }
 
 impl Peers {
+    /// None yet, and so many at most.
+    #[must_use]
+    pub fn new(peers_max: usize) -> Self {
+        Self { peers_max, random: RandomState::new(), state: Mutex::default() }
+    }
+
     /// Keeps a peer. If both sides dialed, both keep the connection that the smaller name opened. A connection
     /// with another session replaces the old one, whoever opened it: the peer was restarted, which the old
     /// connection would show only when it times out. TLS proved the peer's key, so nobody else can do that to it.
@@ -222,7 +249,9 @@ impl Peers {
             return Err(NotKept::Banned { for_s: until.duration_since(now).as_secs() + 1 });
         }
         let replaced = match state.connected.get(&peer.id) {
-            None if state.connected.len() >= PEERS_MAX => return Err(NotKept::Full),
+            None if state.connected.len() >= self.peers_max => {
+                return Err(NotKept::Full { peers_max: self.peers_max });
+            }
             None => Replaced::Nothing,
             Some(old) if old.session != peer.session => {
                 old.connection.close(close::DUPLICATE, b"this node was restarted");
@@ -253,6 +282,47 @@ impl Peers {
         current
     }
 
+    /// Ends the connection with a peer to make room for another; true if there was one.
+    pub fn part(&self, id: &NodeId) -> bool {
+        let parted = lock(&self.state).connected.remove(id);
+        let was_connected = parted.is_some();
+        if let Some(peer) = parted {
+            peer.connection.close(close::PARTED, b"making room for another member");
+        }
+        was_connected
+    }
+
+    /// Notes that a member has no place for this node.
+    pub fn note_parted(&self, id: NodeId) {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state.parted.retain(|_, until| *until > now);
+        if state.parted.len() < PEERS_MAX * 4 {
+            state.parted.insert(id, now + PARTED_FOR);
+        }
+    }
+
+    /// Whether an address is that of a member that is not to be dialed now.
+    #[must_use]
+    pub fn is_left_alone(&self, address: SocketAddr) -> bool {
+        let (state, now) = (lock(&self.state), Instant::now());
+        state.known.iter().any(|(node, known)| *known == address && state.is_left_alone(node, now))
+    }
+
+    /// How many more members this node looks for by itself.
+    #[must_use]
+    pub fn sought(&self) -> usize {
+        let sought = (self.peers_max * PEERS_SOUGHT_QUARTERS / 4).max(1);
+        sought.saturating_sub(lock(&self.state).connected.len())
+    }
+
+    /// Where a member is that is not connected.
+    #[must_use]
+    pub fn address_of(&self, id: &NodeId) -> Option<SocketAddr> {
+        let state = lock(&self.state);
+        state.known.get(id).copied().filter(|_| !state.connected.contains_key(id))
+    }
+
     /// The connected peer of that name.
     #[must_use]
     pub fn get(&self, id: &NodeId) -> Option<Arc<Peer>> {
@@ -273,25 +343,32 @@ impl Peers {
         known.map(|(node, address)| PeerAddress { node: *node, address: address.to_string() }).collect()
     }
 
-    /// Members heard of that are not connected.
+    /// Members heard of that are not connected: as many as this node still looks for, drawn from all of them.
     #[must_use]
     pub fn to_dial(&self) -> Vec<(NodeId, SocketAddr)> {
+        let sought = self.sought();
         let state = lock(&self.state);
         let now = Instant::now();
-        let is_banned = |node: &NodeId| state.banned.get(node).is_some_and(|until| *until > now);
-        let is_missing = |node: &NodeId| !state.connected.contains_key(node) && !is_banned(node);
+        let is_missing =
+            |node: &NodeId| !state.connected.contains_key(node) && !state.is_left_alone(node, now);
         let missing = state.known.iter().filter(|(node, _)| is_missing(node));
-        missing.map(|(node, address)| (*node, *address)).collect()
+        let mut missing: Vec<_> = missing.map(|(node, address)| (*node, *address)).collect();
+        if missing.len() > sought {
+            missing.sort_by_cached_key(|(node, _)| self.random.hash_one((node, now)));
+            missing.truncate(sought);
+        }
+        missing
     }
 
     /// Notes where a member is; true if it is worth a dial now.
     pub fn hear_of(&self, node: NodeId, address: SocketAddr) -> bool {
+        let is_sought = self.sought() > 0;
         let mut state = lock(&self.state);
         if state.known.len() >= PEERS_MAX * 4 && !state.known.contains_key(&node) {
             return false;
         }
         state.known.entry(node).or_insert(address);
-        !state.connected.contains_key(&node)
+        is_sought && !state.connected.contains_key(&node) && !state.is_left_alone(&node, Instant::now())
     }
 
     /// Claims an address for dialing; false if a dial is under way.

@@ -72,7 +72,7 @@ pub async fn dial(node: &Arc<Node>, address: SocketAddr) -> Result<NodeId, Sessi
         Ok::<_, SessionError>((send, receive, hello))
     });
     let (send, receive, hello) = greeted.await.map_err(|_| SessionError::Slow)??;
-    let peer = establish(node, connection, Control::Hello(hello), Direction::Dialed, (send, receive))?;
+    let peer = establish(node, connection, Control::Hello(hello), Direction::Dialed, (send, receive)).await?;
     Ok(peer)
 }
 
@@ -122,7 +122,8 @@ async fn greet(node: &Arc<Node>, incoming: quinn::Incoming) -> Result<(), Sessio
                     return Err(error.into());
                 }
                 frames::write(&mut send, &reply).await?;
-                establish(node, connection, Control::Hello(hello), Direction::Accepted, (send, receive))?;
+                establish(node, connection, Control::Hello(hello), Direction::Accepted, (send, receive))
+                    .await?;
                 return Ok(());
             }
             _ => {
@@ -166,7 +167,7 @@ async fn read_hello(connection: &Connection, receive: &mut RecvStream) -> Result
 }
 
 /// Checks the hello and starts the session's tasks.
-fn establish(
+async fn establish(
     node: &Arc<Node>,
     connection: Connection,
     hello: Control,
@@ -193,13 +194,31 @@ fn establish(
         control,
         Arc::clone(&node.counters.metadata),
     ));
-    let replaced = node.peers.keep(node.id, &peer).inspect_err(|error| {
-        peer.connection.close(close::DUPLICATE, error.to_string().as_bytes());
+    let mut kept = node.peers.keep(node.id, &peer);
+    if matches!(kept, Err(NotKept::Full { .. })) && make_room(node).await {
+        kept = node.peers.keep(node.id, &peer);
+    }
+    let replaced = kept.inspect_err(|error| {
+        let code = if matches!(error, NotKept::Full { .. }) { close::PARTED } else { close::DUPLICATE };
+        peer.connection.close(code, error.to_string().as_bytes());
     })?;
     let gossip_address = SocketAddr::new(peer.address.ip(), hello.gossip_port);
     node.gossip_try(GossipCommand::Allow(id, gossip_address));
     tokio::spawn(converse(Arc::clone(node), peer, replaced, (send, receive), queue));
     Ok(id)
+}
+
+/// Parts with a member that can be spared; false if there is none.
+async fn make_room(node: &Node) -> bool {
+    let Some(spare) = node.hub.spare_peer().await else {
+        return false;
+    };
+    if !node.peers.part(&spare) {
+        return false;
+    }
+    // Its session does not say so any more, because it is not the one that is kept.
+    node.hub.input(Input::PeerDown { peer: spare }).await;
+    true
 }
 
 /// Runs the session to its end.
@@ -225,6 +244,11 @@ async fn converse(
         ended = accept_streams(&node, &peer) => ended,
     };
     let why = ended.err().map_or_else(|| "ended".to_owned(), |error| crate::report::chain(&error));
+    if let Some(quinn::ConnectionError::ApplicationClosed(closed)) = peer.connection.close_reason()
+        && closed.error_code == close::PARTED
+    {
+        node.peers.note_parted(peer.id);
+    }
     peer.connection.close(close::PROTOCOL, why.as_bytes());
     if node.peers.drop_peer(&peer) {
         node.hub.input(Input::PeerDown { peer: peer.id }).await;

@@ -8,6 +8,7 @@ mod answers;
 mod booking;
 mod local;
 mod maintain;
+mod meeting;
 mod neighbours;
 mod picking;
 mod serving;
@@ -55,6 +56,10 @@ pub struct Engine {
     intake: Intake,
     uploads: Uploads,
     sent: Sent,
+    /// Nodes with which a connection was asked for.
+    met: BTreeMap<NodeId, meeting::Meeting>,
+    /// When it is time to look whether a writer is missed.
+    meet_at: Time,
     /// Rises whenever something may be asked for that could not be before.
     supply: u64,
     /// Not later than anything that is due of peers, requests and answers: most inputs need not look at all of them.
@@ -83,6 +88,8 @@ impl Engine {
             intake: Intake::default(),
             uploads: Uploads::default(),
             sent: Sent::default(),
+            met: BTreeMap::new(),
+            meet_at: Time::ZERO,
             supply: 1,
             due: Timers::new(),
             stats: Stats::default(),

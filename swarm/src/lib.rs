@@ -8,6 +8,7 @@
 //! | `peers`, `pace` | what each peer holds, how it behaves, how fast it answers |
 //! | `picker` | which run to ask of a peer with room |
 //! | `requests`, `budget`, `intake` | what is outstanding, and how much may and should be |
+//! | `engine/meeting` | with whom to be connected in a large swarm |
 //! | `locality` | where nodes are, and who fetches what into a rack |
 //! | `uploads`, `sent` | answers to peers; whom the writer sent each chunk |
 //! | `gains` | what followers have not been told |

@@ -70,6 +70,9 @@ pub const HOSTILE_SETS_MAX: u32 = 3;
 /// Banned peers remembered.
 pub const BANNED_MAX: usize = 4096;
 
+/// Nodes that are remembered because a connection with them was asked for.
+pub const MET_MAX: usize = 1024;
+
 const _: () = assert!(RUN_BYTES_SPLIT < RUN_BYTES_MIN, "splitting must end below the normal size");
 const _: () = assert!(RUN_BYTES_MIN < RUN_BYTES_MAX, "a run has room to grow");
 const _: () = assert!(

@@ -43,6 +43,8 @@ pub enum Wake {
     FaultHedge,
     /// Nothing is due; only an input changes anything.
     Idle,
+    /// A connection with a writer may be asked for.
+    Meet,
     /// A peer that was left alone may be asked again.
     PeerRetry,
     /// A peer with requests outstanding has been silent too long.
@@ -166,6 +168,12 @@ pub enum Output {
         lineage: LineageId,
         /// The chunk.
         birth: Birth,
+    },
+    /// Connect with a node that has what is wanted here, if that is possible; an [`Engine`](crate::Engine) that has no room
+    /// for it can [spare](crate::Engine::spare_peer) another.
+    Meet {
+        /// Whom.
+        peer: NodeId,
     },
     /// Answer a part of a request with "not held".
     NotHeld {

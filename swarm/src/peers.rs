@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     pub(crate) fault_requests: usize,
     /// It is not asked before this, after a silence or a refusal.
     pub(crate) resting_until: Option<Time>,
+    /// When it was of use last: it sent chunks, asked for some or took some; or since it came.
+    pub(crate) used_at: Time,
     silences: u32,
     refusals: u32,
     corrupt: u32,

@@ -39,6 +39,8 @@ pub struct Stats {
     pub faults_hedged: u64,
     /// Announcements sent.
     pub announcements: u64,
+    /// Connections asked for.
+    pub meetings: u64,
     /// Peers banned.
     pub bans: u64,
     /// Level: encoded bytes asked for and not arrived.

@@ -101,6 +101,12 @@ impl Uploads {
         Ok(())
     }
 
+    /// Whether an answer to a peer waits or is being sent.
+    pub(crate) fn has_any_of(&self, peer: NodeId) -> bool {
+        let mut at_peer = self.sending.range((peer, RequestId(0))..=(peer, RequestId(u64::MAX)));
+        at_peer.next().is_some() || self.queues.get(&peer).is_some_and(|queue| queue.iter().next().is_some())
+    }
+
     /// Takes the next answer to start sending.
     pub(crate) fn next(&mut self, now: Time, config: &Config) -> Option<(NodeId, &Upload)> {
         if config.upload_bytes_per_s.is_some() && now < self.free_at {

@@ -158,6 +158,33 @@ async fn without_the_publisher_the_others_finish_and_late_joiners_too() -> anyho
 }
 
 #[tokio::test]
+async fn five_nodes_get_checkpoints_of_a_publisher_that_has_room_for_two() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &["--peers-max", "2"]).await?;
+    let mut readers = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        readers.push(ground.join(name, &publisher, "reader", &[]).await?);
+    }
+    let lineage = publisher.run_vm(Guest { checkpoints: Some(5), ..Guest::default() }).await?;
+    for reader in &readers {
+        reader.wait_checkpoint(&lineage, 4).await?;
+    }
+    let [a, b, c, d, e] =
+        [0, 1, 2, 3, 4].map(|index| assert_rebuilt(&readers[index], &lineage, index as u64));
+    tokio::try_join!(a, b, c, d, e)?;
+    let peers = publisher.status().await?.peers.len();
+    ensure!(peers <= 2, "the publisher is connected with {peers}");
+    for reader in &readers {
+        let peers = reader.status().await?.peers.len();
+        ensure!(peers >= 3, "{} is connected with {peers}", reader.directory().display());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_late_joiner_gets_an_old_checkpoint_while_the_vm_runs() -> anyhow::Result<()> {
     if skipped(&[Need::Kvm]) {
         return Ok(());

@@ -47,6 +47,7 @@ impl World {
             Message::Deferred { request, births, holder } => {
                 Input::ChunksDeferred { peer, request, lineage, births, holder }
             }
+            Message::Have { .. } if self.options.is_central && from != 0 => return,
             Message::Have { births } => Input::PeerHas { peer, lineage, births },
             Message::Lack { births } => Input::PeerLacks { peer, lineage, births },
             Message::NotHeld { request, births } => Input::ChunksNotHeld { peer, request, lineage, births },

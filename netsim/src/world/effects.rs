@@ -1,7 +1,7 @@
 //! What engines ask for, carried out: messages sent, answers queued, wake-ups scheduled.
 
 use pageswarm_checkpoint::Birth;
-use pageswarm_swarm::{BirthSet, Input, Output, RequestId, Time, Urgency};
+use pageswarm_swarm::{BirthSet, Input, Output, Patience, RequestId, Time, Urgency};
 
 use super::{Event, Slice, World, node_of};
 use crate::link::{Answer, Next, Small, transfer_time};
@@ -70,6 +70,10 @@ impl World {
                     self.open_faults -= usize::from(host.counts());
                 }
             }
+            Output::Meet { peer } => {
+                let delay = self.options.latency * 2;
+                self.scheduler.after(delay, Event::Meet { a: node, b: node_of(peer) });
+            }
             Output::NotHeld { peer, request, births, .. } => {
                 if self.hosts[node].behaviour != Behaviour::Boasting {
                     self.send(node, node_of(peer), Message::NotHeld { request, births });
@@ -79,11 +83,16 @@ impl World {
                 self.send(node, node_of(peer), Message::Refused { request, why });
             }
             Output::Request { peer, request, births, urgency, patience, .. } => {
+                // There is nobody else to be sent to.
+                let patience = if self.options.is_central { Patience::Insist } else { patience };
                 let message = Message::Request { request, births, urgency, patience };
                 self.send(node, node_of(peer), message);
             }
             Output::Serve { peer, request, births, urgency, .. } => {
                 self.serve(node, node_of(peer), request, births, urgency);
+            }
+            Output::WantComplete { want } if self.simulations.is_some() => {
+                self.interval_arrived(node, want.0);
             }
             Output::WantComplete { .. } => self.set_complete(node, Some(now)),
             Output::Event(_) | Output::Wait { .. } => {}

@@ -6,6 +6,9 @@
 //! one, any other node gets its place. The product draws from the same population by the provider records of the
 //! lineage and by what its peers say of theirs, refuses above the same limits, and tries the next.
 //!
+//! Who has something that a node lacks is connected with it when its engine asks for that ([`World::meet`]): a node that has no
+//! room parts with the neighbour that it can spare.
+//!
 //! Even degrees matter: an uplink is shared by those who ask, so that a node with half as many neighbours as others gets
 //! half as much when all are busy.
 
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use pageswarm_swarm::{Input, Time};
 
-use super::{Event, World, node_id};
+use super::{Event, World, node_id, node_of};
 use crate::host::{LINEAGE, Neighbour};
 
 /// A cut connection is noticed after this, and up to ten times this.
@@ -68,6 +71,40 @@ impl World {
             }
             self.feed(node, Input::PeerFollows { peer, lineage: LINEAGE });
         }
+    }
+
+    /// As [`Self::connect`]; whoever has no room parts with the neighbour that was of no use for the longest time.
+    pub(super) fn meet(&mut self, a: usize, b: usize) {
+        if a == b || b >= self.hosts.len() || self.hosts[a].epoch(b).is_some() {
+            return;
+        }
+        let reachable = self.sides.as_ref().is_none_or(|sides| sides[a] == sides[b]);
+        if !reachable || [a, b].iter().any(|node| self.hosts[*node].engine.is_none()) {
+            return;
+        }
+        for node in [a, b] {
+            if !self.can_accept(node) && !self.part(node) {
+                return;
+            }
+        }
+        self.connect(a, b);
+    }
+
+    /// Ends the connection with a neighbour that can be spared, if there is one; both ends know at once.
+    fn part(&mut self, node: usize) -> bool {
+        let now = self.scheduler.now();
+        let spare = self.hosts[node].engine.as_ref().and_then(|engine| engine.spare_peer(now));
+        let Some(other) = spare.map(node_of).filter(|other| self.hosts[node].epoch(*other).is_some()) else {
+            return false;
+        };
+        for (node, peer) in [(node, other), (other, node)] {
+            self.hosts[node].cut(peer);
+            self.hosts[node].forget(peer);
+            self.feed(node, Input::PeerDown { peer: node_id(peer) });
+        }
+        // It looks for another one, if it has too few now.
+        self.draw_again(other);
+        true
     }
 
     /// A node that is up looks for its neighbours.

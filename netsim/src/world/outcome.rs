@@ -5,6 +5,7 @@ use std::time::Duration;
 use pageswarm_swarm::{BirthSet, Time};
 
 use super::World;
+use super::simulating::Simulations;
 use crate::bound::Bound;
 use crate::options::{Behaviour, Links, Pattern};
 use crate::progress::{self, Point};
@@ -76,6 +77,7 @@ impl World {
             bound: self.bound,
             excess: Excess::of(&finishes),
             points: self.curve(),
+            simulated: self.simulations.and_then(Simulations::outcome),
             finishes,
             publisher_bytes: self.hosts[0].sent_chunk_bytes,
             received_bytes: honest().map(|host| host.received_chunk_bytes).sum(),

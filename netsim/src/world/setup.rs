@@ -14,6 +14,12 @@ use crate::store::Store;
 impl World {
     /// Decides who has and wants what.
     pub(super) fn fill(&mut self) {
+        if let Some(recording) = self.options.recording {
+            let begins_with = BirthSet::range(Birth(0), Birth(recording.pages - 1));
+            self.hosts[0].store = Store::of(begins_with.clone());
+            self.hosts[0].began_with = begins_with;
+            return;
+        }
         let chunks = self.options.chunks;
         let all = BirthSet::range(Birth(0), Birth(chunks - 1));
         let honest = self.honest_others();
@@ -52,6 +58,9 @@ impl World {
     pub(super) fn begin(&mut self) {
         for node in 0..self.options.nodes {
             self.boot(node);
+        }
+        if let Some(recording) = self.options.recording {
+            self.scheduler.after(recording.interval, Event::Recorded);
         }
         let mut plan = faults::churn(&self.options, self.bound.time(), &mut self.rng);
         if !self.options.is_fault_free() {
@@ -108,11 +117,14 @@ impl World {
         self.hosts[node].boot(node_id(node), seed, labels);
         let (lineage, births) = (LINEAGE, self.hosts[node].store.held().clone());
         self.feed(node, Input::Open { lineage, writer: Some(node_id(0)) });
-        let lengths = self.lengths.to_vec();
+        let known = self.options.recording.map_or(self.options.chunks, |recording| recording.pages);
+        let lengths = self.lengths.of_range(0, known);
         self.feed(node, Input::Lengths { lineage, first: Birth(0), lengths });
         self.feed(node, Input::LocalHas { lineage, births });
-        let births = self.hosts[node].wants.clone();
-        self.feed(node, Input::Want { want: WantId(0), lineage, births, deadline: None });
+        if self.options.recording.is_none() {
+            let births = self.hosts[node].wants.clone();
+            self.feed(node, Input::Want { want: WantId(0), lineage, births, deadline: None });
+        }
         self.dial(node);
     }
 }

@@ -13,7 +13,7 @@ use crate::api::server;
 use crate::config::{Mdns, MembershipStart, NodeConfig, ProcessorChoice, Sources};
 use crate::exit::{ExitCode, Failure};
 use crate::leases::Share;
-use crate::limits::TICKET_ADDRESSES_MAX;
+use crate::limits::{PEERS_MAX, TICKET_ADDRESSES_MAX};
 use crate::node::Node;
 use crate::report::chain;
 
@@ -51,6 +51,9 @@ pub struct NodeRunArgs {
     /// Data plane of another member to connect with; may be given several times.
     #[arg(long = "peer")]
     pub peers: Vec<SocketAddr>,
+    /// Members that this node is connected with at most. In a larger swarm it changes connections for those that it needs.
+    #[arg(long, value_name = "COUNT", default_value_t = PEERS_MAX as u64, value_parser = clap::value_parser!(u64).range(2..=PEERS_MAX as u64))]
+    pub peers_max: u64,
     /// Zone that this node is in, by a name that all nodes there are given: between zones, links are long.
     #[arg(long, value_name = "NAME", value_parser = values::place_name)]
     pub zone: Option<String>,
@@ -128,6 +131,7 @@ pub async fn run(args: NodeRunArgs) -> Result<(), Failure> {
         processor: args.processor,
         image_bytes: args.image_memory,
         upload_bytes_per_s: args.upload_limit,
+        peers_max: usize::try_from(args.peers_max).unwrap_or(PEERS_MAX),
         sources: if args.central { Sources::Writer } else { Sources::Swarm },
         lease_term: args.lease_term,
         simulate_twice: args.simulate_twice,

@@ -23,6 +23,8 @@ pub(super) const ASKS_MAX: usize = 1024;
 pub(super) const CANDIDATES: usize = 8;
 /// How long a request waits for something to do.
 pub const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// How soon a worker that got nothing is expected to ask again.
+const ASKS_AGAIN: Duration = Duration::from_secs(1);
 /// Simulations whose times say how long one takes.
 const TIMES_KEPT: usize = 32;
 /// No lease is given a second time before.
@@ -199,6 +201,8 @@ pub struct LeaseTable {
     /// Those on whose word alone nobody is to rely.
     doubted: BTreeSet<NodeId>,
     asks: VecDeque<Ask>,
+    /// Workers that have nothing to simulate, and until when they are expected to ask again.
+    idle: BTreeMap<NodeId, Instant>,
     times: VecDeque<Duration>,
     expired: u64,
     hedged: u64,
@@ -222,6 +226,7 @@ impl LeaseTable {
             liars: BTreeSet::new(),
             doubted: BTreeSet::new(),
             asks: VecDeque::new(),
+            idle: BTreeMap::new(),
             times: VecDeque::new(),
             expired: 0,
             hedged: 0,
@@ -393,6 +398,9 @@ impl LeaseTable {
             return self.outputs.push_back(Output::Busy(ask));
         }
         lacks.truncate(LEASE_LIST_MAX);
+        if self.held_by(worker) == 0 && !self.asks.iter().any(|ask| ask.worker == worker) {
+            self.idle.insert(worker, now + ASK_PATIENCE + ASKS_AGAIN);
+        }
         let leases_max = LEASES_PER_JOB * jobs.clamp(1, JOBS_MAX);
         self.asks.push_back(Ask { ask, worker, leases_max, lacks, until: now + ASK_PATIENCE });
     }
@@ -427,6 +435,7 @@ impl LeaseTable {
     }
 
     fn grant(&mut self, now: Instant, worker: NodeId, interval: CheckpointIndex) {
+        self.idle.remove(&worker);
         let held = self.held.entry(worker).or_default();
         *held += 1;
         let queue = u32::try_from(*held).unwrap_or(u32::MAX);
@@ -489,6 +498,7 @@ impl LeaseTable {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.idle.retain(|_, until| *until > now);
         let over = |interval: &CheckpointIndex| {
             let leases = self.states.get(interval).map_or(&[][..], |state| &state.leases);
             let ended = leases.iter().filter(|lease| lease.until <= now);
@@ -521,7 +531,7 @@ impl LeaseTable {
     }
 
     fn cheapest(&self, now: Instant) -> Option<(usize, CheckpointIndex)> {
-        let free = |ask: &Ask| self.held_by(ask.worker) < ask.leases_max;
+        let free = |ask: &Ask| self.may_take_more(ask.worker, ask.leases_max);
         let mut pairs = Vec::new();
         for (place, ask) in self.asks.iter().enumerate().filter(|(_, ask)| free(ask)) {
             let fit = ask.lacks.iter().filter(|(interval, _)| {
@@ -531,6 +541,13 @@ impl LeaseTable {
             pairs.extend(ranked.min().map(|rank| (rank, place)));
         }
         pairs.into_iter().min().map(|((.., interval), place)| (place, interval))
+    }
+
+    /// Whoever has something to simulate takes more only while there is more than those without anything can take.
+    fn may_take_more(&self, worker: NodeId, leases_max: u64) -> bool {
+        let held = self.held_by(worker);
+        let has_free_lanes = held < leases_max / LEASES_PER_JOB;
+        held < leases_max && (has_free_lanes || self.wanting.len() > self.idle.len())
     }
 
     fn give(&mut self, now: Instant, place: usize, interval: CheckpointIndex) {
@@ -546,7 +563,7 @@ impl LeaseTable {
         let Some(Ask { ask, worker, leases_max, until, .. }) = self.asks.get(place).cloned() else {
             return false;
         };
-        if self.held_by(worker) < leases_max {
+        if self.may_take_more(worker, leases_max) {
             let candidates = self.candidates(now, worker);
             if !candidates.is_empty() {
                 self.asks.remove(place);

@@ -349,6 +349,26 @@ fn lease(table: &mut LeaseTable, now: Instant, worker: NodeId) -> Option<Checkpo
 }
 
 #[test]
+fn whoever_has_nothing_to_do_goes_before_one_that_has() {
+    let now = Instant::now();
+    let mut table = LeaseTable::new(policy("0%"));
+    table.handle(now, Input::Recorded(1));
+    assert_eq!(lease(&mut table, now, node(0)), Some(CheckpointIndex(0)));
+    // Both wait when the next interval comes; the busy one lacks less of it.
+    for (number, bytes) in [(0, 10), (1, 90)] {
+        let (ask, worker, lacks) = (AskId(number as u64), node(number), vec![(CheckpointIndex(1), bytes)]);
+        table.handle(now, Input::Ask { ask, worker, jobs: 1, lacks });
+    }
+    assert_eq!(table.poll(), None);
+    table.handle(now, Input::Recorded(2));
+    assert_eq!(table.poll(), Some(Output::Granted(AskId(1), CheckpointIndex(1))));
+    assert_eq!(table.poll(), None);
+    table.handle(now, Input::Recorded(3));
+    let candidates = vec![CheckpointIndex(2)];
+    assert_eq!(table.poll(), Some(Output::Candidates(AskId(0), candidates)), "nobody else is there for it");
+}
+
+#[test]
 fn intervals_that_nobody_can_do_keep_no_others_from_being_done() {
     let mut now = Instant::now();
     let mut table = LeaseTable::new(policy("0%"));

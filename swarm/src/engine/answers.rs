@@ -24,7 +24,10 @@ impl Engine {
         };
         let from_writer = Source::of(lineage, peer_id) == Source::Writer;
         // Before the books: ending the last request would end the measurement too.
-        self.lives(peer_id, |peer, now| peer.delivered(now, bytes));
+        self.lives(peer_id, |peer, now| {
+            peer.used_at = now;
+            peer.delivered(now, bytes);
+        });
         let settled = match self.requests.of_peer(request, peer_id, id) {
             Some(_) => self.settle_part(request, births),
             None => BirthSet::new(),
@@ -98,7 +101,7 @@ impl Engine {
             return;
         };
         let queued = peer.pace.expected(peer.outstanding, 0).saturating_mul(4);
-        // Whoever the holder is: if it is no peer of ours, the chunk comes by way of others.
+        // A holder that is no peer of ours may become one; else the chunk comes by way of others.
         let wait = match holder == self.me {
             true => std::time::Duration::from_millis(1),
             false => self.config.defer_wait.max(queued.min(self.config.timeout_max)),
@@ -109,6 +112,7 @@ impl Engine {
         peer.lineages.entry(id).or_default().defer(&part, Some(holder), until);
         self.due.offer(Some(until), Wake::Deferral);
         self.give_back(id, &part);
+        self.meet(holder);
     }
 
     pub(super) fn chunks_not_held(

@@ -102,6 +102,7 @@ impl Engine {
             return;
         }
         lineage.want(&missing);
+        self.meet_at = self.now;
         self.divide(id);
         self.more_supply();
     }

@@ -22,6 +22,7 @@ impl Engine {
         }
         self.start_uploads();
         self.announce();
+        self.meet_writers();
     }
 
     fn expire(&mut self) {
@@ -124,6 +125,7 @@ impl Engine {
         let mut timers = self.due;
         timers.offer(self.wants.next_hedge(), Wake::FaultHedge);
         self.offer_announcements(&mut timers);
+        self.offer_meetings(&mut timers);
         timers.offer(self.uploads.next_start(self.now, &self.config), Wake::UploadRate);
         let horizon = self.now.after(self.config.deadline_horizon);
         let near = self.wants.next_deadline(horizon);

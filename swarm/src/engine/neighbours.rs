@@ -23,8 +23,9 @@ impl Engine {
             self.banned.remove(&peer);
         }
         if self.peers.len() < PEERS_MAX {
-            self.peers.entry(peer).or_default();
+            self.peers.entry(peer).or_default().used_at = self.now;
             self.ready.insert(peer);
+            self.met.remove(&peer);
         }
     }
 

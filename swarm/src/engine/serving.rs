@@ -18,6 +18,9 @@ impl Engine {
         births: BirthSet,
         (urgency, patience): (Urgency, Patience),
     ) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.used_at = self.now;
+        }
         if let Err(why) = self.answer(peer, request, id, births, (urgency, patience)) {
             self.stats.refused += 1;
             self.emit(Output::Refuse { peer, request, why });
@@ -120,6 +123,7 @@ impl Engine {
         self.stats.bytes_served = self.stats.bytes_served.saturating_add(bytes);
         if let Some(peer) = self.peers.get_mut(&peer_id) {
             peer.bytes_up = peer.bytes_up.saturating_add(bytes);
+            peer.used_at = self.now;
         }
         self.uploads.done(peer_id, request);
     }

@@ -121,7 +121,16 @@ fn results() -> Vec<Seed> {
         ..ended.clone()
     };
     let named = |result: SimulationResult| fields(result.sign(&key())).split_off(33);
+    let announced = |result: &SimulationResult| AnnouncedResult {
+        certificate: vec![0xc0; 150],
+        record: result.clone().sign(&key()),
+    };
+    let mut list = Vec::new();
+    AnnouncedResult::put_list(&[announced(&ended), announced(&traced)], &mut list);
     vec![
+        ("announced_result", "traced", announced(&traced).encode()),
+        ("result_list", "two", list),
+        ("result_list", "none", vec![0]),
         ("result", "ended", named(ended)),
         ("result", "traced", named(traced)),
         ("result", "failed", named(failed)),

@@ -24,6 +24,6 @@ pub mod workload;
 pub use cpu::CpuState;
 pub use devices::Devices;
 pub use event::EventLog;
-pub use layout::Layout;
+pub use layout::{Layout, RamSizeError};
 pub use pageswarm_checkpoint::{CheckpointIndex, PAGE_BYTES, PageNumber};
 pub use workload::Workload;

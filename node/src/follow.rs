@@ -8,7 +8,6 @@ use pageswarm_checkpoint::{Genesis, Head, LineageId, object_hash, record};
 use pageswarm_swarm::Input;
 
 use crate::gossip::GossipCommand;
-use crate::limits::LINEAGES_MAX;
 use crate::lineages::{Lineage, LineageError, Survey};
 use crate::node::Node;
 use crate::objects;
@@ -40,13 +39,17 @@ async fn learn(node: &Arc<Node>, id: LineageId) -> bool {
     let mut found = Vec::new();
     let mut next = Some(id);
     while let Some(id) = next.filter(|id| node.lineages.get(id).is_none()) {
-        if found.len() >= GENERATIONS_MAX || node.lineages.ids().len() >= LINEAGES_MAX {
-            node.note_refused_record("too many lineages");
+        if found.len() >= GENERATIONS_MAX {
+            node.note_refused_record("a lineage has too many ancestors");
             return false;
         }
         let Some((genesis, records)) = fetch(node, id).await else {
             return false;
         };
+        if let Err(error) = node.lineages.check_room_for(&genesis) {
+            node.note_refused_record(&error.to_string());
+            return false;
+        }
         next = genesis.parent.map(|parent| parent.lineage);
         found.push(records);
     }
@@ -175,7 +178,10 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool
         Ok(Ok(applied)) => applied,
         Ok(Err(error)) => {
             match error {
-                LineageError::Commit(_) | LineageError::Record(_) | LineageError::WrongDelta { .. } => {
+                LineageError::Commit(_)
+                | LineageError::Record(_)
+                | LineageError::WrongDelta { .. }
+                | LineageError::OtherKind { .. } => {
                     node.note_refused_record(&crate::report::chain(&error));
                 }
                 other => node.note_store_trouble(&other),

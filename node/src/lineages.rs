@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pageswarm_checkpoint::wire::ObjectRequest;
 use pageswarm_checkpoint::{
-    ApplyError, Birth, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, Delta, Genesis, Head, LineageId,
-    NodeId, ObjectHash, RecordError, object_hash,
+    ApplyError, Birth, BlobKind, CheckpointIndex, CheckpointMap, ChunkHash, ChunkRef, Delta, Genesis, Head,
+    LineageId, NodeId, ObjectHash, RecordError, object_hash,
 };
 use pageswarm_store::{CommitError, IndexError, ObjectKind, ReadError, Store, WriteError};
 use pageswarm_swarm::BirthSet;
 use tokio::sync::Notify;
+
+use crate::limits::{ARTEFACT_LINEAGES_MAX, ARTEFACT_LINEAGES_PER_WORKER_MAX, LINEAGES_MAX};
 
 pub use held::Survey;
 pub use maps::MapError;
@@ -42,6 +44,22 @@ pub enum LineageError {
     /// Its writer did not sign it.
     #[error("record")]
     Record(#[from] RecordError),
+    /// No more lineages can be followed.
+    #[error("{what}: a node follows {most} at most")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        most: usize,
+    },
+    /// A checkpoint of artefacts is not one file, or one of a machine has one.
+    #[error("checkpoint {index} of lineage {} has what its kind of lineage does not have", lineage.short())]
+    OtherKind {
+        /// Whose.
+        lineage: LineageId,
+        /// Which.
+        index: CheckpointIndex,
+    },
     /// The lineage is not known here.
     #[error("lineage {} is not known here", .0.short())]
     Unknown(LineageId),
@@ -152,7 +170,7 @@ impl Lineages {
     /// [`LineageError`] if the store cannot be read or contradicts itself.
     pub fn load(store: Arc<Store>) -> Result<Self, LineageError> {
         let lineages = Self { store, state: Mutex::default(), changed: Arc::default() };
-        let notes = lineages.store.notes(GENESIS_NOTES, crate::limits::LINEAGES_MAX)?;
+        let notes = lineages.store.notes(GENESIS_NOTES, LINEAGES_MAX)?;
         let mut records: Vec<Vec<u8>> = notes.into_iter().map(|note| note.value).collect();
         // A branch can be opened once its parent is.
         while !records.is_empty() {
@@ -169,6 +187,27 @@ impl Lineages {
             }
         }
         Ok(lineages)
+    }
+
+    /// Whether another lineage can be followed: workers' lineages of artefacts have a part of the places only.
+    ///
+    /// # Errors
+    ///
+    /// [`LineageError::TooMany`].
+    pub fn check_room_for(&self, genesis: &Genesis) -> Result<(), LineageError> {
+        let state = self.lock();
+        let artefacts = || state.lineages.values().filter(|known| known.genesis.is_of_artefacts());
+        let of_writer = || artefacts().filter(|known| known.genesis.writer == genesis.writer);
+        let check = |what, count: usize, most: usize| match count < most {
+            true => Ok(()),
+            false => Err(LineageError::TooMany { what, most }),
+        };
+        if genesis.is_of_artefacts() {
+            let (all, one) = (ARTEFACT_LINEAGES_MAX, ARTEFACT_LINEAGES_PER_WORKER_MAX);
+            check("too many lineages of artefacts of one worker", of_writer().count(), one)?;
+            check("too many lineages of artefacts", artefacts().count(), all)?;
+        }
+        check("too many lineages", state.lineages.len(), LINEAGES_MAX)
     }
 
     /// Starts following a lineage whose genesis record and writer certificate were checked. `None` if its parent
@@ -378,6 +417,14 @@ impl Lineages {
         if map.births != head.births {
             return Err(wrong());
         }
+        let files = map.blobs.keys().filter(|kind| **kind == BlobKind::Trace).count();
+        let fits = match lineage.genesis.is_of_artefacts() {
+            true => files == 1 && map.blobs.len() == 1,
+            false => files == 0,
+        };
+        if !fits {
+            return Err(LineageError::OtherKind { lineage: *id, index: head.index });
+        }
         let fresh: Vec<(ChunkHash, u32)> = delta.new_chunks().collect();
         let hashes: Vec<ChunkHash> = fresh.iter().map(|(hash, _)| *hash).collect();
         self.store.put_object(kind::DELTA, delta_bytes)?;
@@ -504,4 +551,87 @@ const CERTIFICATE_NOTES: &[u8] = b"writer/";
 
 fn note(prefix: &[u8], id: &LineageId) -> Vec<u8> {
     [prefix, id.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use pageswarm_checkpoint::{BlobDelta, ChunkSource, ObjectName, StateRoot, node_id};
+    use pageswarm_store::StoreOptions;
+
+    use super::*;
+
+    fn key(number: u8) -> SigningKey {
+        SigningKey::from_bytes(&[number; 32])
+    }
+
+    fn genesis(writer: u8, nonce: u8, pages: u32) -> Genesis {
+        let writer = node_id(&key(writer));
+        Genesis { writer, nonce: [nonce; 16], pages, interval_ms: 0, parent: None }
+    }
+
+    fn lineages() -> (tempfile::TempDir, Lineages) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store"), StoreOptions { quota_bytes: None }).unwrap();
+        (directory, Lineages::load(Arc::new(store)).unwrap())
+    }
+
+    fn open(lineages: &Lineages, writer: u8, genesis: &Genesis) -> Lineage {
+        lineages.open(&genesis.sign(&key(writer)).0, b"certificate").unwrap().unwrap()
+    }
+
+    #[test]
+    fn one_workers_artefacts_leave_room_for_others() {
+        let (_directory, lineages) = lineages();
+        for nonce in 0..u8::try_from(ARTEFACT_LINEAGES_PER_WORKER_MAX).unwrap() {
+            let next = genesis(1, nonce, 0);
+            lineages.check_room_for(&next).unwrap();
+            open(&lineages, 1, &next);
+        }
+        let refused = lineages.check_room_for(&genesis(1, 200, 0)).unwrap_err();
+        assert!(refused.to_string().contains("one worker: a node follows 64"), "{refused}");
+        lineages.check_room_for(&genesis(2, 0, 0)).unwrap();
+        lineages.check_room_for(&genesis(1, 200, 16)).unwrap();
+    }
+
+    /// Offers a first checkpoint with blobs of these kinds, and no page, to a lineage of that many pages.
+    fn offer(pages: u32, kinds: &[BlobKind]) -> Result<Applied, LineageError> {
+        let (_directory, lineages) = lineages();
+        let lineage = open(&lineages, 1, &genesis(1, 0, pages));
+        let fresh = |(kind, number): (&BlobKind, u8)| BlobDelta {
+            kind: *kind,
+            chunks: vec![(ChunkSource::New { hash: ChunkHash([number; 32]), encoded_len: 9 }, 9)],
+        };
+        let blobs: Vec<BlobDelta> = kinds.iter().zip(1..).map(fresh).collect();
+        let births = blobs.len() as u64;
+        let delta = Delta { births_before: 0, pages: vec![], blobs }.encode();
+        let head = Head {
+            lineage: lineage.id,
+            index: CheckpointIndex(0),
+            parent: lineage.genesis_hash,
+            delta: ObjectName { hash: object_hash(&delta), length: delta.len() as u64 },
+            state_root: StateRoot([1; 32]),
+            births,
+            keyframe: None,
+            taken_unix_ms: 1,
+        };
+        lineages.apply(&lineage.id, &head.sign(&key(1)), &delta)
+    }
+
+    #[test]
+    fn a_lineage_of_artefacts_has_files_and_one_of_a_machine_has_none() {
+        let is_refused = |pages, kinds: &[BlobKind]| match offer(pages, kinds) {
+            Ok(_) => false,
+            Err(error) => {
+                assert!(matches!(error, LineageError::OtherKind { .. }), "{error}");
+                true
+            }
+        };
+        assert!(!is_refused(0, &[BlobKind::Trace]));
+        assert!(is_refused(0, &[BlobKind::Cpu]));
+        assert!(is_refused(0, &[BlobKind::Cpu, BlobKind::Trace]));
+        assert!(is_refused(0, &[]));
+        assert!(!is_refused(16, &[BlobKind::Cpu]));
+        assert!(is_refused(16, &[BlobKind::Cpu, BlobKind::Trace]));
+    }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use pageswarm_checkpoint::membership::{MembershipError, Role};
 use pageswarm_checkpoint::{BranchPoint, CheckpointIndex, Genesis, LineageId, PAGE_BYTES};
 use pageswarm_machine::guest::BootParameters;
-use pageswarm_machine::{Devices, Workload};
+use pageswarm_machine::{Devices, RamSizeError, Workload};
 use pageswarm_vmm::{
     Background, DeathReason, Launcher, LazyMemory, LazyStats, Origin, PaceMode, ProcessorKind, Report,
     SavedState, SpawnError, Strategy, VmEvent, VmFailure, VmOptions, VmProcess,
@@ -73,11 +73,8 @@ pub enum MachineError {
     #[error("cannot find this program to start it for the virtual machine")]
     Program(#[source] std::io::Error),
     /// RAM of no possible size.
-    #[error("ram of {bytes} bytes: give at least 64 MiB, at most 8 GiB, in steps of 2 MiB")]
-    RamSize {
-        /// The size asked for.
-        bytes: u64,
-    },
+    #[error(transparent)]
+    RamSize(#[from] RamSizeError),
     /// The checkpoint was imported, its state is in another program's form.
     #[error(
         "checkpoint {index} was imported: write it out with `checkpoint get` and resume it where it was made"
@@ -304,13 +301,9 @@ impl Machine {
 /// [`MachineError`].
 pub async fn run(node: &Arc<Node>, options: RunOptions) -> Result<Arc<Machine>, MachineError> {
     node.members.certificate().allows(Role::Publisher).map_err(MachineError::Role)?;
-    let size_error = MachineError::RamSize { bytes: options.ram_bytes };
-    let Ok(pages) = u32::try_from(options.ram_bytes / PAGE_BYTES as u64) else {
-        return Err(size_error);
-    };
-    if pageswarm_machine::Layout::new(options.ram_bytes).is_err() {
-        return Err(size_error);
-    }
+    let size_error = RamSizeError { ram_bytes: options.ram_bytes };
+    let pages = u32::try_from(options.ram_bytes / PAGE_BYTES as u64).map_err(|_| size_error)?;
+    pageswarm_machine::Layout::new(options.ram_bytes)?;
     let origin = Origin::Boot {
         ram_bytes: options.ram_bytes,
         parameters: BootParameters { seed: options.seed, workload: options.workload },
@@ -554,6 +547,7 @@ pub async fn new_lineage(
         interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
         parent,
     };
+    node.lineages.check_room_for(&genesis)?;
     let (record, id) = genesis.sign(&node.key);
     let lineage = node.lineages.open(&record, &node.members.certificate_record())?;
     let lineage = lineage.ok_or(LineageError::Unknown(id))?;

@@ -135,6 +135,9 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Bytes
         Ok(Ok(absorbed)) => absorbed,
         Ok(Err(error)) => {
             node.note_store_trouble(&error);
+            if let AbsorbError::Write(why) = error {
+                node.hub.not_stored(why).await;
+            }
             return Ended::Served;
         }
         Err(_) => return Ended::Failed,

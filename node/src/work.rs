@@ -19,8 +19,10 @@ use pageswarm_swarm::BirthSet;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::api::error::code_of;
 use crate::artefacts::{self, ArtefactError};
 use crate::events::What;
+use crate::exit::ExitCode;
 use crate::lazy_ram::MemoryUse;
 use crate::leases::{Standing, host};
 use crate::lineages::MapError;
@@ -62,6 +64,14 @@ pub enum WorkError {
     /// A trace cannot be taken.
     #[error("interval {interval} was not traced")]
     Untraced {
+        /// Which.
+        interval: CheckpointIndex,
+        /// Why.
+        source: Box<SimulateError>,
+    },
+    /// The store takes nothing more.
+    #[error("interval {interval} cannot be fetched")]
+    NoRoom {
         /// Which.
         interval: CheckpointIndex,
         /// Why.
@@ -317,6 +327,9 @@ impl Worker {
                 // It would be the same with the next one, and again with this one.
                 Err(source) if source.is_of_its_trace() => {
                     Err(WorkError::Untraced { interval, source: Box::new(source) })
+                }
+                Err(source) if code_of(&source) == ExitCode::DiskFull => {
+                    Err(WorkError::NoRoom { interval, source: Box::new(source) })
                 }
                 _ => Ok(ended),
             };

@@ -51,7 +51,7 @@ pub enum DirectoryError {
         dir: PathBuf,
     },
     /// The version file says nothing known.
-    #[error("{} does not name a store version", path.display())]
+    #[error("{} does not name a store version: it is damaged, or not of a pageswarm store", path.display())]
     VersionUnreadable {
         /// The file.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// No space left.
-    #[error("disk is full: {} cannot be written", path.display())]
+    #[error("disk is full: {} cannot be written; free space on it, or use another directory", path.display())]
     DiskFull {
         /// What was to be written.
         path: PathBuf,

@@ -13,7 +13,7 @@ use crate::pack::PackNumber;
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// No space left where the index is.
-    #[error("disk is full: the index cannot be written")]
+    #[error("disk is full: the index cannot be written; free space on it, or use another directory")]
     DiskFull,
     /// The index is damaged; packs are the truth.
     #[error("index is damaged: it is made anew from the packs when the store is opened next")]
@@ -68,10 +68,12 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// No space left where packs are.
-    #[error("disk is full: what is acknowledged is kept, nothing more can be stored")]
+    #[error("disk is full: what is acknowledged is kept, nothing more can be stored until space is free")]
     DiskFull,
     /// The batch would exceed the store's quota.
-    #[error("store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit")]
+    #[error(
+        "store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit; give it a larger quota"
+    )]
     QuotaReached {
         /// Bytes of all packs.
         used_bytes: u64,

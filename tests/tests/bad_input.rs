@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pageswarm_node::exit::ExitCode;
@@ -34,11 +35,15 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 
 #[tokio::test]
 async fn a_wrong_command_line_is_explained() -> anyhow::Result<()> {
-    let wrong: [(&[&str], &str); 6] = [
+    let wrong: [(&[&str], &str); 10] = [
         (&["node", "run", "--no-such-flag"], "--no-such-flag"),
         (&["node", "run", "--listen", "here"], "here"),
         (&["node", "run", "--advertise", "0.0.0.0:7420"], "192.0.2.7:7420"),
         (&["vm", "run", "--memory", "1GB"], "256MiB"),
+        (&["vm", "run", "--memory", "65MiB"], "multiple of 2 MiB"),
+        (&["vm", "run", "--workload", "x"], "kernel-build"),
+        (&["demo", "--memory", "1MiB"], "64 MiB"),
+        (&["demo", "--strategy", "x"], "incremental-stop-and-copy"),
         (&["vm", "run", "--interval", "5"], "500ms"),
         (&["frobnicate"], "frobnicate"),
     ];
@@ -104,6 +109,59 @@ async fn a_port_in_use_is_named() -> anyhow::Result<()> {
     let outcome =
         run(node_run(&ground.path("b"), any_port())?.args(["--create-swarm", "--http", &taken])).await?;
     expect(&outcome, ExitCode::Address, &[&taken, "--http"]);
+    // `node_run` names an address for gossip; of two the command line takes neither.
+    let mut node = tokio::process::Command::new(pageswarm_tests::command::program()?);
+    node.args([
+        "node",
+        "run",
+        "--create-swarm",
+        "--listen",
+        "127.0.0.1:0",
+        "--gossip-listen",
+        &taken,
+        "--dir",
+    ]);
+    let outcome = run(node.arg(ground.path("c")).kill_on_drop(true)).await?;
+    expect(&outcome, ExitCode::Address, &[&taken, "--gossip-listen"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_ends_with_the_code_and_the_words_of_the_node_that_could_not_start() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let tcp = std::net::TcpListener::bind(any_port())?;
+    let (taken, directory) = (tcp.local_addr()?.to_string(), ground.path("demo"));
+    let outcome = pageswarm(&["demo", "--http", &taken, "--dir", text(&directory)?]).await?;
+    expect(&outcome, ExitCode::Address, &[&taken, "--http"]);
+    if skipped(&[Need::Root]) {
+        return Ok(());
+    }
+    let disk = SmallDisk::mount(ground.path("disk"), "64k").await?;
+    let outcome = pageswarm(&["demo", "--dir", text(&disk.0)?]).await?;
+    expect(&outcome, ExitCode::DiskFull, &["full"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_no_route_takes_is_refused_as_all_failures_are() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let node = ground.create("node", &[]).await?;
+    let client = node.client();
+    let refused = [
+        (client.get::<serde_json::Value>("/api/v1/nothing").await, ExitCode::NotFound, "docs/api.md"),
+        (client.get("/api/v1/vms/x").await, ExitCode::Usage, "u64"),
+        (client.get("/api/v1/vms/0?from=x").await, ExitCode::Usage, "query"),
+        (client.get("/api/v1/tickets").await, ExitCode::Usage, "method"),
+        (client.post("/api/v1/tickets", &1).await, ExitCode::Usage, "invalid type"),
+    ];
+    for (outcome, code, word) in refused {
+        let failure = outcome.err().context("it was taken")?;
+        assert_eq!(failure.code, code, "{}", failure.message);
+        ensure!(failure.message.contains(word), "{word:?} is not in {:?}", failure.message);
+    }
     Ok(())
 }
 
@@ -214,7 +272,7 @@ async fn a_restore_whose_source_is_gone_ends_in_time() -> anyhow::Result<()> {
     publisher.kill().await?;
     let restore = ["restore", "--dir", text(node.directory())?, "--patience", "500ms", &lineage, "1"];
     expect(&pageswarm(&restore).await?, ExitCode::NotFound, &["CPU and devices", "checkpoint 1"]);
-    let check = node.self_check(&lineage, 1, std::time::Duration::from_millis(500)).await;
+    let check = node.self_check(&lineage, 1, Duration::from_millis(500)).await;
     let failure = check.err().context("there is nothing to resume from")?;
     assert_eq!(failure.code, ExitCode::NotFound, "{}", failure.message);
     Ok(())
@@ -332,5 +390,57 @@ async fn a_disk_that_is_full_at_the_start_says_so() -> anyhow::Result<()> {
     std::fs::write(disk.0.join("ballast"), vec![1; 64 << 10]).ok();
     let outcome = run(node_run(&disk.0.join("node"), any_port())?.arg("--create-swarm")).await?;
     expect(&outcome, ExitCode::DiskFull, &["full"]);
+    Ok(())
+}
+
+/// The reader cannot store what it fetches: it says so at once, fetches no more, and still serves what it has.
+async fn assert_intake_stops(
+    publisher: &NodeProcess,
+    reader: &NodeProcess,
+    words: &[&str],
+) -> anyhow::Result<()> {
+    let lineage = publisher.run_vm(Guest { checkpoints: Some(2), ..Guest::default() }).await?;
+    reader.wait_checkpoint(&lineage, 1).await?;
+    let get = ["checkpoint", "get", "--dir", text(reader.directory())?, &lineage, "1"];
+    for _ in 0..2 {
+        expect(&pageswarm(&get).await?, ExitCode::DiskFull, words);
+    }
+    until("nothing is wanted any more", PATIENCE, async || {
+        (reader.metric("pageswarm_wants").await.ok()? == 0).then_some(())
+    })
+    .await?;
+    let received = reader.status().await?.transfer.from_writer_bytes;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        reader.status().await?.transfer.from_writer_bytes,
+        received,
+        "what does not fit is fetched again"
+    );
+    events::wait_for(reader.directory(), PATIENCE, |event| event["event"] == "store_trouble").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_whose_quota_is_full_says_so_and_fetches_no_more() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let reader = ground.join("reader", &publisher, "reader", &["--quota", "16MiB"]).await?;
+    assert_intake_stops(&publisher, &reader, &["cannot be stored", "larger quota"]).await
+}
+
+#[tokio::test]
+async fn a_reader_whose_disk_is_full_says_so_and_fetches_no_more() -> anyhow::Result<()> {
+    if skipped(&[Need::Kvm, Need::Root]) {
+        return Ok(());
+    }
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let disk = SmallDisk::mount(ground.path("reader"), "24m").await?;
+    let reader = ground.join("reader", &publisher, "reader", &[]).await?;
+    assert_intake_stops(&publisher, &reader, &["cannot be stored", "full"]).await?;
+    drop((reader, disk));
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! and told by a hand-made member.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use ed25519_dalek::SigningKey;
@@ -212,12 +212,18 @@ impl Scene {
     async fn assert_refused(&mut self, head: Vec<u8>, why: &str) -> anyhow::Result<()> {
         let before = serde_json::to_string(&self.follower.checkpoints(&self.lineage).await?)?;
         let refused = self.follower.status().await?.transfer.refused_records;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         self.hostile.tell(&Control::Heads(vec![head])).await?;
         until("the record is refused", PATIENCE, async || {
             (self.follower.status().await.ok()?.transfer.refused_records > refused).then_some(())
         })
         .await?;
-        events::wait_for_text(self.follower.directory(), PATIENCE, "record_refused", why).await?;
+        // Not one of those that were refused before.
+        let refusal = |event: &serde_json::Value| {
+            let is_new = event["unix_ms"].as_u64().is_some_and(|at| u128::from(at) >= since);
+            is_new && event["event"] == "record_refused" && event["why"].to_string().contains(why)
+        };
+        events::wait_for(self.follower.directory(), PATIENCE, refusal).await?;
         let after = serde_json::to_string(&self.follower.checkpoints(&self.lineage).await?)?;
         assert_eq!(before, after, "a refused head changed what the follower knows");
         Ok(())

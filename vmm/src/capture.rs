@@ -22,6 +22,40 @@ pub enum Strategy {
     PreCopy,
 }
 
+/// No strategy has this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected pre-copy, incremental-stop-and-copy or stop-and-copy")]
+pub struct UnknownStrategy;
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::StopAndCopy, Self::IncrementalStopAndCopy, Self::PreCopy];
+
+    /// The name by which people choose it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StopAndCopy => "stop-and-copy",
+            Self::IncrementalStopAndCopy => "incremental-stop-and-copy",
+            Self::PreCopy => "pre-copy",
+        }
+    }
+}
+
+impl std::fmt::Display for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Strategy {
+    type Err = UnknownStrategy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStrategy> {
+        Self::ALL.into_iter().find(|strategy| strategy.name() == name).ok_or(UnknownStrategy)
+    }
+}
+
 /// What a checkpoint's pages are measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaptureKind {

@@ -106,13 +106,15 @@ impl Gate {
         }
     }
 
+    /// vCPU thread: whether the guest may not run now.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
     /// vCPU thread: waits while the VM is held, but no longer than until a pause is requested.
     pub(crate) fn wait_while_held(&self) {
-        if !self.held.load(Ordering::SeqCst) {
-            return;
-        }
         let mut place = self.lock();
-        while !self.is_requested() && self.held.load(Ordering::SeqCst) {
+        while !self.is_requested() && self.is_held() {
             place = self.wait(place, None);
         }
     }

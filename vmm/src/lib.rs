@@ -44,7 +44,7 @@ mod state;
 mod vcpu;
 
 pub use bare::BareMachine;
-pub use capture::{CaptureKind, Strategy};
+pub use capture::{CaptureKind, Strategy, UnknownStrategy};
 pub use captured::{CaptureFigures, Captured, PageBatch, SavedState};
 pub use child::probe_userfaultfd;
 pub use events::{DeathReason, VmEvent};

@@ -149,7 +149,7 @@ impl VmProcess {
         self.send(&ToChild::SetInterval { interval_ns })
     }
 
-    /// Makes the guest stand still; checkpoints go on.
+    /// Makes the guest stand still; checkpoints go on. A [`Report`](crate::Report) says when it stands.
     ///
     /// # Errors
     /// When the VM has ended.
@@ -157,7 +157,7 @@ impl VmProcess {
         self.send(&ToChild::Hold)
     }
 
-    /// Makes the guest stand still, and no checkpoint is taken meanwhile: the interval goes on with the guest.
+    /// As [`Self::hold`], and no checkpoint is taken meanwhile: the interval goes on with the guest.
     ///
     /// # Errors
     /// When the VM has ended.

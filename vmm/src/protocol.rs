@@ -201,6 +201,7 @@ impl ToParent {
                 out.extend(report.operations.to_le_bytes());
                 out.extend(report.passes.to_le_bytes());
                 out.extend(report.wrong_page.map_or(u32::MAX, |page| page.0).to_le_bytes());
+                out.push(u8::from(report.stands));
             }
             Self::Pages(batch) => {
                 out.push(3);
@@ -228,6 +229,7 @@ impl ToParent {
                 operations: reader.u64()?,
                 passes: reader.u32()?,
                 wrong_page: Some(reader.u32()?).filter(|&page| page != u32::MAX).map(PageNumber),
+                stands: choice(&mut reader, &[false, true])?,
             }),
             3 => Self::Pages(PageBatch::decode(&mut reader)?),
             4 => Self::Captured(Box::new(Captured::decode(&mut reader)?)),
@@ -293,8 +295,13 @@ mod tests {
             assert_eq!(ToChild::decode(&bytes).as_ref(), Ok(&message));
             assert!((0..bytes.len()).all(|end| ToChild::decode(&bytes[..end]).is_err()));
         }
-        let report =
-            Report { phase: Phase::Stopped, operations: 5, passes: 6, wrong_page: Some(PageNumber(7)) };
+        let report = Report {
+            phase: Phase::Stopped,
+            operations: 5,
+            passes: 6,
+            wrong_page: Some(PageNumber(7)),
+            stands: true,
+        };
         for message in [
             ToParent::Ready { base: 4096 },
             ToParent::Console(b"text".to_vec()),
@@ -336,7 +343,8 @@ mod tests {
         {
             change_every_byte(&message.encode(), ToChild::decode, ToChild::encode);
         }
-        let report = Report { phase: Phase::Stopped, operations: 5, passes: 6, wrong_page: None };
+        let report =
+            Report { phase: Phase::Stopped, operations: 5, passes: 6, wrong_page: None, stands: false };
         let failed = VmFailure::MsrRefused { index: 0x1b };
         for message in [
             ToParent::Console(b"text".to_vec()),

@@ -16,6 +16,8 @@ pub struct Report {
     pub passes: u32,
     /// The page in which it found a wrong byte.
     pub wrong_page: Option<PageNumber>,
+    /// It is held, and executes nothing until it is resumed.
+    pub stands: bool,
 }
 
 /// What waits to be sent.
@@ -46,13 +48,14 @@ impl Reports {
         self.arrived.notify_one();
     }
 
-    /// Takes note of new figures.
-    pub(crate) fn changed(&self, devices: &Devices) {
+    /// Takes note of new figures, and whether the guest stands.
+    pub(crate) fn changed(&self, devices: &Devices, stands: bool) {
         self.lock().report = Some(Report {
             phase: devices.phase,
             operations: devices.operations,
             passes: devices.passes,
             wrong_page: devices.wrong_page,
+            stands,
         });
         self.arrived.notify_one();
     }

@@ -59,6 +59,11 @@ impl Outside {
         }
     }
 
+    /// Reports whether the guest stands.
+    fn tell(&self, stands: bool) {
+        self.reports.changed(&self.devices, stands);
+    }
+
     /// Answers an in.
     fn input(&mut self, port: u16, bytes: &mut [u8], gate: &Gate) -> Result<(), VmFailure> {
         let failure = VmFailure::Port { port };
@@ -85,7 +90,7 @@ impl Outside {
         match self.devices.output(port, bytes).map_err(|_| VmFailure::Port { port })? {
             Effect::Quiet => {}
             Effect::Console(byte) => self.reports.console(byte),
-            Effect::Reported => self.reports.changed(&self.devices),
+            Effect::Reported => self.tell(false),
         }
         if before == Phase::Filling && self.devices.phase == Phase::Running {
             // The base image is complete: a good moment for the first checkpoint.
@@ -115,11 +120,25 @@ impl Vcpu {
         if self.outside.log.events().len() >= EVENTS_MAX - EVENT_MARGIN {
             self.gate.wait_for_request();
         }
-        self.gate.wait_while_held();
-        if self.gate.is_requested()
-            && let Some(order) = self.gate.take_request()
-        {
-            self.pause(order)?;
+        let mut has_stood = false;
+        loop {
+            if self.gate.is_held() {
+                if !std::mem::replace(&mut has_stood, true) {
+                    self.outside.tell(true);
+                }
+                self.gate.wait_while_held();
+            }
+            if self.gate.is_requested()
+                && let Some(order) = self.gate.take_request()
+            {
+                self.pause(order)?;
+            }
+            if !self.gate.is_held() {
+                break;
+            }
+        }
+        if has_stood {
+            self.outside.tell(false);
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
         VmOptions { pace: rate(53_000), interval: Duration::from_secs(3600), ..VmOptions::default() };
     let mut running = Running::start(boot(64 * MIB, Workload::SpecJbb), &options);
     running.await_report(|report| report.phase == Phase::Running);
-    running.vm.hold().unwrap();
+    running.hold();
     // The guest may be in the middle of a batch; what matters is that both are from before the writes that follow.
     let table = PageNumber(u32::try_from(abi::TABLE_BASE / abi::PAGE).unwrap());
     let read = |page| {
@@ -92,14 +92,12 @@ fn a_stale_page_with_its_stale_checksum_is_noticed() {
         running.vm.ram().unwrap().read(page, &mut bytes);
         bytes
     };
-    std::thread::sleep(Duration::from_millis(50));
     let old_table = read(table);
     let old_pages: Vec<_> =
         (0..512).map(|page| read(PageNumber(layout.first_data_page().0 + page))).collect();
     running.vm.resume().unwrap();
     running.await_report(|report| report.operations > 200_000);
-    running.vm.hold().unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    running.hold();
     for (number, page) in (layout.first_data_page().0..).zip(&old_pages) {
         running.vm.ram().unwrap().write(PageNumber(number), page);
     }

@@ -1,10 +1,12 @@
 //! Failures as HTTP answers and exit codes: the one place that maps them.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use pageswarm_sim::{ReplayError, ReplayFailure};
-use pageswarm_store::{OpenError, WriteError};
+use pageswarm_store::{CommitError, DirectoryError, IndexError, OpenError, PackError, WriteError};
 use pageswarm_vmm::VmFailure;
 
 use super::views::ErrorView;
@@ -89,9 +91,8 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<OpenError>() {
         return Some(store_code(error));
     }
-    if let Some(error) = error.downcast_ref::<WriteError>() {
-        let full = matches!(error, WriteError::DiskFull | WriteError::QuotaReached { .. });
-        return full.then_some(ExitCode::DiskFull);
+    if let Some(error) = write_error(error) {
+        return is_full(error).then_some(ExitCode::DiskFull);
     }
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return match error.kind() {
@@ -118,7 +119,7 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<ImportError>() {
         return import_code(error);
     }
-    if matches!(error.downcast_ref(), Some(MachineError::Imported { .. })) {
+    if matches!(error.downcast_ref(), Some(MachineError::Imported { .. } | MachineError::RamSize(_))) {
         return Some(ExitCode::Usage);
     }
     // A box is an error of its own kind.
@@ -144,6 +145,26 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             )
             || matches!(error.downcast_ref(), Some(LineageError::Unknown(_)));
     unknown.then_some(ExitCode::NotFound)
+}
+
+/// The failure to store something, in whichever form it comes: an error that passes for its cause hides it from those
+/// who look at causes.
+fn write_error<'error>(error: &'error (dyn std::error::Error + 'static)) -> Option<&'error WriteError> {
+    if let Some(CommitError::Write(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    let shared = error.downcast_ref::<Arc<WriteError>>().map(|error| &**error);
+    error.downcast_ref().or(shared)
+}
+
+fn is_full(error: &WriteError) -> bool {
+    match error {
+        WriteError::DiskFull | WriteError::QuotaReached { .. } | WriteError::Index(IndexError::DiskFull) => {
+            true
+        }
+        WriteError::Pack(error) => error.source.kind() == std::io::ErrorKind::StorageFull,
+        _ => false,
+    }
 }
 
 const fn import_code(error: &ImportError) -> Option<ExitCode> {
@@ -192,12 +213,90 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
 }
 
 fn store_code(error: &OpenError) -> ExitCode {
-    use pageswarm_store::DirectoryError;
     match error {
-        OpenError::Directory(DirectoryError::NewerVersion { .. }) => ExitCode::StoreTooNew,
-        OpenError::Directory(DirectoryError::Locked { .. }) => ExitCode::StoreLocked,
-        OpenError::Directory(DirectoryError::DiskFull { .. }) => ExitCode::DiskFull,
-        OpenError::Directory(_) => ExitCode::Failed,
-        _ => ExitCode::StoreDamaged,
+        OpenError::Directory(error) => match error {
+            DirectoryError::NewerVersion { .. } => ExitCode::StoreTooNew,
+            DirectoryError::Locked { .. } => ExitCode::StoreLocked,
+            DirectoryError::DiskFull { .. } => ExitCode::DiskFull,
+            DirectoryError::VersionUnreadable { .. } => ExitCode::StoreDamaged,
+            DirectoryError::NotAStore { .. } | DirectoryError::Denied { .. } | DirectoryError::Io { .. } => {
+                ExitCode::Failed
+            }
+        },
+        OpenError::Index(error) => match error {
+            IndexError::DiskFull => ExitCode::DiskFull,
+            IndexError::Damaged(_) | IndexError::EntryDamaged | IndexError::FoundDamaged => {
+                ExitCode::StoreDamaged
+            }
+            IndexError::Unusable(_) => ExitCode::Failed,
+        },
+        OpenError::Pack(PackError { source, .. }) | OpenError::List { source, .. } => match source.kind() {
+            std::io::ErrorKind::StorageFull => ExitCode::DiskFull,
+            std::io::ErrorKind::PermissionDenied => ExitCode::Failed,
+            // The device does not give back what was written to it.
+            _ => ExitCode::StoreDamaged,
+        },
+        OpenError::PacksExhausted => ExitCode::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::WantError;
+    use std::io::{Error, ErrorKind};
+    use std::path::PathBuf;
+
+    fn no_space() -> PackError {
+        PackError { pack: pageswarm_store::PackNumber(1), source: Error::from(ErrorKind::StorageFull) }
+    }
+
+    #[test]
+    fn a_full_disk_has_its_code_whoever_notices_it() {
+        let quota = WriteError::QuotaReached { used_bytes: 1, quota_bytes: 2, wanted_bytes: 3 };
+        let writes = [
+            WriteError::DiskFull,
+            quota,
+            WriteError::Index(IndexError::DiskFull),
+            WriteError::Pack(no_space()),
+        ];
+        for write in writes {
+            assert_eq!(code_of(&write), ExitCode::DiskFull, "{write}");
+            let committed = CommitError::Write(write);
+            assert_eq!(code_of(&committed), ExitCode::DiskFull, "{committed}");
+            let CommitError::Write(write) = committed else { unreachable!("it was just made") };
+            let fetched = FetchError::Want(WantError::NotStored(Arc::new(write)));
+            assert_eq!(code_of(&fetched), ExitCode::DiskFull, "{}", chain(&fetched));
+        }
+        assert_eq!(code_of(&WriteError::SyncFailedBefore), ExitCode::Failed);
+    }
+
+    #[test]
+    fn why_a_store_does_not_open_decides_the_code() {
+        let path = PathBuf::from("store");
+        let listing = |kind| OpenError::List { dir: PathBuf::from("packs"), source: Error::from(kind) };
+        let cases = [
+            (DirectoryError::NewerVersion { dir: path.clone(), found: 9 }.into(), ExitCode::StoreTooNew),
+            (DirectoryError::DiskFull { path: path.clone() }.into(), ExitCode::DiskFull),
+            (DirectoryError::VersionUnreadable { path: path.clone() }.into(), ExitCode::StoreDamaged),
+            (DirectoryError::NotAStore { dir: path }.into(), ExitCode::Failed),
+            (IndexError::DiskFull.into(), ExitCode::DiskFull),
+            (IndexError::EntryDamaged.into(), ExitCode::StoreDamaged),
+            (no_space().into(), ExitCode::DiskFull),
+            (listing(ErrorKind::PermissionDenied), ExitCode::Failed),
+            (listing(ErrorKind::Other), ExitCode::StoreDamaged),
+        ];
+        for (error, code) in cases {
+            let error: OpenError = error;
+            assert_eq!(code_of(&error), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_size_is_a_wrong_value() {
+        assert_eq!(
+            code_of(&MachineError::RamSize(pageswarm_machine::RamSizeError { ram_bytes: 5 })),
+            ExitCode::Usage
+        );
     }
 }

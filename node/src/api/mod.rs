@@ -4,6 +4,7 @@ pub mod client;
 pub mod error;
 mod listen;
 pub mod metrics;
+mod rejections;
 pub mod server;
 pub mod simulations;
 pub mod spreads;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
@@ -26,7 +27,7 @@ use super::views::{
     ImportView, LackedView, LineageBytesView, LineageView, PeerView, RebuildView, RevocationRequest,
     SelfCheckView, SpreadView, StatusView, StoreView, TicketRequest, TicketView, TransferView,
 };
-use super::{listen, metrics, simulations, spreads, traces, vms, work};
+use super::{listen, metrics, rejections, simulations, spreads, traces, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
 use crate::import::{self, ImportOptions};
@@ -83,6 +84,7 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     let listener = UnixListener::bind(&path).map_err(socket)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
     let all = reading().merge(changing()).with_state(Arc::clone(node));
+    let all = all.layer(map_response(rejections::as_failures));
     tokio::spawn(listen::serve(listener, all, None));
     let Some(address) = node.config.http_listen else {
         return Ok(None);
@@ -90,7 +92,8 @@ pub async fn start(node: &Arc<Node>) -> Result<Option<SocketAddr>, ServeError> {
     let tcp = |source| ServeError::Tcp { address, source };
     let listener = TcpListener::bind(address).await.map_err(tcp)?;
     let bound = listener.local_addr().map_err(tcp)?;
-    tokio::spawn(listen::serve(listener, reading().with_state(Arc::clone(node)), Some(HTTP_AGE_MAX)));
+    let some = reading().with_state(Arc::clone(node)).layer(map_response(rejections::as_failures));
+    tokio::spawn(listen::serve(listener, some, Some(HTTP_AGE_MAX)));
     Ok(Some(bound))
 }
 

@@ -73,17 +73,13 @@ pub(super) fn drive_view(machine: &Machine) -> DriveView {
 }
 
 async fn run_vm(State(node): State<Arc<Node>>, Json(request): Json<RunRequest>) -> Answer<VmView> {
-    let strategy = match request.strategy.as_str() {
-        "pre-copy" => Strategy::PreCopy,
-        "incremental-stop-and-copy" => Strategy::IncrementalStopAndCopy,
-        "stop-and-copy" => Strategy::StopAndCopy,
-        other => return Err(ApiError::usage(format!("unknown capture strategy {other}"))),
-    };
+    let strategy: Strategy =
+        request.strategy.parse().map_err(|error| ApiError::usage(format!("strategy: {error}")))?;
     if request.interval_ms == 0 {
         return Err(ApiError::usage("interval of 0 ms: give at least 1 ms"));
     }
     let options = RunOptions {
-        workload: request.workload.parse().map_err(|error| ApiError::failed(&error))?,
+        workload: request.workload.parse().map_err(|error| ApiError::usage(format!("workload: {error}")))?,
         ram_bytes: request.ram_bytes,
         interval: Duration::from_millis(request.interval_ms),
         strategy,

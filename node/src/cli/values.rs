@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use pageswarm_checkpoint::wire::PLACE_NAME_BYTES_MAX;
+use pageswarm_machine::Layout;
 
 /// Reads `500ms`, `2s`, `5m`, `1h` or `30d`.
 ///
@@ -39,6 +40,17 @@ pub fn exact_duration(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<u64, String> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("", 1)];
     with_unit(text, &units, "a number of bytes, or with KiB, MiB or GiB, such as 256MiB")
+}
+
+/// As [`size`], of RAM that a guest can have.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn ram_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    Layout::new(bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 /// Reads `10..20`, `10..` or `..20`, in decimal or with `0x`: from the first number on, without the last.
@@ -126,6 +138,8 @@ mod tests {
         assert!(duration("-1s").is_err());
         assert_eq!(size("256MiB"), Ok(256 << 20));
         assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(ram_size("64MiB"), Ok(64 << 20));
+        assert!(["62MiB", "65MiB", "33GiB", "x"].iter().all(|text| ram_size(text).is_err()));
         assert!(size("1GB").is_err());
         assert!(size("99999999999999GiB").is_err());
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use pageswarm_machine::Workload;
+use pageswarm_vmm::Strategy;
 
 use super::checkpoint::{self, CheckpointName};
 use super::{NodeArgs, print, status::short, values};
@@ -29,7 +30,7 @@ pub enum VmCommand {
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// RAM, such as 256MiB.
-    #[arg(long, value_parser = values::size, default_value = "256MiB")]
+    #[arg(long, value_parser = values::ram_size, default_value = "256MiB")]
     pub memory: u64,
     /// How it is recorded.
     #[command(flatten)]
@@ -56,8 +57,8 @@ pub struct RecordingArgs {
     #[arg(long)]
     pub checkpoints: Option<u64>,
     /// pre-copy, incremental-stop-and-copy or stop-and-copy.
-    #[arg(long, default_value = "pre-copy")]
-    pub strategy: String,
+    #[arg(long, default_value_t = Strategy::PreCopy)]
+    pub strategy: Strategy,
     /// When checkpoints are not stored, or not sent to followers, as fast as they are made: lengthen the interval until
     /// they are; pause the VM meanwhile; drop-distribution: record on, but do not announce or offer checkpoints until
     /// the next one has room; or keep-pace: go on as set.
@@ -148,7 +149,7 @@ fn request(recording: &RecordingArgs) -> RunRequest {
         workload: recording.workload.name().to_owned(),
         ram_bytes: 0,
         interval_ms: u64::try_from(recording.interval.as_millis()).unwrap_or(u64::MAX),
-        strategy: recording.strategy.clone(),
+        strategy: recording.strategy.name().to_owned(),
         checkpoints: recording.checkpoints,
         seed: 0,
         witness: Vec::new(),

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use chromium::{CHROMIUM, Chromium, DRIVER};
 use nodes::Node;
-use page::{agrees_with_status, charts_drawn, fields, same, tables, until, value_of};
+use page::{agrees_with_status, charts_drawn, fields, same, spread_agrees, tables, until, value_of};
 
 /// Checkpoints that the VM takes.
 const CHECKPOINTS: u64 = 8;
@@ -174,6 +174,7 @@ async fn shows_learnt(browser: &Chromium, reader: &Node) -> Result<()> {
         ratio_agrees(browser, "received", &["from-writer", "from-peers"], "lacked").await
     })
     .await?;
+    until("the distance from the bound", async || spread_agrees(browser, reader).await).await?;
     events_told(browser, &["checkpoint_learnt", "checkpoint_held"]).await?;
     pictures(browser, "dashboard-reader").await?;
     loads_nothing_from_elsewhere(browser, reader).await?;

@@ -125,6 +125,24 @@ pub(crate) async fn agrees_with_status(browser: &Chromium, node: &Node) -> Resul
     Ok(())
 }
 
+/// The spread that goes on, else the first one, is shown as `status` tells it: also how far from the bound of the links.
+pub(crate) async fn spread_agrees(browser: &Chromium, node: &Node) -> Result<()> {
+    let status = node.ask(&["status"]).await?;
+    let spreads = status["spreads"].as_array().context("spreads")?;
+    let told = spreads.iter().find(|spread| spread["goes_on"] == true).or(spreads.first());
+    let (told, fields) = (told.context("`status` has no spread")?, fields(browser).await?);
+    for key in ["lacked_bytes", "union_bytes", "missing_bytes", "busy_ms", "bound_ms"] {
+        let name = format!("spread-{}", key.trim_end_matches("_bytes").trim_end_matches("_ms"));
+        same(&name, &fields[&name], &told[key])?;
+    }
+    for (name, key) in [("spread-ratio", "over_bound_permille"), ("spread-gain", "gain_permille")] {
+        let told = told[key].as_f64().with_context(|| format!("{key} is not known: {told}"))?;
+        let shown = value_of(&fields[name])?;
+        ensure!((shown * 1000.0 - told).abs() < 0.01, "{name}: the page shows {shown}, the node says {told}");
+    }
+    Ok(())
+}
+
 /// The table has a row for each of `told`, and each cell what its column names.
 fn rows_agree(columns: &Value, rows: &Value, told: &[Value], key: &str) -> Result<()> {
     let (columns, rows) = (columns.as_array().context("columns")?, rows.as_array().context("rows")?);

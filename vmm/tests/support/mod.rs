@@ -135,6 +135,13 @@ impl Running {
         self.report
     }
 
+    /// Makes the guest stand still, and waits until it does.
+    pub(crate) fn hold(&mut self) {
+        self.report.stands = false;
+        self.vm.hold().unwrap();
+        self.await_report(|report| report.stands);
+    }
+
     /// Waits for the next checkpoint and applies it to `image`.
     pub(crate) fn checkpoint(&mut self, image: &mut Image) -> Captured {
         let mut fresh = true;

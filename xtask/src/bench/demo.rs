@@ -114,7 +114,9 @@ pub(super) fn measure(args: &DemoArgs) -> Result<Report> {
     })?;
     let outcome: Outcome =
         serde_json::from_value(whole.clone()).context("the demo's JSON has another shape")?;
-    let mut figures = figures(&outcome);
+    // The demo judges itself too; what it says is read below, and the two must agree.
+    println!("the demo ended with {}", output.status);
+    let mut figures = figures(&outcome, output.status.success());
     if args.quick {
         figures = figures
             .into_iter()
@@ -132,18 +134,24 @@ pub(super) fn measure(args: &DemoArgs) -> Result<Report> {
 }
 
 const PROVEN: &str = "checkpoints rebuilt and proven";
+const EQUAL: &str = "checkpoints compared byte for byte by another program";
+const OWN_VERDICT: &str = "the demo's own verdict";
+/// Checkpoints that the demo has compared, if it takes as many.
+const COMPARED: u64 = 10;
 
 fn is_function(figure: &Figure) -> bool {
-    figure.name == PROVEN
+    [PROVEN, EQUAL].contains(&figure.name)
 }
 
-fn figures(outcome: &Outcome) -> Vec<Figure> {
+fn figures(outcome: &Outcome, is_good_by_itself: bool) -> Vec<Figure> {
     let faults = faults(outcome);
     for fault in &faults {
         println!("{fault}");
     }
     let (proven, wanted) =
         (outcome.followed.len() - faults.len().min(outcome.followed.len()), outcome.checkpoints_wanted);
+    let compared = outcome.followed.iter().filter(|one| one.bytes_equal == Some(true)).count() as u64;
+    let to_compare = COMPARED.min(wanted);
     let percent = outcome.rate_achieved * 100 / outcome.rate_set.max(1);
     let downtime = &outcome.downtime_us;
     let wall = format!("{:.1} s", outcome.took_ms as f64 / 1000.0);
@@ -153,6 +161,13 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
             format!("{proven} of {wanted}"),
             "all",
             faults.is_empty() && proven as u64 == wanted,
+        ),
+        Figure::judged(EQUAL, format!("{compared} of {to_compare}"), "all", compared == to_compare),
+        Figure::judged(
+            OWN_VERDICT,
+            if is_good_by_itself { "all holds" } else { "something does not hold" }.to_owned(),
+            "all holds",
+            is_good_by_itself,
         ),
         Figure::judged(
             "downtime p50",
@@ -239,7 +254,7 @@ mod tests {
             r#"{{"nodes": 4, "memory_bytes": 268435456, "interval_ms": 500, "checkpoints_wanted": 1, "took_ms": 30000,
             "downtime_us": {{"p50": {downtime_us}, "p99": 2, "max": 3}}, "rate_set": 100, "rate_achieved": 95,
             "heads": [{{"index": 0, "state_root": "ab"}}],
-            "followed": [{{"index": 0, "state_root": "ab", "self_check": {{"holds": {holds}}}}}],
+            "followed": [{{"index": 0, "state_root": "ab", "bytes_equal": true, "self_check": {{"holds": {holds}}}}}],
             "publisher_sent_bytes": 5, "union_bytes": 5, "bound": {{"ratio_permille": 1100}},
             "links": {{"ratio_permille": null}}}}"#
         );
@@ -247,7 +262,7 @@ mod tests {
     }
 
     fn verdicts(outcome: &Outcome) -> Vec<&'static str> {
-        figures(outcome)
+        figures(outcome, true)
             .iter()
             .filter(|figure| figure.holds == Some(false))
             .map(|figure| figure.name)
@@ -260,7 +275,17 @@ mod tests {
         assert_eq!(verdicts(&outcome(501, true)), ["downtime p50"]);
         assert_eq!(verdicts(&outcome(400, false)), [PROVEN]);
         let slow = Outcome { rate_achieved: 89, checkpoints_wanted: 40, took_ms: 90_001, ..outcome(1, true) };
-        assert_eq!(verdicts(&slow), [PROVEN, "dirty rate", "wall time"]);
+        assert_eq!(verdicts(&slow), [PROVEN, EQUAL, "dirty rate", "wall time"]);
+    }
+
+    #[test]
+    fn a_demo_that_compared_nothing_or_finds_itself_wrong_does_not_hold() {
+        let mut outcome = outcome(1, true);
+        let failed = figures(&outcome, false);
+        let own = failed.iter().find(|figure| figure.name == OWN_VERDICT).unwrap();
+        assert_eq!(own.holds, Some(false));
+        outcome.followed[0].bytes_equal = None;
+        assert_eq!(verdicts(&outcome), [EQUAL]);
     }
 
     #[test]

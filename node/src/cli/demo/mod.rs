@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pageswarm_machine::Workload;
-use pageswarm_vmm::{ProcessorKind, VmFailure, probe_kvm, probe_userfaultfd};
+use pageswarm_vmm::{ProcessorKind, Strategy, VmFailure, probe_kvm, probe_userfaultfd};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -46,7 +46,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "specjbb")]
     pub workload: Workload,
     /// RAM of the VM.
-    #[arg(long, value_parser = values::size, default_value = "256MiB")]
+    #[arg(long, value_parser = values::ram_size, default_value = "256MiB")]
     pub memory: u64,
     /// From checkpoint to checkpoint.
     #[arg(long, value_parser = values::duration, default_value = "500ms")]
@@ -55,8 +55,8 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=CHECKPOINTS_MAX))]
     pub checkpoints: u64,
     /// pre-copy, incremental-stop-and-copy or stop-and-copy.
-    #[arg(long, default_value = "pre-copy")]
-    pub strategy: String,
+    #[arg(long, default_value_t = Strategy::PreCopy)]
+    pub strategy: Strategy,
     /// Seeds the guest and the choice of checkpoints that are compared byte for byte.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -153,7 +153,7 @@ async fn show(args: &DemoArgs, cluster: &Cluster) -> Result<Outcome, Failure> {
         workload: args.workload.name().to_owned(),
         ram_bytes: args.memory,
         interval_ms: u64::try_from(args.interval.as_millis()).unwrap_or(u64::MAX),
-        strategy: args.strategy.clone(),
+        strategy: args.strategy.name().to_owned(),
         checkpoints: Some(args.checkpoints),
         seed: args.seed,
         witness: witness.iter().copied().collect(),
@@ -307,7 +307,7 @@ impl Directory {
             None => tempfile::Builder::new().prefix("pageswarm-demo-").tempdir().map(tempfile::TempDir::keep),
         };
         let path = made.map_err(|error| {
-            Failure::new(ExitCode::Failed, format!("cannot use {}: {error}", place.display()))
+            Failure::new(code_of(&error), format!("cannot use {}: {error}", place.display()))
         })?;
         Ok(Self { path, temporary })
     }

@@ -34,8 +34,9 @@
 //! - Nodes may stand in racks, each with one link out and one in that its nodes share in the order in which they send.
 //!   Small messages pass by it.
 //!
-//! With a recording (`recording`, `world/simulating`), nodes are workers: each simulates one interval after the other, for which it
-//! wants the chunks of the checkpoint that it begins with. Deltas, records and results travel outside of the simulation.
+//! With a recording (`recording`, `world/simulating`), nodes are workers: each simulates one interval after the
+//! other, for which it wants the chunks of the checkpoint that it begins with. Leases, deltas, records and results
+//! travel outside of the simulation.
 //!
 //! Left out: packets, congestion control, slow start, connection set-up, shared links of several levels,
 //! clocks that differ, and encryption. Work takes no time unless a run is given a processor that all nodes share
@@ -44,9 +45,9 @@
 //!
 //! # A run
 //!
-//! In a safety phase anything may fail; in a liveness phase the faults are healed (liars stay, and who left is gone) and
-//! every honest node must get everything that it wants. Then nothing may happen any more. Every property has a file in
-//! `checkers`. A run without faults has no safety phase.
+//! In a safety phase anything may fail; in a liveness phase the faults are healed (liars stay, and who left is gone)
+//! and every honest node must get everything that it wants. Then nothing may happen any more. Every property has a
+//! file in `checkers`. A run without faults has no safety phase.
 
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use pageswarm_netsim::{
 
 const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
        pageswarm-netsim --picture SVG LABEL=CURVE...   draws what --curve wrote
-       pageswarm-netsim --seed N --recording ... --speed-up SVG   1 to 1,000 workers: a table, and a picture
+       pageswarm-netsim --seed N --recording ... --speed-up SVG   a table and a picture
   --seed N              draws everything else
   --nodes N             at the start, the publisher included, 2 to 20000 (default 9)
   --equal MIB RATE_MBIT no faults: every node wants the same MIB on equal links of RATE_MBIT Mbit/s
@@ -21,9 +21,9 @@ const USAGE: &str = "usage: pageswarm-netsim --seed N [options]
   --processor CORES REQUEST_US MESSAGE_US KB_NS
                         all nodes share a machine; the work of both ends for a request, a small message, 1000 bytes
   --recording INTERVALS INTERVAL_MS SIMULATION_MS PAGES DIRTY RATE_MBIT
-                        the nodes simulate so many intervals of a VM while it is recorded: how long one takes to record and
-                        to simulate, pages of RAM, pages written in each, all links' rate; no faults
-  --speed-up SVG        one after the other, with more and more workers
+                        the nodes simulate so many intervals of a VM while it is recorded: how long one
+                        takes to record and to simulate, pages of RAM, pages written in each, all links' rate
+  --speed-up SVG        so with 1 to 1,000 workers, from the swarm and from the publisher, whatever --nodes says
   --central             they ask the publisher only
   --script              no engines: an optimal schedule on the same links, without latency, against the closed form
   --curve FILE          writes which share of the bytes and of the nodes is there after which time, as CSV";
@@ -36,6 +36,8 @@ enum ArgsError {
     NoFile,
     #[error("--speed-up needs --recording")]
     NoRecording,
+    #[error("--recording goes with --seed, --nodes, --central and --speed-up only")]
+    RecordingAlone,
     #[error("--nodes must be from 2 to 20000")]
     Nodes,
     #[error("--seed is missing")]
@@ -108,6 +110,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, ArgsError> {
     }
     options.links = links.unwrap_or(options.links);
     options.churn_permille = churn.unwrap_or(options.churn_permille);
+    let others = churn.is_some() || racks.is_some() || processor.is_some() || is_script || curve.is_some();
+    if recording.is_some() && (others || links.is_some() || equal.is_some()) {
+        return Err(ArgsError::RecordingAlone);
+    }
     if speed_up.is_some() && options.recording.is_none() {
         return Err(ArgsError::NoRecording);
     }

@@ -41,8 +41,8 @@ impl Recording {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// The least time to the end with so many workers and no network, by the model of `sim/`'s `speed_up`: nobody is done
-    /// before the last interval is recorded and simulated, nor before the workers have simulated all.
+    /// The least time to the end with so many workers and no network, by the model of `sim/`'s `speed_up`: nobody is
+    /// done before the last interval is recorded and simulated, nor before the workers have simulated all.
     #[must_use]
     pub fn least(&self, workers: u64) -> Duration {
         let (recorded, simulated) = (self.interval.as_secs_f64(), self.simulation.as_secs_f64());

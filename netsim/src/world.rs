@@ -246,8 +246,11 @@ impl World {
             rng,
             options,
         };
-        let (nodes, seed) = (world.hosts.len(), world.rng.next_u64());
-        world.simulations = world.options.recording.map(|recording| Simulations::new(recording, seed, nodes));
+        // Drawn only then, so that other runs are what they were.
+        world.simulations = world
+            .options
+            .recording
+            .map(|recording| Simulations::new(recording, world.rng.next_u64(), world.hosts.len()));
         world.fill();
         world.bound = world.compute_bound();
         world.waiting = world.hosts.iter().filter(|host| host.counts()).count();

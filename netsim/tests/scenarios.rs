@@ -207,7 +207,8 @@ fn recording(intervals: u64) -> Recording {
 
 #[test]
 fn more_workers_than_a_node_may_have_peers_simulate_a_recording_in_time() {
-    // At this rate the publisher sends each chunk once in a third of an interval, and a whole checkpoint in two intervals.
+    // At this rate the publisher sends each chunk once in a third of an interval, and a whole checkpoint in two
+    // intervals.
     let rate = 40 * 4096 * 6;
     let swarm = pass(Options::recorded(1, 101, recording(150), rate));
     let simulated = swarm.simulated.unwrap();
@@ -216,6 +217,6 @@ fn more_workers_than_a_node_may_have_peers_simulate_a_recording_in_time() {
     assert!(swarm.publisher_bytes * 100 <= born * 115, "each chunk leaves the publisher about once: {swarm}");
     let central = pass(Options { is_central: true, ..Options::recorded(1, 101, recording(150), rate) });
     let apart = central.simulated.unwrap();
-    assert!(apart.speed_up_permille() * 3 < simulated.speed_up_permille() * 2, "{central}");
+    assert!(apart.speed_up_permille() * 4 < simulated.speed_up_permille() * 3, "{central}");
     assert!(central.publisher_bytes > 4 * swarm.publisher_bytes, "{central}");
 }

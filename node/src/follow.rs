@@ -14,6 +14,8 @@ use crate::objects;
 
 /// Pause before asking everyone again for something that nobody had.
 const RETRY: Duration = Duration::from_millis(200);
+/// The longest pause before what came and was not taken is asked for again.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// Ancestors that are learnt on behalf of a branch.
 const GENERATIONS_MAX: usize = 64;
 
@@ -37,19 +39,19 @@ pub async fn offer_head(node: &Arc<Node>, record: Vec<u8>) {
 async fn learn(node: &Arc<Node>, id: LineageId) -> bool {
     let _one_at_a_time = node.learning.lock().await;
     let mut found = Vec::new();
-    let mut next = Some(id);
+    let (first, mut next) = (id, Some(id));
     while let Some(id) = next.filter(|id| node.lineages.get(id).is_none()) {
+        if node.lineages.is_refused(&id) {
+            node.lineages.refuse(first);
+            return false;
+        }
         if found.len() >= GENERATIONS_MAX {
             node.note_refused_record("a lineage has too many ancestors");
             return false;
         }
-        let Some((genesis, records)) = fetch(node, id).await else {
+        let Some((genesis, records)) = fetch(node, id, found.len()).await else {
             return false;
         };
-        if let Err(error) = node.lineages.check_room_for(&genesis) {
-            node.note_refused_record(&error.to_string());
-            return false;
-        }
         next = genesis.parent.map(|parent| parent.lineage);
         found.push(records);
     }
@@ -66,14 +68,19 @@ async fn learn(node: &Arc<Node>, id: LineageId) -> bool {
     true
 }
 
-/// The genesis record and the writer's certificate, both checked.
-async fn fetch(node: &Arc<Node>, id: LineageId) -> Option<(Genesis, (Vec<u8>, Vec<u8>))> {
+/// The genesis record and the writer's certificate, both checked, if there is room for it beside `others`.
+async fn fetch(node: &Arc<Node>, id: LineageId, others: usize) -> Option<(Genesis, (Vec<u8>, Vec<u8>))> {
     let limit = 64 * 1024;
     let genesis = objects::ask_around(node, ObjectRequest::Genesis(id), None, limit, |bytes| {
         let (genesis, found) = Genesis::open(&bytes).ok()?;
         (found == id).then_some((genesis, bytes))
     });
     let (genesis, record) = genesis.await?;
+    if let Err(error) = node.lineages.check_room_for(&genesis, others) {
+        node.lineages.refuse(id);
+        node.note_refused_record(&error.to_string());
+        return None;
+    }
     let (writer, is_of_artefacts) = (genesis.writer, genesis.is_of_artefacts());
     let certificate = objects::ask_around(node, ObjectRequest::WriterCertificate(id), None, limit, |bytes| {
         // Artefacts are what workers write.
@@ -131,6 +138,7 @@ pub async fn start(node: &Arc<Node>, lineage: &Lineage) {
 
 /// Learns one checkpoint after the other, for as long as the node runs.
 async fn keep_up(node: Arc<Node>, id: LineageId) {
+    let mut pause = Duration::ZERO;
     loop {
         let changed = node.lineages.changed();
         let Some((index, record)) = node.lineages.next_to_learn(&id) else {
@@ -154,15 +162,27 @@ async fn keep_up(node: Arc<Node>, id: LineageId) {
         };
         let learnt = match head {
             Some((head, record)) => learn_checkpoint(&node, head, record).await,
-            None => false,
+            None => Learnt::NotThere,
         };
-        if !learnt {
-            tokio::time::sleep(RETRY).await;
-        }
+        pause = match learnt {
+            Learnt::Taken => Duration::ZERO,
+            Learnt::NotThere => RETRY,
+            Learnt::Refused => (pause * 2).clamp(RETRY, RETRY_REFUSED),
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool {
+/// What came of learning a checkpoint.
+enum Learnt {
+    Taken,
+    /// Nobody has it now.
+    NotThere,
+    /// It came, and it is not what it should be, or the store does not take it: it would be so again.
+    Refused,
+}
+
+async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> Learnt {
     let (id, name) = (head.lineage, head.delta);
     let writer = node.lineages.writer(&id);
     let request = ObjectRequest::Delta(id, head.index);
@@ -170,7 +190,7 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool
         (object_hash(&bytes) == name.hash).then_some(bytes)
     });
     let Some(delta) = delta.await else {
-        return false;
+        return Learnt::NotThere;
     };
     let applying = Arc::clone(node);
     let applied = tokio::task::spawn_blocking(move || applying.lineages.apply(&id, &record, &delta)).await;
@@ -186,14 +206,14 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> bool
                 }
                 other => node.note_store_trouble(&other),
             }
-            return false;
+            return Learnt::Refused;
         }
-        Err(_) => return false,
+        Err(_) => return Learnt::NotThere,
     };
     let lineage = applied.lineage;
     if !applied.lengths.is_empty() {
         node.hub.input(Input::Lengths { lineage, first: applied.first, lengths: applied.lengths }).await;
     }
     node.note_learnt(&applied.head);
-    true
+    Learnt::Taken
 }

@@ -42,8 +42,10 @@ pub enum FaultOutcome {
     Held,
     /// The engine has no place for more faults.
     Refused,
-    /// Chunks came, and the store does not take them.
+    /// Chunks came, and the store is full.
     NotStored,
+    /// Chunks came, and the store failed.
+    StoreFailed,
 }
 
 /// Where the answer to a page fault goes.
@@ -59,17 +61,18 @@ struct FaultReply {
 pub struct Faulted {
     /// Gets what came of it, once that is known.
     pub answer: std_mpsc::Receiver<FaultOutcome>,
-    _waiting: Arc<()>,
+    /// Names it.
+    waiting: Arc<()>,
 }
 
 enum Message {
     Engine(Input),
     Want { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Result<(), WantError>> },
     Fault { lineage: LineageId, birth: Birth, done: FaultReply },
-    Unfault { lineage: LineageId, birth: Birth },
-    NotStored(Arc<WriteError>),
+    Unfault { lineage: LineageId, birth: Birth, who: Weak<()> },
+    NotStored { lineage: LineageId, births: BirthSet, why: Arc<WriteError> },
     Needs { done: oneshot::Sender<Vec<OwnNeed>> },
-    Spare { done: oneshot::Sender<Option<NodeId>> },
+    Spare { done: oneshot::Sender<Vec<NodeId>> },
     Weigh { lineage: LineageId, births: BirthSet, done: oneshot::Sender<Weight> },
 }
 
@@ -152,20 +155,22 @@ impl Hub {
         if self.messages.blocking_send(Message::Fault { lineage, birth, done }).is_err() {
             tracing::debug!("engine has ended");
         }
-        Faulted { answer, _waiting: waiting }
+        Faulted { answer, waiting }
     }
 
     /// Says that a chunk whose [`Faulted`] the caller still has is not waited for any more. From a thread that may block.
-    pub fn unfault(&self, lineage: LineageId, birth: Birth) {
-        if self.messages.blocking_send(Message::Unfault { lineage, birth }).is_err() {
+    pub fn unfault(&self, lineage: LineageId, birth: Birth, faulted: &Faulted) {
+        let who = Arc::downgrade(&faulted.waiting);
+        if self.messages.blocking_send(Message::Unfault { lineage, birth, who }).is_err() {
             tracing::debug!("engine has ended");
         }
     }
 
-    /// Says that chunks came and the store does not take them: whoever waits for any is told, and nothing more is asked
-    /// for until somebody wants something again.
-    pub async fn not_stored(&self, why: WriteError) {
-        if self.messages.send(Message::NotStored(Arc::new(why))).await.is_err() {
+    /// Says that these chunks came and the store does not take them: whoever waits for chunks of the lineage is
+    /// told, and no more of them are asked for until somebody wants some again.
+    pub async fn not_stored(&self, lineage: LineageId, births: BirthSet, why: WriteError) {
+        let why = Arc::new(why);
+        if self.messages.send(Message::NotStored { lineage, births, why }).await.is_err() {
             tracing::debug!("engine has ended");
         }
     }
@@ -194,11 +199,11 @@ impl Hub {
         weight.blocking_recv().ok()
     }
 
-    /// The peer that can be spared, if there is one.
-    pub async fn spare_peer(&self) -> Option<NodeId> {
+    /// The peers that the engine can spare, the first one first.
+    pub async fn spare_peers(&self) -> Vec<NodeId> {
         let (done, spare) = oneshot::channel();
-        self.messages.send(Message::Spare { done }).await.ok()?;
-        spare.await.ok()?
+        let sent = self.messages.send(Message::Spare { done }).await;
+        if sent.is_err() { Vec::new() } else { spare.await.unwrap_or_default() }
     }
 
     /// What the engine counted.
@@ -220,7 +225,7 @@ struct Task {
     engine: Engine,
     /// Inputs that follow from carrying out outputs.
     own: VecDeque<Input>,
-    wants: BTreeMap<WantId, oneshot::Sender<Result<(), WantError>>>,
+    wants: BTreeMap<WantId, (LineageId, oneshot::Sender<Result<(), WantError>>)>,
     next_want: u64,
     wants_looked_at: Instant,
     faults: BTreeMap<(LineageId, Birth), Vec<FaultReply>>,
@@ -298,31 +303,31 @@ impl Task {
             Message::Want { lineage, births, done } => {
                 let want = WantId(self.next_want);
                 self.next_want += 1;
-                self.wants.insert(want, done);
+                self.wants.insert(want, (lineage, done));
                 self.own.push_back(Input::Want { want, lineage, births, deadline: None });
             }
             Message::Fault { lineage, birth, done } => {
                 self.faults.entry((lineage, birth)).or_default().push(done);
                 self.own.push_back(Input::Fault { lineage, birth });
             }
-            Message::Unfault { lineage, birth } => {
+            Message::Unfault { lineage, birth, who } => {
                 let waiting = self.faults.get_mut(&(lineage, birth)).map(|waiting| {
-                    waiting.retain(|reply| reply.waiting.strong_count() > 0);
+                    waiting.retain(|reply| reply.waiting.strong_count() > 0 && !reply.waiting.ptr_eq(&who));
                     waiting.len()
                 });
                 // Another guest may wait for the same.
-                if waiting.is_some_and(|waiting| waiting <= 1) {
+                if waiting == Some(0) {
                     self.faults.remove(&(lineage, birth));
                     self.own.push_back(Input::Unfault { lineage, birth });
                 }
             }
-            Message::NotStored(why) => self.stop_intake(&why),
+            Message::NotStored { lineage, births, why } => self.stop_intake(lineage, &births, &why),
             // Whoever asked may have given up.
             Message::Needs { done } => {
                 let _gone = done.send(self.needs.seen(&self.engine, self.node.clock.now()));
             }
             Message::Spare { done } => {
-                let _gone = done.send(self.engine.spare_peer(self.node.clock.now()));
+                let _gone = done.send(self.engine.spare_peers(self.node.clock.now()));
             }
             Message::Weigh { lineage, births, done } => {
                 let _gone = done.send(self.weigh(lineage, &births));
@@ -336,19 +341,21 @@ impl Task {
             return;
         }
         self.wants_looked_at = Instant::now();
-        let abandoned = self.wants.extract_if(.., |_, done| done.is_closed());
+        let abandoned = self.wants.extract_if(.., |_, (_, done)| done.is_closed());
         self.own.extend(abandoned.map(|(want, _)| Input::Unwant { want }));
     }
 
-    /// Ends everything that is waited for: what came would come again and again.
-    fn stop_intake(&mut self, why: &Arc<WriteError>) {
-        for (want, done) in std::mem::take(&mut self.wants) {
+    /// Ends what waits for these: they would come again and again.
+    fn stop_intake(&mut self, lineage: LineageId, births: &BirthSet, why: &Arc<WriteError>) {
+        for (want, (_, done)) in self.wants.extract_if(.., |_, (of, _)| *of == lineage) {
             // Nobody may wait any more.
             let _gone = done.send(Err(WantError::NotStored(Arc::clone(why))));
             self.own.push_back(Input::Unwant { want });
         }
-        for (lineage, birth) in self.faults.keys().copied().collect::<Vec<_>>() {
-            self.end_fault((lineage, birth), FaultOutcome::NotStored);
+        let outcome = if why.is_full() { FaultOutcome::NotStored } else { FaultOutcome::StoreFailed };
+        let is_one = |(of, birth): &&(LineageId, Birth)| *of == lineage && births.contains(*birth);
+        for (lineage, birth) in self.faults.keys().filter(is_one).copied().collect::<Vec<_>>() {
+            self.end_fault((lineage, birth), outcome);
             self.own.push_back(Input::Unfault { lineage, birth });
         }
     }
@@ -470,7 +477,7 @@ impl Task {
 
     fn end_want(&mut self, want: WantId, outcome: Result<(), WantError>) {
         // Nobody may wait any more.
-        let _gone = self.wants.remove(&want).map(|done| done.send(outcome));
+        let _gone = self.wants.remove(&want).map(|(_, done)| done.send(outcome));
     }
 
     fn end_fault(&mut self, fault: (LineageId, Birth), outcome: FaultOutcome) {

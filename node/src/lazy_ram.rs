@@ -139,6 +139,8 @@ pub enum Trouble {
     Late,
     /// The store cannot be read.
     Store,
+    /// The store is full.
+    NotStored,
     /// The simulation took as long as one may.
     Deadline,
 }
@@ -257,6 +259,7 @@ impl LazyRam {
     fn failed(&self, page: PageNumber, error: &SourceError) -> PageUnavailable {
         let trouble = match error {
             SourceError::Store => Trouble::Store,
+            SourceError::NotStored => Trouble::NotStored,
             _ if Instant::now() >= self.waiting.deadline => Trouble::Deadline,
             _ => Trouble::Late,
         };

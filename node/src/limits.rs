@@ -16,6 +16,11 @@ pub const PEERS_MAX: usize = 256;
 pub const PEERS_SOUGHT_QUARTERS: usize = 3;
 /// How long a member that has no place for this node is not dialed, unless it has what is wanted here.
 pub const PARTED_FOR: Duration = Duration::from_secs(60);
+/// How long nobody waits for a connection with a member for which somebody waited.
+pub const AWAITED_AGAIN: Duration = Duration::from_secs(30);
+/// How long a worker and the host of its leases are not parted after either said something of them: longer than either
+/// says nothing.
+pub const LEASED_FOR: Duration = Duration::from_secs(15);
 /// Connections that have not said hello yet.
 pub const STRANGERS_MAX: usize = 64;
 /// Connections to each of the API's servers at a time.

@@ -9,6 +9,7 @@ mod maps;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::wire::ObjectRequest;
 use pageswarm_checkpoint::{
@@ -155,9 +156,14 @@ struct State {
     lacked: BTreeMap<LineageId, BirthSet>,
     /// Of own lineages whose latest checkpoints nobody is told of: the head that was announced last, if one was.
     withheld: BTreeMap<LineageId, Option<ObjectHash>>,
+    /// Lineages for which there was no room, and until when they are not looked at again.
+    refused: BTreeMap<LineageId, Instant>,
     /// Encoded bytes in which each birth came here, by birth.
     received: BTreeMap<LineageId, Vec<u32>>,
 }
+
+/// How long a lineage is not looked at for which there was no room.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Heads ahead of what was applied that are kept for one lineage; others are asked for when their turn comes.
 const PENDING_MAX: usize = 256;
@@ -189,12 +195,12 @@ impl Lineages {
         Ok(lineages)
     }
 
-    /// Whether another lineage can be followed: workers' lineages of artefacts have a part of the places only.
+    /// Whether another lineage can be followed, beside `others` that are about to be: workers' lineages of artefacts have a part of the places only.
     ///
     /// # Errors
     ///
     /// [`LineageError::TooMany`].
-    pub fn check_room_for(&self, genesis: &Genesis) -> Result<(), LineageError> {
+    pub fn check_room_for(&self, genesis: &Genesis, others: usize) -> Result<(), LineageError> {
         let state = self.lock();
         let artefacts = || state.lineages.values().filter(|known| known.genesis.is_of_artefacts());
         let of_writer = || artefacts().filter(|known| known.genesis.writer == genesis.writer);
@@ -207,7 +213,23 @@ impl Lineages {
             check("too many lineages of artefacts of one worker", of_writer().count(), one)?;
             check("too many lineages of artefacts", artefacts().count(), all)?;
         }
-        check("too many lineages", state.lineages.len(), LINEAGES_MAX)
+        check("too many lineages", state.lineages.len() + others, LINEAGES_MAX)
+    }
+
+    /// Notes that there is no room for a lineage: it is not looked at again for a while.
+    pub fn refuse(&self, id: LineageId) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.refused.retain(|_, until| *until > now);
+        if state.refused.len() < LINEAGES_MAX {
+            state.refused.insert(id, now + REFUSED_FOR);
+        }
+    }
+
+    /// Whether that was noted lately.
+    #[must_use]
+    pub fn is_refused(&self, id: &LineageId) -> bool {
+        self.lock().refused.get(id).is_some_and(|until| *until > Instant::now())
     }
 
     /// Starts following a lineage whose genesis record and writer certificate were checked. `None` if its parent
@@ -585,13 +607,13 @@ mod tests {
         let (_directory, lineages) = lineages();
         for nonce in 0..u8::try_from(ARTEFACT_LINEAGES_PER_WORKER_MAX).unwrap() {
             let next = genesis(1, nonce, 0);
-            lineages.check_room_for(&next).unwrap();
+            lineages.check_room_for(&next, 0).unwrap();
             open(&lineages, 1, &next);
         }
-        let refused = lineages.check_room_for(&genesis(1, 200, 0)).unwrap_err();
+        let refused = lineages.check_room_for(&genesis(1, 200, 0), 0).unwrap_err();
         assert!(refused.to_string().contains("one worker: a node follows 64"), "{refused}");
-        lineages.check_room_for(&genesis(2, 0, 0)).unwrap();
-        lineages.check_room_for(&genesis(1, 200, 16)).unwrap();
+        lineages.check_room_for(&genesis(2, 0, 0), 0).unwrap();
+        lineages.check_room_for(&genesis(1, 200, 16), 0).unwrap();
     }
 
     /// Offers a first checkpoint with blobs of these kinds, and no page, to a lineage of that many pages.

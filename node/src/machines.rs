@@ -547,7 +547,7 @@ pub async fn new_lineage(
         interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
         parent,
     };
-    node.lineages.check_room_for(&genesis)?;
+    node.lineages.check_room_for(&genesis, 0)?;
     let (record, id) = genesis.sign(&node.key);
     let lineage = node.lineages.open(&record, &node.members.certificate_record())?;
     let lineage = lineage.ok_or(LineageError::Unknown(id))?;

@@ -315,6 +315,21 @@ impl Node {
         }
     }
 
+    /// As [`Self::meet`], and waits until the two are connected, or for so long; not for one that was waited for lately.
+    pub async fn meet_within(self: &Arc<Self>, id: NodeId, patience: Duration) {
+        if self.peers.address_of(&id).is_none() {
+            return;
+        }
+        self.meet(id);
+        if !self.peers.start_waiting(id) {
+            return;
+        }
+        let until = tokio::time::Instant::now() + patience;
+        while self.peers.get(&id).is_none() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(MEETING_LOOKED_AT).await;
+        }
+    }
+
     /// Dials a node that announces itself in the local network, unless it is connected. Anybody can announce
     /// anything there, so the address is not remembered before the hello: a false one must not take the place of a
     /// true one.
@@ -514,6 +529,9 @@ async fn listen_to_gossip(node: Arc<Node>, mut heard: mpsc::Receiver<GossipEvent
     }
 }
 
+/// How often it is looked whether a connection came about.
+const MEETING_LOOKED_AT: Duration = Duration::from_millis(20);
+
 async fn dial_once(node: Arc<Node>, address: SocketAddr) {
     if !node.peers.start_dial(address) {
         return;
@@ -537,7 +555,7 @@ async fn keep_connected(node: Arc<Node>) {
         let ticket = ticket.filter(|ticket| node.peers.get(&ticket.admin).is_none());
         let of_admin =
             ticket.iter().flat_map(|ticket| &ticket.addresses).filter_map(|text| text.parse().ok());
-        let configured = node.config.peers.iter().copied().chain(of_admin).take(node.peers.sought());
+        let configured = node.config.peers.iter().copied().chain(of_admin);
         let missing =
             configured.filter(|address| !connected.contains(address) && !node.peers.is_left_alone(*address));
         for address in missing.chain(known).filter(|address| *address != node.data_address) {

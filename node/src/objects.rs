@@ -106,6 +106,7 @@ pub async fn read_answer(
 
 /// Asks one peer; `None` if it does not have the object or does not answer.
 pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<Vec<u8>> {
+    let _in_use = peer.use_stream();
     let asked = async {
         let (mut send, mut receive) = peer.connection.open_bi().await.ok()?;
         send.set_priority(2).ok()?;

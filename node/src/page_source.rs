@@ -189,7 +189,8 @@ impl CheckpointPages {
             let left = until.saturating_duration_since(Instant::now());
             match awaited.answer.recv_timeout(left.min(STOP_LOOKED_AT)) {
                 Ok(FaultOutcome::Held) => return Ok(()),
-                Ok(FaultOutcome::NotStored) => return Err(SourceError::Store),
+                Ok(FaultOutcome::NotStored) => return Err(SourceError::NotStored),
+                Ok(FaultOutcome::StoreFailed) => return Err(SourceError::Store),
                 Ok(FaultOutcome::Refused) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(SourceError::Unavailable);
                 }
@@ -220,9 +221,9 @@ impl CheckpointPages {
             let (_, awaited) =
                 answers.iter().find(|(page, _)| page.place == place).ok_or(SourceError::Unavailable)?;
             if let Err(error) = self.wait(awaited, until) {
-                for (page, _) in &answers {
+                for (page, faulted) in &answers {
                     let lineage = lineage_of(&self.lineage, page.source).ok_or(SourceError::Unavailable)?;
-                    self.node.hub.unfault(lineage, page.source.birth);
+                    self.node.hub.unfault(lineage, page.source.birth, faulted);
                 }
                 return Err(error);
             }

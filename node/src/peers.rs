@@ -13,7 +13,7 @@ use pageswarm_checkpoint::wire::{Control, Hello, PeerAddress, Place};
 use pageswarm_checkpoint::{LineageId, NodeId};
 use tokio::sync::mpsc;
 
-use crate::limits::{LINEAGES_MAX, PARTED_FOR, PEERS_MAX, PEERS_SOUGHT_QUARTERS};
+use crate::limits::{AWAITED_AGAIN, LEASED_FOR, LINEAGES_MAX, PARTED_FOR, PEERS_MAX, PEERS_SOUGHT_QUARTERS};
 
 /// One connected member.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub struct Peer {
     control: mpsc::Sender<Control>,
     follows: Mutex<BTreeSet<LineageId>>,
     place: OnceLock<Place>,
+    streams: Arc<Mutex<Streams>>,
     /// Bytes exchanged.
     pub traffic: Traffic,
     /// Of all peers together; it outlives them.
@@ -71,6 +72,25 @@ pub struct Traffic {
     pub objects_up: AtomicU64,
 }
 
+/// Streams between this node and a peer, other than that of control messages.
+#[derive(Debug)]
+struct Streams {
+    open: usize,
+    /// When the latest of leases ended.
+    leased: Option<Instant>,
+}
+
+/// A stream between this node and a peer: as long as it is there the two are not parted.
+#[derive(Debug)]
+pub struct StreamInUse(Arc<Mutex<Streams>>);
+
+impl Drop for StreamInUse {
+    fn drop(&mut self) {
+        let mut streams = lock(&self.0);
+        streams.open = streams.open.saturating_sub(1);
+    }
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct Peers {
@@ -88,6 +108,8 @@ struct State {
     banned: BTreeMap<NodeId, Instant>,
     /// Members that have no place for this node, and until when they are left alone.
     parted: BTreeMap<NodeId, Instant>,
+    /// Members for which somebody waited, and until when nobody waits again.
+    awaited: BTreeMap<NodeId, Instant>,
 }
 
 impl State {
@@ -153,9 +175,29 @@ impl Peer {
             control,
             follows: Mutex::default(),
             place: OnceLock::new(),
+            streams: Arc::new(Mutex::new(Streams { open: 0, leased: None })),
             traffic: Traffic::default(),
             metadata,
         }
+    }
+
+    /// A stream begins.
+    #[must_use]
+    pub fn use_stream(&self) -> StreamInUse {
+        lock(&self.streams).open += 1;
+        StreamInUse(Arc::clone(&self.streams))
+    }
+
+    /// One of the two asks the other for a lease, or renews one: for a while they are not parted.
+    pub fn note_lease(&self) {
+        lock(&self.streams).leased = Some(Instant::now());
+    }
+
+    /// Whether there is a stream between the two, or one of them works for the other.
+    fn is_in_use(&self, now: Instant) -> bool {
+        let streams = lock(&self.streams);
+        let works = |at: Instant| now.saturating_duration_since(at) < LEASED_FOR;
+        streams.open > 0 || streams.leased.is_some_and(works)
     }
 
     /// Counts metadata bytes that this peer sent.
@@ -282,20 +324,36 @@ impl Peers {
         current
     }
 
-    /// Ends the connection with a peer to make room for another; true if there was one.
-    pub fn part(&self, id: &NodeId) -> bool {
-        let parted = lock(&self.state).connected.remove(id);
-        let was_connected = parted.is_some();
-        if let Some(peer) = parted {
-            peer.connection.close(close::PARTED, b"making room for another member");
-        }
-        was_connected
-    }
-
-    /// Notes that a member has no place for this node.
-    pub fn note_parted(&self, id: NodeId) {
+    /// Ends the connection with the first of these peers that nothing else needs, to make room for another; which.
+    pub fn part_with_one(&self, spare: &[NodeId]) -> Option<Arc<Peer>> {
         let mut state = lock(&self.state);
         let now = Instant::now();
+        let is_free = |id: &&NodeId| state.connected.get(*id).is_some_and(|peer| !peer.is_in_use(now));
+        let id = *spare.iter().find(is_free)?;
+        let peer = state.connected.remove(&id)?;
+        peer.connection.close(close::PARTED, b"making room for another member");
+        Some(peer)
+    }
+
+    /// Whether it is worth to wait for a member: nobody did lately.
+    pub fn start_waiting(&self, id: NodeId) -> bool {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state.awaited.retain(|_, until| *until > now);
+        let is_new = !state.awaited.contains_key(&id);
+        if is_new && state.awaited.len() < PEERS_MAX * 4 {
+            state.awaited.insert(id, now + AWAITED_AGAIN);
+        }
+        is_new
+    }
+
+    /// Notes that a member has no place for this node, or this node none for it.
+    pub fn note_parted(&self, id: NodeId, address: SocketAddr) {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        if state.known.len() < PEERS_MAX * 4 {
+            state.known.entry(id).or_insert(address);
+        }
         state.parted.retain(|_, until| *until > now);
         if state.parted.len() < PEERS_MAX * 4 {
             state.parted.insert(id, now + PARTED_FOR);

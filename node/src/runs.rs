@@ -91,6 +91,7 @@ pub async fn ask(node: Arc<Node>, peer: Arc<Peer>, run: Run) {
 
 /// Sends the request; the frames that come back, not yet read.
 async fn exchange(node: &Node, peer: &Peer, run: &Run) -> Result<Vec<Bytes>, FrameError> {
+    let _in_use = peer.use_stream();
     let stream = peer.connection.open_bi().await;
     let (mut send, mut receive) = stream.map_err(|error| FrameError::Write(error.into()))?;
     let chunks = node.lineages.with_bases(&run.lineage, &run.births);
@@ -125,7 +126,7 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Bytes
     let Ok(place) = Arc::clone(&node.coding).acquire_owned().await else {
         return Ended::Failed;
     };
-    let absorbing = Arc::clone(node);
+    let (absorbing, births) = (Arc::clone(node), run.births.clone());
     let absorbed = tokio::task::spawn_blocking(move || {
         let absorbed = absorb(&absorbing, lineage, &run.births, &frames);
         drop(place);
@@ -136,7 +137,7 @@ async fn deliver(node: &Arc<Node>, peer: &Arc<Peer>, run: Run, frames: Vec<Bytes
         Ok(Err(error)) => {
             node.note_store_trouble(&error);
             if let AbsorbError::Write(why) = error {
-                node.hub.not_stored(why).await;
+                node.hub.not_stored(lineage, births, why).await;
             }
             return Ended::Served;
         }

@@ -71,7 +71,8 @@ pub async fn dial(node: &Arc<Node>, address: SocketAddr) -> Result<NodeId, Sessi
         let hello = read_hello(&connection, &mut receive).await?;
         Ok::<_, SessionError>((send, receive, hello))
     });
-    let (send, receive, hello) = greeted.await.map_err(|_| SessionError::Slow)??;
+    let greeted = greeted.await.map_err(|_| SessionError::Slow)?;
+    let (send, receive, hello) = greeted.inspect_err(|_| note_if_parted(node, &connection))?;
     let peer = establish(node, connection, Control::Hello(hello), Direction::Dialed, (send, receive)).await?;
     Ok(peer)
 }
@@ -115,13 +116,11 @@ async fn greet(node: &Arc<Node>, incoming: quinn::Incoming) -> Result<(), Sessio
             }
             Opening::Control => {
                 let hello = read_hello(&connection, &mut receive).await?;
-                let reply = Control::Hello(node.hello()).encode();
                 let peer = tls::peer_id(&connection).ok_or(SessionError::NoHello)?;
                 if let Err(error) = node.members.admit(&peer, &hello.certificate) {
                     connection.close(close::NOT_MEMBER, error.to_string().as_bytes());
                     return Err(error.into());
                 }
-                frames::write(&mut send, &reply).await?;
                 establish(node, connection, Control::Hello(hello), Direction::Accepted, (send, receive))
                     .await?;
                 return Ok(());
@@ -195,11 +194,19 @@ async fn establish(
         Arc::clone(&node.counters.metadata),
     ));
     let mut kept = node.peers.keep(node.id, &peer);
-    if matches!(kept, Err(NotKept::Full { .. })) && make_room(node).await {
-        kept = node.peers.keep(node.id, &peer);
+    if matches!(kept, Err(NotKept::Full { .. })) {
+        // Once begun it goes on to its end, so that the engine hears of it.
+        let made = tokio::spawn(make_room(Arc::clone(node))).await;
+        if made.unwrap_or(false) {
+            kept = node.peers.keep(node.id, &peer);
+        }
     }
     let replaced = kept.inspect_err(|error| {
-        let code = if matches!(error, NotKept::Full { .. }) { close::PARTED } else { close::DUPLICATE };
+        let is_full = matches!(error, NotKept::Full { .. });
+        if is_full && direction == Direction::Dialed {
+            node.peers.note_parted(id, peer.connection.remote_address());
+        }
+        let code = if is_full { close::PARTED } else { close::DUPLICATE };
         peer.connection.close(code, error.to_string().as_bytes());
     })?;
     let gossip_address = SocketAddr::new(peer.address.ip(), hello.gossip_port);
@@ -209,16 +216,26 @@ async fn establish(
 }
 
 /// Parts with a member that can be spared; false if there is none.
-async fn make_room(node: &Node) -> bool {
-    let Some(spare) = node.hub.spare_peer().await else {
+async fn make_room(node: Arc<Node>) -> bool {
+    let spare = node.hub.spare_peers().await;
+    let Some(parted) = node.peers.part_with_one(&spare) else {
         return false;
     };
-    if !node.peers.part(&spare) {
-        return false;
-    }
+    node.peers.note_parted(parted.id, parted.address);
+    let parted = parted.id;
     // Its session does not say so any more, because it is not the one that is kept.
-    node.hub.input(Input::PeerDown { peer: spare }).await;
+    node.hub.input(Input::PeerDown { peer: parted }).await;
     true
+}
+
+/// Notes that the other side has no place for this node, if that is why the connection ended.
+fn note_if_parted(node: &Node, connection: &Connection) {
+    if let Some(quinn::ConnectionError::ApplicationClosed(closed)) = connection.close_reason()
+        && closed.error_code == close::PARTED
+        && let Some(peer) = tls::peer_id(connection)
+    {
+        node.peers.note_parted(peer, connection.remote_address());
+    }
 }
 
 /// Runs the session to its end.
@@ -226,35 +243,49 @@ async fn converse(
     node: Arc<Node>,
     peer: Arc<Peer>,
     replaced: Replaced,
-    (send, receive): (SendStream, RecvStream),
+    streams: (SendStream, RecvStream),
     queue: mpsc::Receiver<Control>,
 ) {
+    let ended = hold(&node, &peer, replaced, streams, queue).await;
+    let why = ended.err().map_or_else(|| "ended".to_owned(), |error| crate::report::chain(&error));
+    note_if_parted(&node, &peer.connection);
+    peer.connection.close(close::PROTOCOL, why.as_bytes());
+    // If it was parted with while it began, the engine heard so before it heard of it.
+    if node.peers.drop_peer(&peer) || node.peers.get(&peer.id).is_none() {
+        node.hub.input(Input::PeerDown { peer: peer.id }).await;
+    }
+    tracing::info!(peer = %peer.id.short(), why, "disconnected");
+    node.events.add(What::Disconnected { peer: peer.id.to_string(), why });
+}
+
+/// The session until it ends.
+async fn hold(
+    node: &Arc<Node>,
+    peer: &Arc<Peer>,
+    replaced: Replaced,
+    (mut send, receive): (SendStream, RecvStream),
+    queue: mpsc::Receiver<Control>,
+) -> Result<(), SessionError> {
+    // Whoever hears the acceptor's hello is kept.
+    if peer.direction == Direction::Accepted {
+        let hello = Control::Hello(node.hello()).encode();
+        let written = timeout(limits::HELLO_TIMEOUT, frames::write(&mut send, &hello)).await;
+        written.map_err(|_| SessionError::Slow)??;
+    }
     tracing::info!(peer = %peer.id.short(), address = %peer.address, role = %peer.certificate.role, "connected");
     if replaced == Replaced::EarlierSession {
         // The earlier session does not say so itself, because it is no longer the one that is kept.
         node.hub.input(Input::PeerDown { peer: peer.id }).await;
     }
     node.hub.input(Input::PeerUp { peer: peer.id }).await;
-    introduce(&node, &peer);
+    introduce(node, peer);
     let (followed, follows) = mpsc::channel(limits::LINEAGES_MAX);
-    let ended = tokio::select! {
-        ended = read_control(&node, &peer, receive, followed) => ended,
-        () = tell_results(&node, &peer, follows) => Ok(()),
+    tokio::select! {
+        ended = read_control(node, peer, receive, followed) => ended,
+        () = tell_results(node, peer, follows) => Ok(()),
         ended = write_control(send, queue) => ended,
-        ended = accept_streams(&node, &peer) => ended,
-    };
-    let why = ended.err().map_or_else(|| "ended".to_owned(), |error| crate::report::chain(&error));
-    if let Some(quinn::ConnectionError::ApplicationClosed(closed)) = peer.connection.close_reason()
-        && closed.error_code == close::PARTED
-    {
-        node.peers.note_parted(peer.id);
+        ended = accept_streams(node, peer) => ended,
     }
-    peer.connection.close(close::PROTOCOL, why.as_bytes());
-    if node.peers.drop_peer(&peer) {
-        node.hub.input(Input::PeerDown { peer: peer.id }).await;
-    }
-    tracing::info!(peer = %peer.id.short(), why, "disconnected");
-    node.events.add(What::Disconnected { peer: peer.id.to_string(), why });
 }
 
 /// What a new peer should know: where this node is, other members, heads, lineages, who was thrown out.
@@ -378,8 +409,9 @@ impl SetReader {
 async fn accept_streams(node: &Arc<Node>, peer: &Arc<Peer>) -> Result<(), SessionError> {
     loop {
         let (send, mut receive) = peer.connection.accept_bi().await?;
-        let (node, peer) = (Arc::clone(node), Arc::clone(peer));
+        let (node, peer, in_use) = (Arc::clone(node), Arc::clone(peer), peer.use_stream());
         tokio::spawn(async move {
+            let _in_use = in_use;
             let opening = match timeout(limits::HELLO_TIMEOUT, frames::read(&mut receive)).await {
                 Ok(Ok(Some(frame))) => Opening::decode(&frame),
                 _ => return,
@@ -413,6 +445,7 @@ async fn renew(node: &Node, peer: &Peer, mut send: SendStream) {
 ///
 /// [`SessionError`].
 pub async fn ask_renewal(peer: &Peer) -> Result<Vec<u8>, SessionError> {
+    let _in_use = peer.use_stream();
     let (mut send, mut receive) = peer.connection.open_bi().await?;
     frames::write(&mut send, &Opening::Renew.encode()).await?;
     let answer = timeout(limits::HELLO_TIMEOUT, objects::read_answer(&mut receive, limits::OBJECT_BYTES_MAX));

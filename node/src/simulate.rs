@@ -106,6 +106,14 @@ pub enum SimulateError {
         /// Which.
         page: PageNumber,
     },
+    /// A page that it touched cannot be kept.
+    #[error("page {page} of checkpoint {interval} came and the store is full: give it room")]
+    PageNotStored {
+        /// Of which interval's beginning.
+        interval: CheckpointIndex,
+        /// Which.
+        page: PageNumber,
+    },
     /// A page that it touched cannot be read.
     #[error("page {page} of checkpoint {interval} cannot be read from the store: the node's log says why")]
     PageUnreadable {
@@ -497,6 +505,9 @@ fn run_lazily(
     let (simulated, memory) = ran.map_err(|error| match (error, trouble.get()) {
         (SimulateError::PageLate { interval, page }, Some(Trouble::Store)) => {
             SimulateError::PageUnreadable { interval, page }
+        }
+        (SimulateError::PageLate { interval, page }, Some(Trouble::NotStored)) => {
+            SimulateError::PageNotStored { interval, page }
         }
         (SimulateError::PageLate { .. }, Some(Trouble::Deadline)) => {
             SimulateError::Late { waited: SIMULATION_TIMEOUT }

@@ -72,7 +72,8 @@ pub enum WriteError {
     DiskFull,
     /// The batch would exceed the store's quota.
     #[error(
-        "store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit; give it a larger quota"
+        "store holds {used_bytes} bytes and may hold {quota_bytes}: {wanted_bytes} more do not fit; \
+         give it a larger quota"
     )]
     QuotaReached {
         /// Bytes of all packs.
@@ -102,6 +103,20 @@ pub enum WriteError {
     /// Reading or writing the index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl WriteError {
+    /// Whether there is no room: on the disk, or in the store's quota.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::DiskFull | Self::QuotaReached { .. } | Self::Index(IndexError::DiskFull) => true,
+            Self::Pack(error) => {
+                matches!(error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Why a head or a checkpoint is not acknowledged.

@@ -60,6 +60,8 @@ pub struct Engine {
     met: BTreeMap<NodeId, meeting::Meeting>,
     /// When it is time to look whether a writer is missed.
     meet_at: Time,
+    /// How many births were wanted and offered by nobody at the last look, of lineages whose writer is no peer.
+    unoffered: BTreeMap<LineageId, u64>,
     /// Rises whenever something may be asked for that could not be before.
     supply: u64,
     /// Not later than anything that is due of peers, requests and answers: most inputs need not look at all of them.
@@ -90,6 +92,7 @@ impl Engine {
             sent: Sent::default(),
             met: BTreeMap::new(),
             meet_at: Time::ZERO,
+            unoffered: BTreeMap::new(),
             supply: 1,
             due: Timers::new(),
             stats: Stats::default(),

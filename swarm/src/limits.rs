@@ -38,7 +38,7 @@ pub const FAULTS_AT_ONCE_MAX: usize = 256;
 pub const PEER_HAS_BYTES_MAX: usize = 4 << 20;
 
 /// Connected peers.
-pub const PEERS_MAX: usize = 256;
+pub const PEERS_MAX: usize = 512;
 
 /// Wants open at a time.
 pub const WANTS_MAX: usize = 4096;

@@ -6,7 +6,7 @@ use crate::failure::VmFailure;
 use crate::processor::StoppedCpu;
 use pageswarm_machine::{Devices, EventLog};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -48,6 +48,8 @@ pub(crate) struct Stopped {
 pub(crate) struct Gate {
     requested: AtomicBool,
     held: AtomicBool,
+    /// How often it was held.
+    holds: AtomicU64,
     place: Mutex<Place>,
     changed: Condvar,
 }
@@ -74,6 +76,7 @@ impl Gate {
         Self {
             requested: AtomicBool::new(false),
             held: AtomicBool::new(false),
+            holds: AtomicU64::new(0),
             place: Mutex::new(place),
             changed: Condvar::new(),
         }
@@ -111,19 +114,24 @@ impl Gate {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// vCPU thread: waits while the VM is held, but no longer than until a pause is requested.
-    pub(crate) fn wait_while_held(&self) {
+    /// vCPU thread: how often the VM was held; a hold may end and begin again while nobody looks.
+    pub(crate) fn holds(&self) -> u64 {
+        self.holds.load(Ordering::SeqCst)
+    }
+
+    /// vCPU thread: waits while the VM is held as it was at that count, but no longer than until a pause is requested.
+    pub(crate) fn wait_while_held(&self, hold: u64) {
         let mut place = self.lock();
-        while !self.is_requested() && self.is_held() {
+        while !self.is_requested() && self.is_held() && self.holds() == hold {
             place = self.wait(place, None);
         }
     }
 
-    /// vCPU thread: asks for a boundary and waits for its pause.
+    /// vCPU thread: asks for a boundary and waits for its pause, or until the VM is held.
     pub(crate) fn wait_for_request(&self) {
         self.want_boundary();
         let mut place = self.lock();
-        while !self.is_requested() {
+        while !self.is_requested() && !self.is_held() {
             place = self.wait(place, None);
         }
     }
@@ -168,6 +176,9 @@ impl Gate {
     pub(crate) fn hold(&self, hold: Hold) {
         let mut place = self.lock();
         place.paused = hold == Hold::Pause;
+        if hold != Hold::Run {
+            self.holds.fetch_add(1, Ordering::SeqCst);
+        }
         self.held.store(hold != Hold::Run, Ordering::SeqCst);
         self.changed.notify_all();
     }

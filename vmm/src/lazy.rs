@@ -93,6 +93,9 @@ pub enum SourceError {
     /// The store failed.
     #[error("store failed")]
     Store,
+    /// It came, and the store is full.
+    #[error("page came and the store is full: give it room, then restore again")]
+    NotStored,
 }
 
 /// Why lazy memory stopped the VM.

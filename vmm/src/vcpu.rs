@@ -117,27 +117,29 @@ impl Vcpu {
     }
 
     fn between_runs(&mut self) -> Result<(), VmFailure> {
-        if self.outside.log.events().len() >= EVENTS_MAX - EVENT_MARGIN {
-            self.gate.wait_for_request();
-        }
-        let mut has_stood = false;
+        let is_full = |outside: &Outside| outside.log.events().len() >= EVENTS_MAX - EVENT_MARGIN;
+        // Of each hold it is told once that the guest stands.
+        let mut told = None;
         loop {
             if self.gate.is_held() {
-                if !std::mem::replace(&mut has_stood, true) {
+                let hold = self.gate.holds();
+                if told.replace(hold) != Some(hold) {
                     self.outside.tell(true);
                 }
-                self.gate.wait_while_held();
+                self.gate.wait_while_held(hold);
+            } else if is_full(&self.outside) {
+                self.gate.wait_for_request();
             }
             if self.gate.is_requested()
                 && let Some(order) = self.gate.take_request()
             {
                 self.pause(order)?;
             }
-            if !self.gate.is_held() {
+            if !self.gate.is_held() && !is_full(&self.outside) {
                 break;
             }
         }
-        if has_stood {
+        if told.is_some() {
             self.outside.tell(false);
         }
         Ok(())

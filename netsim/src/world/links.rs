@@ -1,16 +1,16 @@
 //! Who is connected to whom: peer sampling, cuts that are noticed late, and reconnections.
 //!
 //! Few nodes are all connected to each other. Among more than [`MESH_MAX`], a node dials others, drawn uniformly from
-//! all that are up, until it has [`DEGREE`] connections; it accepts up to [`DEGREE_MAX`], whoever is refused draws again,
-//! and whoever loses one draws another. The publisher dials nobody and accepts [`PUBLISHER_DEGREE`]; when it loses
-//! one, any other node gets its place. The product draws from the same population by the provider records of the
-//! lineage and by what its peers say of theirs, refuses above the same limits, and tries the next.
+//! all that are up, until it has [`DEGREE`] connections; it accepts up to [`DEGREE_MAX`], whoever is refused draws
+//! again, and whoever loses one draws another. The publisher dials nobody and accepts [`PUBLISHER_DEGREE`]; when it
+//! loses one, any other node gets its place. The product draws from the same population by the provider records of
+//! the lineage and by what its peers say of theirs, refuses above the same limits, and tries the next.
 //!
-//! Who has something that a node lacks is connected with it when its engine asks for that ([`World::meet`]): a node that has no
-//! room parts with the neighbour that it can spare.
+//! Who has something that a node lacks is connected with it when its engine asks for that ([`World::meet`]): a node
+//! that has no room parts with the neighbour that it can spare.
 //!
-//! Even degrees matter: an uplink is shared by those who ask, so that a node with half as many neighbours as others gets
-//! half as much when all are busy.
+//! Even degrees matter: an uplink is shared by those who ask, so that a node with half as many neighbours as others
+//! gets half as much when all are busy.
 
 use std::time::Duration;
 
@@ -39,7 +39,9 @@ impl World {
 
     fn can_accept(&self, node: usize) -> bool {
         let most = if node == 0 { PUBLISHER_DEGREE } else { DEGREE_MAX };
-        self.is_mesh() || self.hosts[node].neighbours.len() < most
+        // A server has a place for everyone.
+        let is_server = node == 0 && self.options.is_central;
+        self.is_mesh() || is_server || self.hosts[node].neighbours.len() < most
     }
 
     /// Connects two nodes that are up, can reach each other, have room, and are not connected.
@@ -93,7 +95,8 @@ impl World {
     /// Ends the connection with a neighbour that can be spared, if there is one; both ends know at once.
     fn part(&mut self, node: usize) -> bool {
         let now = self.scheduler.now();
-        let spare = self.hosts[node].engine.as_ref().and_then(|engine| engine.spare_peer(now));
+        let spare =
+            self.hosts[node].engine.as_ref().and_then(|engine| engine.spare_peers(now).first().copied());
         let Some(other) = spare.map(node_of).filter(|other| self.hosts[node].epoch(*other).is_some()) else {
             return false;
         };

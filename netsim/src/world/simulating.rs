@@ -1,7 +1,9 @@
-//! Workers that simulate the intervals of a VM while it is recorded: who simulates which, and when its chunks are there.
+//! Workers that simulate the intervals of a VM while it is recorded: who simulates which, and when its chunks are
+//! there.
 //!
-//! An interval can be simulated once it is recorded. It is given to a worker that has nothing else; if all have work, to
-//! one that has nothing fetched for when it is done. What else travels (deltas, records, results) is left out.
+//! An interval can be simulated once it is recorded. It is given to a worker that has nothing else; if all have work,
+//! to one that has nothing fetched for when it is done. What else travels (leases, deltas, records, results) is left
+//! out.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -92,7 +92,10 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         return Some(store_code(error));
     }
     if let Some(error) = write_error(error) {
-        return is_full(error).then_some(ExitCode::DiskFull);
+        return error.is_full().then_some(ExitCode::DiskFull);
+    }
+    if matches!(error.downcast_ref(), Some(IndexError::DiskFull)) {
+        return Some(ExitCode::DiskFull);
     }
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return match error.kind() {
@@ -157,16 +160,6 @@ fn write_error<'error>(error: &'error (dyn std::error::Error + 'static)) -> Opti
     error.downcast_ref().or(shared)
 }
 
-fn is_full(error: &WriteError) -> bool {
-    match error {
-        WriteError::DiskFull | WriteError::QuotaReached { .. } | WriteError::Index(IndexError::DiskFull) => {
-            true
-        }
-        WriteError::Pack(error) => error.source.kind() == std::io::ErrorKind::StorageFull,
-        _ => false,
-    }
-}
-
 const fn import_code(error: &ImportError) -> Option<ExitCode> {
     match error {
         ImportError::Role(_) => Some(ExitCode::NotMember),
@@ -199,7 +192,7 @@ const fn simulate_code(error: &SimulateError) -> Option<ExitCode> {
         | SimulateError::State(_)
         | SimulateError::Replay(_) => Some(ExitCode::NotSimulated),
         SimulateError::OtherEnd { .. } => Some(ExitCode::CheckFailed),
-        SimulateError::TraceCut { .. } => Some(ExitCode::DiskFull),
+        SimulateError::TraceCut { .. } | SimulateError::PageNotStored { .. } => Some(ExitCode::DiskFull),
         SimulateError::Fetch(_)
         | SimulateError::Map(_)
         | SimulateError::Lineage(_)
@@ -262,6 +255,8 @@ mod tests {
         ];
         for write in writes {
             assert_eq!(code_of(&write), ExitCode::DiskFull, "{write}");
+            let index = crate::artefacts::ArtefactError::Index(IndexError::DiskFull);
+            assert_eq!(code_of(&index), ExitCode::DiskFull);
             let committed = CommitError::Write(write);
             assert_eq!(code_of(&committed), ExitCode::DiskFull, "{committed}");
             let CommitError::Write(write) = committed else { unreachable!("it was just made") };

@@ -28,6 +28,7 @@ pub fn text(node: &Node) -> Result<String, fmt::Error> {
         connections_refused: node.counters.connections_refused.load(Ordering::Relaxed),
         image_bytes: node.images.bytes(),
         wants: node.hub.view().wants as u64,
+        meetings: node.hub.view().stats.meetings,
         latest,
     };
     registry.register_collector(Box::new(snapshot));
@@ -43,6 +44,7 @@ struct Snapshot {
     connections_refused: u64,
     image_bytes: u64,
     wants: u64,
+    meetings: u64,
     latest: Option<CheckpointFigures>,
 }
 
@@ -83,7 +85,7 @@ impl Snapshot {
         ]
     }
 
-    const fn counts(&self) -> [(&'static str, &'static str, u64); 8] {
+    const fn counts(&self) -> [(&'static str, &'static str, u64); 9] {
         let transfer = &self.status.transfer;
         [
             ("chunks_corrupt", "Chunks that arrived with wrong bytes", transfer.corrupt_chunks),
@@ -92,6 +94,7 @@ impl Snapshot {
             ("requests_timed_out", "Requests given up for silence", transfer.timed_out_requests),
             ("records_refused", "Heads and other records refused", transfer.refused_records),
             ("connections_refused", "Connections refused", self.connections_refused),
+            ("connections_sought", "Connections asked for because of what is wanted", self.meetings),
             ("faults_fetched", "Page faults answered with what was not here", transfer.faults_fetched),
             ("checkpoints_fetched", "Checkpoints fetched whole", transfer.checkpoints_fetched),
         ]

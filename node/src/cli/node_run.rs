@@ -51,8 +51,10 @@ pub struct NodeRunArgs {
     /// Data plane of another member to connect with; may be given several times.
     #[arg(long = "peer")]
     pub peers: Vec<SocketAddr>,
-    /// Members that this node is connected with at most. In a larger swarm it changes connections for those that it needs.
-    #[arg(long, value_name = "COUNT", default_value_t = PEERS_MAX as u64, value_parser = clap::value_parser!(u64).range(2..=PEERS_MAX as u64))]
+    /// Members that this node is connected with at most. In a larger swarm it exchanges connections for those that
+    /// it needs.
+    #[arg(long, value_name = "COUNT", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u64).range(4..=256))]
     pub peers_max: u64,
     /// Zone that this node is in, by a name that all nodes there are given: between zones, links are long.
     #[arg(long, value_name = "NAME", value_parser = values::place_name)]

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use pageswarm_checkpoint::membership::Role;
 use pageswarm_checkpoint::wire::{LeaseAnswer, LeaseRefusal, LeaseRequest, LeaseWish, Opening};
-use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, Outcome, SimulationResult};
+use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, Outcome, SimulationResult, object_hash};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use super::judgement::{Finding, Verdict};
+use super::judgement::{Finding, Traced, Verdict};
 use super::policy::{Policy, Share};
 use super::table::{AskId, Input, LeaseTable, Output, Summary};
 use crate::events::What;
@@ -25,6 +25,9 @@ use crate::node::Node;
 use crate::peers::Peer;
 use crate::results::Measure as _;
 use crate::transport::frames;
+
+/// How long a worker waits for a connection with a lineage's writer before it asks another host.
+const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 const SEED_CONTEXT: &str = "pageswarm 2026 sample of intervals simulated twice";
 
@@ -217,13 +220,20 @@ impl News {
                         break;
                     }
                 };
-                let finding = Finding { name: result.finding(), verdict, simulator: result.simulator };
+                let finding = finding(&result, verdict);
                 let (interval, took) = (result.interval, Duration::from_millis(result.simulation_ms));
                 results.push(Told { worker, number, interval, finding, took });
             }
         }
         Self { recorded, results }
     }
+}
+
+/// A result, as the table compares it.
+fn finding(result: &SimulationResult, verdict: Verdict) -> Finding {
+    let way = || object_hash(&[&result.simulator.0[..], &result.options].concat());
+    let traced = result.trace.map(|trace| Traced { way: way(), digest: trace.digest });
+    Finding { name: result.finding(), verdict, simulator: result.simulator, traced }
 }
 
 /// What a result is worth beside the heads.
@@ -300,6 +310,9 @@ pub async fn keep(node: Arc<Node>) {
 
 /// Asks the host of the lineage's table; `None` if no node answers that keeps one.
 pub async fn ask(node: &Arc<Node>, lineage: LineageId, wish: LeaseWish) -> Option<LeaseAnswer> {
+    if let Some(writer) = node.lineages.writer(&lineage).filter(|writer| *writer != node.id) {
+        node.meet_within(writer, WRITER_PATIENCE).await;
+    }
     for host in hosts(node, lineage) {
         let request = LeaseRequest { lineage, wish: wish.clone() };
         let answered = match host {
@@ -328,6 +341,8 @@ fn hosts(node: &Node, lineage: LineageId) -> Vec<Option<Arc<Peer>>> {
 }
 
 async fn ask_peer(peer: &Peer, request: LeaseRequest) -> Option<LeaseAnswer> {
+    let _in_use = peer.use_stream();
+    peer.note_lease();
     let asked = async {
         let (mut send, mut receive) = peer.connection.open_bi().await.ok()?;
         send.set_priority(2).ok()?;
@@ -340,6 +355,7 @@ async fn ask_peer(peer: &Peer, request: LeaseRequest) -> Option<LeaseAnswer> {
 
 /// Answers a peer's request on its stream.
 pub async fn answer_peer(node: &Arc<Node>, peer: &Peer, request: LeaseRequest, mut send: quinn::SendStream) {
+    peer.note_lease();
     let answer = answer(node, peer.id, peer.certificate.role, request).await;
     match frames::write(&mut send, &answer.encode()).await {
         // The stream may be gone already; then there is nobody to tell.

@@ -24,6 +24,17 @@ pub struct Finding {
     pub verdict: Verdict,
     /// Which program found it.
     pub simulator: SimulatorBuild,
+    /// The trace that it names, if it took one.
+    pub traced: Option<Traced>,
+}
+
+/// A trace that a result names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// Equal for traces that the same program took with the same options: their files are equal.
+    pub way: ObjectHash,
+    /// Of the file.
+    pub digest: [u8; 32],
 }
 
 /// How many results an interval takes if its first is exact.
@@ -50,7 +61,7 @@ pub enum Standing {
     Different,
     /// Several found that it cannot be simulated.
     Failed,
-    /// Results differ, and none has a majority.
+    /// Results or traces differ, and none has a majority.
     Disagreed,
 }
 
@@ -61,7 +72,8 @@ pub struct Judgement {
     pub standing: Standing,
     /// How many more results it takes.
     pub wanted: usize,
-    /// Who said something else than the majority, with the same program.
+    /// Who said something else than the majority, with the same program; or named another trace than most of those who took
+    /// theirs in the same way.
     pub liars: Vec<NodeId>,
     /// Who said something else with a program that nobody of the majority has: it may be the program's fault, or a lie
     /// that names another program. Nobody is to rely on its word alone.
@@ -116,7 +128,7 @@ pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
             if *count < needed {
                 return wanting(Standing::Unconfirmed, needed - count);
             }
-            wanting(settled(*verdict, *count), 0)
+            wanting(settled(*verdict, *count), 0).with_traces(findings)
         }
         [(most, name, verdict), (next, ..), ..] if most > next => {
             let (majority, others): (Vec<_>, Vec<_>) =
@@ -129,14 +141,34 @@ pub fn judge(findings: &[(NodeId, Finding)], checked: Checked) -> Judgement {
             let (liars, doubted): (Vec<_>, Vec<_>) =
                 outvoted.partition(|(_, finding)| builds.contains(&finding.simulator));
             let names = |said: Vec<(NodeId, Finding)>| said.iter().map(|(worker, _)| *worker).collect();
-            Judgement {
-                standing: settled(*verdict, *most),
-                wanted: 0,
-                liars: names(liars),
-                doubted: names(doubted),
-            }
+            let (standing, wanted) = (settled(*verdict, *most), 0);
+            let judged = Judgement { standing, wanted, liars: names(liars), doubted: names(doubted) };
+            judged.with_traces(&majority)
         }
         _ => wanting(Standing::Disagreed, 1),
+    }
+}
+
+impl Judgement {
+    /// The same once the traces of those who agree were compared: of two that differ a third decides.
+    fn with_traces(mut self, agreeing: &[(NodeId, Finding)]) -> Self {
+        let mut ways: BTreeMap<ObjectHash, BTreeMap<[u8; 32], Vec<NodeId>>> = BTreeMap::new();
+        for (worker, finding) in agreeing {
+            if let Some(Traced { way, digest }) = finding.traced {
+                ways.entry(way).or_default().entry(digest).or_default().push(*worker);
+            }
+        }
+        for mut files in ways.into_values().filter(|files| files.len() > 1) {
+            let most = files.values().map(Vec::len).max().unwrap_or(0);
+            let has_majority = files.values().filter(|workers| workers.len() == most).count() == 1;
+            if has_majority {
+                files.retain(|_, workers| workers.len() < most);
+                self.liars.extend(files.into_values().flatten());
+            } else {
+                (self.standing, self.wanted) = (Standing::Disagreed, 1);
+            }
+        }
+        self
     }
 }
 
@@ -155,7 +187,7 @@ mod tests {
 
     fn finding(worker: u8, name: u8, verdict: Verdict) -> (NodeId, Finding) {
         let simulator = SimulatorBuild([1; 32]);
-        (NodeId([worker; 32]), Finding { name: ObjectHash([name; 32]), verdict, simulator })
+        (NodeId([worker; 32]), Finding { name: ObjectHash([name; 32]), verdict, simulator, traced: None })
     }
 
     fn said(findings: &[(NodeId, Finding)], checked: Checked) -> (Standing, usize, Vec<u8>) {
@@ -203,6 +235,26 @@ mod tests {
         assert_eq!((standing, liars, doubted), (Standing::Confirmed, vec![], vec![NodeId([2; 32])]));
         findings[2].1.simulator = SimulatorBuild([2; 32]);
         assert_eq!(judge(&findings, Checked::Once).liars, vec![NodeId([2; 32])], "one who agrees has it too");
+    }
+
+    #[test]
+    fn traces_taken_in_the_same_way_are_equal_or_somebody_lied() {
+        let traced = |worker: u8, way: u8, digest: u8| {
+            let (id, finding) = finding(worker, 7, Verdict::Exact);
+            let traced = Some(Traced { way: ObjectHash([way; 32]), digest: [digest; 32] });
+            (id, Finding { traced, ..finding })
+        };
+        let agreeing = [traced(1, 1, 5), traced(2, 1, 5), finding(3, 7, Verdict::Exact)];
+        assert_eq!(said(&agreeing, Checked::Twice), (Standing::Confirmed, 0, vec![]));
+        let in_two_ways = [traced(1, 1, 5), traced(2, 2, 6)];
+        assert_eq!(said(&in_two_ways, Checked::Twice), (Standing::Confirmed, 0, vec![]));
+        let differing = [traced(1, 1, 5), traced(2, 1, 6)];
+        assert_eq!(said(&differing, Checked::Twice), (Standing::Disagreed, 1, vec![]));
+        let third = [differing[0], differing[1], traced(3, 1, 5)];
+        assert_eq!(said(&third, Checked::Twice), (Standing::Confirmed, 0, vec![2]));
+        // Who is outvoted in what came of it is no judge of traces.
+        let outvoted = [traced(1, 1, 5), traced(2, 1, 5), finding(3, 8, Verdict::Exact), traced(4, 1, 5)];
+        assert_eq!(said(&outvoted, Checked::Twice), (Standing::Confirmed, 0, vec![3]));
     }
 
     #[test]

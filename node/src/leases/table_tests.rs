@@ -28,7 +28,8 @@ fn node(number: usize) -> NodeId {
 fn truth(interval: CheckpointIndex) -> Finding {
     let mut name = [0; 32];
     name[..8].copy_from_slice(&interval.0.to_le_bytes());
-    Finding { name: ObjectHash(name), verdict: Verdict::Exact, simulator: SimulatorBuild([1; 32]) }
+    let (verdict, simulator) = (Verdict::Exact, SimulatorBuild([1; 32]));
+    Finding { name: ObjectHash(name), verdict, simulator, traced: None }
 }
 
 /// Says that the end is exact, and was not there: the counts of what it did are made up.

@@ -51,6 +51,8 @@ impl Engine {
         self.budget.receive(bytes);
         self.intake.arrived(self.now, bytes);
         if new > 0 {
+            // It was worth meeting, and will be again.
+            self.met.remove(&peer_id);
             self.trust_around(peer_id, id);
         }
         self.recount_near(peer_id);

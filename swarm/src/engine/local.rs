@@ -19,6 +19,7 @@ impl Engine {
             self.cancel_request(request);
         }
         self.wants.close_lineage(id);
+        self.unoffered.remove(&id);
         self.sent.forget_lineage(id);
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -102,7 +103,8 @@ impl Engine {
             return;
         }
         lineage.want(&missing);
-        self.meet_at = self.now;
+        // There is more now: whether peers come to offer it shows from here on.
+        self.unoffered.insert(id, 0);
         self.divide(id);
         self.more_supply();
     }

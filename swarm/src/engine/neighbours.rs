@@ -25,7 +25,6 @@ impl Engine {
         if self.peers.len() < PEERS_MAX {
             self.peers.entry(peer).or_default().used_at = self.now;
             self.ready.insert(peer);
-            self.met.remove(&peer);
         }
     }
 

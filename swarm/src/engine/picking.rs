@@ -26,7 +26,10 @@ impl Engine {
         for (lineage, birth) in self.wants.faults_waiting(self.supply) {
             let standing = match self.ask_fault((lineage, birth), None, &mut grouped) {
                 Some((of, hedge_at)) => Fault::Asked { of, hedge_at },
-                None => Fault::Waiting { supply: self.supply },
+                None => {
+                    self.meet_writer_of_fault(lineage);
+                    Fault::Waiting { supply: self.supply }
+                }
             };
             self.wants.set_fault(lineage, birth, Some(standing));
         }

@@ -170,7 +170,7 @@ pub enum Output {
         birth: Birth,
     },
     /// Connect with a node that has what is wanted here, if that is possible; an [`Engine`](crate::Engine) that has no room
-    /// for it can [spare](crate::Engine::spare_peer) another.
+    /// for it can [spare](crate::Engine::spare_peers) another.
     Meet {
         /// Whom.
         peer: NodeId,

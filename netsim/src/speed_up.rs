@@ -51,7 +51,12 @@ pub fn gain(seed: u64, workers: usize, recording: Recording, rate: u64) -> Resul
             _ => Err(GainError { workers, from, report: Box::new(report) }),
         }
     };
-    let ((swarm, swarm_bytes), (central, central_bytes)) = (run(false)?, run(true)?);
+    let (swarm, central) = std::thread::scope(|scope| {
+        let swarm = scope.spawn(|| run(false));
+        let central = run(true);
+        (swarm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), central)
+    });
+    let ((swarm, swarm_bytes), (central, central_bytes)) = (swarm?, central?);
     // The last checkpoint is nobody's start.
     let born = recording.born_by(recording.intervals - 1) * crate::options::PAGE_BYTES;
     let egress = |bytes: u64| bytes * 1000 / born.max(1);

@@ -38,10 +38,13 @@ impl World {
     }
 
     fn can_accept(&self, node: usize) -> bool {
-        let most = if node == 0 { PUBLISHER_DEGREE } else { DEGREE_MAX };
-        // A server has a place for everyone.
-        let is_server = node == 0 && self.options.is_central;
-        self.is_mesh() || is_server || self.hosts[node].neighbours.len() < most
+        let most = match node {
+            // A server has a place for everyone, as far as its engine has.
+            0 if self.options.is_central => pageswarm_swarm::limits::PEERS_MAX,
+            0 => PUBLISHER_DEGREE,
+            _ => DEGREE_MAX,
+        };
+        self.is_mesh() || self.hosts[node].neighbours.len() < most
     }
 
     /// Connects two nodes that are up, can reach each other, have room, and are not connected.

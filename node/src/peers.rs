@@ -76,7 +76,7 @@ pub struct Traffic {
 #[derive(Debug)]
 struct Streams {
     open: usize,
-    /// When the latest of leases ended.
+    /// When either of the two last said something of leases.
     leased: Option<Instant>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{Control, ObjectRequest};
-use pageswarm_checkpoint::{Genesis, Head, LineageId, object_hash, record};
+use pageswarm_checkpoint::{Genesis, Head, LineageId, record};
 use pageswarm_swarm::Input;
 
 use crate::gossip::GossipCommand;
@@ -184,12 +184,8 @@ enum Learnt {
 
 async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> Learnt {
     let (id, name) = (head.lineage, head.delta);
-    let writer = node.lineages.writer(&id);
-    let request = ObjectRequest::Delta(id, head.index);
-    let delta = objects::ask_around(node, request, writer, name.length, |bytes| {
-        (object_hash(&bytes) == name.hash).then_some(bytes)
-    });
-    let Some(delta) = delta.await else {
+    // Until it is applied, it is given to those who ask from where it arrived.
+    let Some((delta, _arrival)) = objects::ask_for_delta(node, (id, head.index), name).await else {
         return Learnt::NotThere;
     };
     let applying = Arc::clone(node);

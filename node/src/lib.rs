@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod api;
+pub mod arrivals;
 pub mod artefacts;
 pub mod authority;
 pub mod backlog;

@@ -43,6 +43,9 @@ pub const INVITATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node that expects an object soon lets a request for it wait.
 pub const OBJECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a delta may stop coming, or a node that waits for it say nothing, before it is asked of another one.
+pub const DELTA_SILENCE: Duration = Duration::from_secs(3);
+const _: () = assert!(DELTA_SILENCE.as_millis() > OBJECT_PATIENCE.as_millis(), "whoever waits answers first");
 /// The longest metadata object: a keyframe of 16 GiB of RAM takes about half of it.
 pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
 /// The longest answer to one run, all frames together.

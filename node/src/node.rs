@@ -15,6 +15,7 @@ use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
 use pageswarm_vmm::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::arrivals::Arrivals;
 use crate::artefacts::Artefacts;
 use crate::authority::{Authority, AuthorityError};
 use crate::clock::EngineClock;
@@ -127,6 +128,8 @@ pub struct Node {
     pub images: Images,
     /// Answers under way.
     pub uploads: Uploads,
+    /// Deltas on their way here.
+    pub arrivals: Arrivals,
     /// Virtual machines.
     pub machines: Machines,
     /// The lineage that was imported to last.
@@ -226,6 +229,7 @@ impl Node {
             recent: RecentChunks::new(recent::bytes_default()),
             images,
             uploads: Uploads::default(),
+            arrivals: Arrivals::default(),
             machines: Machines::default(),
             imports: Imports::default(),
             artefacts: Artefacts::default(),
@@ -245,8 +249,7 @@ impl Node {
             ending: watch::channel(false).0,
         });
         node.note_repairs();
-        let seed = u64::from_le_bytes(identity::random()?);
-        tokio::spawn(hub::run(Arc::clone(&node), queue, seed));
+        tokio::spawn(hub::run(Arc::clone(&node), queue, u64::from_le_bytes(identity::random()?)));
         node.start_hearing(gossip, command_queue, hearing_results);
         tokio::spawn(session::accept(Arc::clone(&node)));
         if let Some(multicast) = multicast {

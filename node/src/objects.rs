@@ -1,24 +1,71 @@
 //! Metadata objects over the data plane: genesis records, certificates, heads, deltas, keyframes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use pageswarm_checkpoint::NodeId;
 use pageswarm_checkpoint::wire::{ObjectAnswer, ObjectRequest, Opening};
-use quinn::{RecvStream, SendStream};
-use tokio::time::timeout;
+use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, ObjectName, object_hash};
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::time::{sleep, timeout};
 
-use crate::limits::{OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT};
+use crate::arrivals::{Arrival, PassOnError, Passage};
+use crate::limits::{DELTA_SILENCE, OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT};
 use crate::node::Node;
 use crate::peers::Peer;
 use crate::transport::frames::{self, FrameError};
 
-/// Answers a peer's request. A node that knows that the object will come soon lets the peer wait for it: so an
-/// object travels down a tree of nodes instead of from its writer to everyone.
+/// Answers a peer's request. A node that knows that the object will come soon lets the peer wait for it, and gives on a
+/// delta while it still comes: so an object travels down a tree of nodes instead of from its writer to everyone.
 pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut send: SendStream) {
+    let written = async {
+        match find(node, request).await {
+            Some(Found::Here(bytes)) => {
+                let length = bytes.len();
+                write_answer(&mut send, Ok(bytes)).await?;
+                Ok(length)
+            }
+            Some(Found::OnItsWay(passage)) => {
+                let length = passage.pass_on(&mut send).await?;
+                // The stream may be gone already; then there is nobody to tell.
+                let _gone = send.finish();
+                Ok(length)
+            }
+            None => {
+                frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await?;
+                Ok::<_, PassOnError>(0)
+            }
+        }
+    };
+    match timeout(OBJECT_PATIENCE + OBJECT_TIMEOUT, written).await {
+        Ok(Ok(length)) => peer.count_metadata_sent(length as u64),
+        Ok(Err(error)) => {
+            tracing::debug!(error = crate::report::chain(&error), "object not sent");
+            // Without this the stream would end as if all were said.
+            let _gone = send.reset(ABANDONED);
+        }
+        Err(_) => {
+            let _gone = send.reset(ABANDONED);
+        }
+    }
+}
+
+/// Ends a stream whose answer is not whole.
+const ABANDONED: VarInt = VarInt::from_u32(1);
+
+/// An object that is asked for.
+enum Found {
+    Here(Vec<u8>),
+    OnItsWay(Passage),
+}
+
+/// The object, as soon as there is something of it, if it is expected soon.
+async fn find(node: &Arc<Node>, request: ObjectRequest) -> Option<Found> {
     let start = Instant::now();
-    let found = loop {
-        let changed = node.lineages.changed();
+    loop {
+        let (changed, begun) = (node.lineages.changed(), node.arrivals.changed());
+        if let Some(passage) = node.arrivals.get(&request) {
+            return Some(Found::OnItsWay(passage));
+        }
         let looking = Arc::clone(node);
         let found = tokio::task::spawn_blocking(move || match request {
             ObjectRequest::Results { lineage, worker, from } => {
@@ -26,31 +73,34 @@ pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut s
             }
             of_lineage => looking.lineages.object(&of_lineage),
         });
-        let found = found.await;
-        let patience = OBJECT_PATIENCE.saturating_sub(start.elapsed());
-        match found {
-            Ok(Ok(Some(bytes))) => break Some(bytes),
-            Ok(Ok(None)) if node.lineages.expects(&request) && !patience.is_zero() => {
-                if timeout(patience, changed).await.is_err() {
-                    break None;
-                }
-            }
+        match found.await {
+            Ok(Ok(Some(bytes))) => return Some(Found::Here(bytes)),
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = crate::report::chain(&error), "object cannot be read");
-                break None;
+                return None;
             }
-            _ => break None,
+            Err(_) => return None,
         }
-    };
-    let length = found.as_ref().map_or(0, Vec::len);
-    let written = match found {
-        Some(bytes) => write_answer(&mut send, Ok(bytes)).await,
-        None => frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await,
-    };
-    match written {
-        Ok(()) => peer.count_metadata_sent(length as u64),
-        Err(error) => tracing::debug!(%error, "object not sent"),
+        let patience = OBJECT_PATIENCE.saturating_sub(start.elapsed());
+        if patience.is_zero() || !expects(node, &request) {
+            return None;
+        }
+        tokio::select! {
+            () = changed => {}
+            () = begun => {}
+            () = sleep(patience.min(LEARNING_LOOK)) => {}
+        }
     }
+}
+
+/// How often a node that learns a lineage looks whether it has come to know it.
+const LEARNING_LOOK: Duration = Duration::from_millis(50);
+
+/// Whether the object is likely to be here soon.
+fn expects(node: &Node, request: &ObjectRequest) -> bool {
+    let is_learning = || matches!(request, ObjectRequest::Delta(..)) && node.learning.try_lock().is_err();
+    node.lineages.expects(request) || (node.lineages.get(&request.lineage()).is_none() && is_learning())
 }
 
 /// Writes an object, or why there is none.
@@ -122,8 +172,49 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
     Some(bytes)
 }
 
+/// Asks around for a delta of `length` bytes; what comes is given on while it comes.
+pub async fn ask_for_delta<'a>(
+    node: &'a Node,
+    (lineage, index): (LineageId, CheckpointIndex),
+    name: ObjectName,
+) -> Option<(Vec<u8>, Arrival<'a>)> {
+    let request = ObjectRequest::Delta(lineage, index);
+    let length = usize::try_from(name.length.min(OBJECT_BYTES_MAX)).ok()?;
+    for peer in order(node, request, node.lineages.writer(&lineage)) {
+        let _in_use = peer.use_stream();
+        let Some(mut receive) = ask_for_object(&peer, request).await else {
+            continue;
+        };
+        let arrival = node.arrivals.begin(lineage, index, length);
+        while arrival.left() > 0 {
+            match timeout(DELTA_SILENCE, receive.read_chunk(arrival.left(), true)).await {
+                Ok(Ok(Some(part))) if arrival.add(part.bytes.clone()) => {}
+                _ => break,
+            }
+        }
+        let delta = arrival.whole();
+        peer.count_metadata_received(delta.len() as u64);
+        if object_hash(&delta) == name.hash {
+            return Some((delta, arrival));
+        }
+    }
+    None
+}
+
+/// Asks one peer for an object; the stream on which it comes, if the peer has it.
+async fn ask_for_object(peer: &Peer, request: ObjectRequest) -> Option<RecvStream> {
+    let asked = async {
+        let (mut send, mut receive) = peer.connection.open_bi().await.ok()?;
+        send.set_priority(2).ok()?;
+        frames::write(&mut send, &Opening::Object(request).encode()).await.ok()?;
+        let frame = frames::read(&mut receive).await.ok()??;
+        matches!(ObjectAnswer::decode(&frame), Ok(ObjectAnswer::Found { .. })).then_some(receive)
+    };
+    timeout(DELTA_SILENCE, asked).await.ok().flatten()
+}
+
 /// Asks peers until one gives what `accept` takes: first the parent in the object's tree, then the writer, then
-/// everyone else. The tree is a binary heap over the followers in an order that the object's name gives.
+/// everyone else.
 pub async fn ask_around<T>(
     node: &Node,
     request: ObjectRequest,
@@ -139,6 +230,8 @@ pub async fn ask_around<T>(
     None
 }
 
+/// Whom to ask for an object. Its tree is a binary heap below the writer, over the members in an order that the object's
+/// name gives: each has two to give it to.
 fn order(node: &Node, request: ObjectRequest, writer: Option<NodeId>) -> Vec<Arc<Peer>> {
     let name = Opening::Object(request).encode();
     let rank = |id: &NodeId| {
@@ -148,16 +241,34 @@ fn order(node: &Node, request: ObjectRequest, writer: Option<NodeId>) -> Vec<Arc
     };
     let (writers, mut others): (Vec<_>, Vec<_>) =
         node.peers.all().into_iter().partition(|peer| Some(peer.id) == writer);
-    others.retain(|peer| peer.follows(&request.lineage()));
+    // Deltas of a new lineage are asked for before one knows who else follows it.
+    others.retain(|peer| matches!(request, ObjectRequest::Delta(..)) || peer.follows(&request.lineage()));
     others.sort_by_cached_key(|peer| rank(&peer.id));
     let mine = rank(&node.id);
     let place = others.partition_point(|peer| rank(&peer.id) < mine);
-    let parent = place.checked_sub(1).map(|above| above / 2);
     let mut ordered = Vec::with_capacity(others.len() + 1);
-    if let Some(parent) = parent.filter(|parent| *parent < others.len()) {
+    if let Some(parent) = parent(place) {
         ordered.push(others.remove(parent));
     }
     ordered.extend(writers);
     ordered.extend(others);
     ordered
+}
+
+/// Whom the one at a place has above itself; `None` is the writer.
+fn parent(place: usize) -> Option<usize> {
+    place.checked_sub(2).map(|below| below / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_gives_an_object_to_more_than_two() {
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 6].map(parent),
+            [None, None, Some(0), Some(0), Some(1), Some(1), Some(2)]
+        );
+    }
 }

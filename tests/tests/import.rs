@@ -127,3 +127,38 @@ async fn an_imported_checkpoint_is_not_resumed_here() -> anyhow::Result<()> {
     assert!(outcome.text.contains("imported"), "{outcome:?}");
     Ok(())
 }
+
+/// Bytes that a chunk of noise takes in a delta, at least: its hash.
+const HASH: u64 = 32;
+
+#[tokio::test]
+async fn a_delta_leaves_its_writer_for_two_of_seven() -> anyhow::Result<()> {
+    const PAGES: usize = 20_000;
+    let ground = Ground::new()?;
+    let publisher = ground.create("publisher", &[]).await?;
+    let mut readers: Vec<NodeProcess> = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        let reader = ground.join(name, &publisher, "reader", &[]).await?;
+        for other in &readers {
+            reader.wait_peer(other).await?;
+        }
+        readers.push(reader);
+    }
+    let memory = ground.path("memory");
+    std::fs::write(&memory, noise(3, PAGES * PAGE))?;
+    let import = imported(&publisher, &["--memory", &memory.to_string_lossy()]).await?;
+    for reader in &readers {
+        reader.wait_checkpoint(&import.lineage, 0).await?;
+    }
+    let delta = PAGES as u64 * HASH;
+    let mut passed_on = 0;
+    for reader in &readers {
+        passed_on += reader.metric("pageswarm_metadata_sent_bytes_total").await?;
+    }
+    let sent = publisher.metric("pageswarm_metadata_sent_bytes_total").await?;
+    println!("deltas of {delta} bytes: {sent} bytes from the writer, {passed_on} from others");
+    // A reader that was slow to learn of the lineage is passed over, and its children ask the writer.
+    ensure!(sent >= 2 * delta && sent < 5 * delta, "{sent} bytes, {:.1} deltas", sent as f64 / delta as f64);
+    ensure!(passed_on >= 3 * delta, "{passed_on} bytes, {:.1} deltas", passed_on as f64 / delta as f64);
+    Ok(())
+}

@@ -1,8 +1,10 @@
 //! Length-prefixed frames on QUIC streams.
 
+use bytes::BufMut as _;
 use pageswarm_checkpoint::codec::FormatError;
 use pageswarm_checkpoint::wire::FRAME_BYTES_MAX;
-use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+use tokio::io::AsyncReadExt as _;
 
 /// Why a frame did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +62,17 @@ pub async fn read(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, FrameError
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { length });
     }
+    // In one go whatever has arrived: each look into the stream takes the connection's lock.
     let mut content = Vec::with_capacity(length);
     while content.len() < length {
-        match stream.read_chunk(length - content.len(), true).await {
-            Ok(Some(part)) => content.extend_from_slice(&part.bytes),
-            Ok(None) => return Err(ReadExactError::FinishedEarly(content.len()).into()),
-            Err(error) => return Err(ReadExactError::ReadError(error).into()),
+        let left = length - content.len();
+        match stream.read_buf(&mut (&mut content).limit(left)).await {
+            Ok(0) => return Err(ReadExactError::FinishedEarly(content.len()).into()),
+            Ok(_) => {}
+            Err(error) => {
+                let why = error.downcast().unwrap_or(ReadError::ClosedStream);
+                return Err(ReadExactError::ReadError(why).into());
+            }
         }
     }
     Ok(Some(content))

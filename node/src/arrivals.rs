@@ -1,13 +1,13 @@
 //! Objects on their way here: whoever asks for one gets what has come of it, and the rest as it comes.
 //!
-//! All members need each delta, and a delta may be as long as a thousandth of the RAM it describes. A node that passed
-//! one on only when all of it is there would make each level of the tree wait for the one above. What is passed on is
-//! not proven yet: each member compares the whole with the hash in the head, and asks another where it differs.
+//! All members need each delta, and one has some 35 bytes for each new page. A node that passed it on only when all of it
+//! is there would make each level of the tree wait for the one above. What is passed on is not proven yet: each member
+//! compares the whole with the hash in the head, and asks another where it differs. Only what comes from the first one
+//! asked is passed on, so that what was wrong once does not go round.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use pageswarm_checkpoint::wire::{ObjectAnswer, ObjectRequest};
 use pageswarm_checkpoint::{CheckpointIndex, LineageId};
 use quinn::SendStream;
@@ -34,9 +34,11 @@ pub struct Passage {
 
 #[derive(Debug, Default)]
 struct Came {
-    parts: Vec<Bytes>,
-    bytes: usize,
+    bytes: Vec<u8>,
 }
+
+/// Bytes given to a stream at a time.
+const PART_BYTES: usize = 64 << 10;
 
 /// A delta that is being received. Dropping it ends what is passed on of it, unless all has come.
 #[derive(Debug)]
@@ -59,13 +61,18 @@ pub enum PassOnError {
 }
 
 impl Arrivals {
-    /// A delta of so many bytes is about to come.
+    /// A delta of so many bytes is about to come, to be passed on to whoever asks for it.
     pub fn begin(&self, lineage: LineageId, index: CheckpointIndex, length: usize) -> Arrival<'_> {
-        let (came, seen) = watch::channel(Came::default());
-        let key = (lineage, index);
-        lock(&self.open).insert(key, Passage { length, came: seen });
+        let arrival = self.begin_unseen(lineage, index, length);
+        let passage = Passage { length, came: arrival.came.subscribe() };
+        lock(&self.open).insert(arrival.key, passage);
         self.changed.notify_waiters();
-        Arrival { arrivals: self, key, length, came }
+        arrival
+    }
+
+    /// The same, not to be passed on.
+    pub fn begin_unseen(&self, lineage: LineageId, index: CheckpointIndex, length: usize) -> Arrival<'_> {
+        Arrival { arrivals: self, key: (lineage, index), length, came: watch::channel(Came::default()).0 }
     }
 
     /// What is asked for, if it is on its way.
@@ -89,31 +96,33 @@ impl Arrival<'_> {
     /// Bytes that have not come yet.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.length - self.came.borrow().bytes
+        self.length - self.came.borrow().bytes.len()
     }
 
     /// These came next; false if they are more than were to come.
     #[must_use]
-    pub fn add(&self, part: Bytes) -> bool {
+    pub fn add(&self, part: &[u8]) -> bool {
         if part.len() > self.left() {
             return false;
         }
-        self.came.send_modify(|came| {
-            came.bytes += part.len();
-            came.parts.push(part);
-        });
+        // A copy: the part may be a few bytes of a packet that would stay as a whole.
+        self.came.send_modify(|came| came.bytes.extend_from_slice(part));
         true
     }
 
     /// All that came.
     #[must_use]
     pub fn whole(&self) -> Vec<u8> {
-        self.came.borrow().parts.concat()
+        self.came.borrow().bytes.clone()
     }
 }
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
+        if self.left() > 0 {
+            // Whoever still passes it on need not keep it.
+            self.came.send_modify(|came| came.bytes = Vec::new());
+        }
         let mut open = lock(&self.arrivals.open);
         // Another one may have begun since.
         if open.get(&self.key).is_some_and(|passage| passage.came.same_channel(&self.came.subscribe())) {
@@ -123,30 +132,34 @@ impl Drop for Arrival<'_> {
 }
 
 impl Passage {
-    /// Sends what has come and what comes; returns the bytes sent.
+    /// Sends what has come and what comes, and tells `sent` how many bytes.
     ///
     /// # Errors
     ///
     /// [`PassOnError`].
-    pub async fn pass_on(mut self, send: &mut SendStream) -> Result<usize, PassOnError> {
+    pub async fn pass_on(mut self, send: &mut SendStream, sent: impl Fn(usize)) -> Result<(), PassOnError> {
         frames::write(send, &ObjectAnswer::Found { length: self.length as u64 }.encode()).await?;
-        let (mut next, mut bytes, mut has_ended) = (0, 0, false);
-        loop {
-            let parts: Vec<Bytes> = self.came.borrow_and_update().parts[next..].to_vec();
-            next += parts.len();
-            for part in parts {
-                bytes += part.len();
-                send.write_chunk(part).await.map_err(FrameError::from)?;
+        let (mut done, mut has_ended) = (0, false);
+        while done < self.length {
+            let part = self.came.borrow_and_update().bytes.get(done..).map(|rest| {
+                let (part, _) = rest.split_at(rest.len().min(PART_BYTES));
+                part.to_vec()
+            });
+            // What was there and is not any more came to no good end.
+            let part = part.ok_or(PassOnError::Ended)?;
+            if part.is_empty() {
+                if has_ended {
+                    return Err(PassOnError::Ended);
+                }
+                // Its last part may have come with its end.
+                has_ended = self.came.changed().await.is_err();
+                continue;
             }
-            if bytes == self.length {
-                return Ok(bytes);
-            }
-            if has_ended {
-                return Err(PassOnError::Ended);
-            }
-            // Its last part may have come with its end.
-            has_ended = self.came.changed().await.is_err();
+            send.write_all(&part).await.map_err(FrameError::from)?;
+            done += part.len();
+            sent(part.len());
         }
+        Ok(())
     }
 }
 
@@ -156,7 +169,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
+    use quinn::RecvStream;
+
     use super::*;
+    use crate::transport::endpoint::{self, DataEndpoint};
+    use crate::transport::tls;
 
     const LINEAGE: LineageId = LineageId([7; 32]);
 
@@ -168,13 +186,13 @@ mod tests {
     fn what_comes_can_be_had_until_it_ends() {
         let arrivals = Arrivals::default();
         let arrival = arrivals.begin(LINEAGE, CheckpointIndex(3), 5);
-        assert!(arrival.add(Bytes::from_static(b"abc")));
+        assert!(arrival.add(b"abc"));
         assert_eq!(arrival.left(), 2);
-        assert!(!arrival.add(Bytes::from_static(b"def")), "more than was to come");
+        assert!(!arrival.add(b"def"), "more than was to come");
         assert!(arrivals.get(&request(4)).is_none());
         let passage = arrivals.get(&request(3)).unwrap();
-        assert!(arrival.add(Bytes::from_static(b"de")));
-        assert_eq!(passage.came.borrow().parts.concat(), b"abcde");
+        assert!(arrival.add(b"de"));
+        assert_eq!(passage.came.borrow().bytes, b"abcde");
         assert_eq!(arrival.whole(), b"abcde");
         drop(arrival);
         assert!(arrivals.get(&request(3)).is_none());
@@ -189,5 +207,70 @@ mod tests {
         assert!(arrivals.get(&request(0)).is_some());
         drop(second);
         assert!(arrivals.get(&request(0)).is_none());
+        let unseen = arrivals.begin_unseen(LINEAGE, CheckpointIndex(0), 5);
+        assert!(arrivals.get(&request(0)).is_none());
+        drop(unseen);
+    }
+
+    /// A stream between two endpoints of this process, and what keeps it open.
+    async fn stream() -> (SendStream, RecvStream, [DataEndpoint; 2]) {
+        let key = |number: u8| SigningKey::from_bytes(&[number; 32]);
+        let open = |number| endpoint::open("127.0.0.1:0".parse().unwrap(), &key(number)).unwrap();
+        let [server, client] = [open(1), open(2)];
+        let address = server.endpoint.local_addr().unwrap();
+        let connect = async {
+            let connection = client.endpoint.connect(address, tls::SERVER_NAME).unwrap().await.unwrap();
+            let (mut send, receive) = connection.open_bi().await.unwrap();
+            send.write_all(b"?").await.unwrap();
+            (send, receive)
+        };
+        let accept = async {
+            let connection = server.endpoint.accept().await.unwrap().await.unwrap();
+            connection.accept_bi().await.unwrap().0
+        };
+        let ((asking, receive), send) = tokio::join!(connect, accept);
+        // What was asked stays open as long as the answer.
+        tokio::spawn(async move { asking.stopped().await.map(|_| ()) });
+        (send, receive, [server, client])
+    }
+
+    #[tokio::test]
+    async fn the_first_half_is_there_before_the_second_came() {
+        let arrivals = Arrivals::default();
+        let contents: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+        let (first, second) = contents.split_at(150_000);
+        let arrival = arrivals.begin(LINEAGE, CheckpointIndex(0), contents.len());
+        let passage = arrivals.get(&request(0)).unwrap();
+        let (mut send, mut receive, _endpoints) = stream().await;
+        let passing = tokio::spawn(async move {
+            let passed = passage.pass_on(&mut send, |_| {}).await;
+            send.finish().unwrap();
+            send.stopped().await.unwrap();
+            passed
+        });
+        assert!(arrival.add(first));
+        let frame = frames::read(&mut receive).await.unwrap().unwrap();
+        assert_eq!(ObjectAnswer::decode(&frame), Ok(ObjectAnswer::Found { length: contents.len() as u64 }));
+        let mut half = vec![0; first.len()];
+        receive.read_exact(&mut half).await.unwrap();
+        assert_eq!(half, first);
+        assert!(arrival.add(second));
+        drop(arrival);
+        assert_eq!(receive.read_to_end(contents.len()).await.unwrap(), second);
+        passing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_does_not_come_any_more_is_not_waited_for() {
+        let arrivals = Arrivals::default();
+        let arrival = arrivals.begin(LINEAGE, CheckpointIndex(0), 1000);
+        let passage = arrivals.get(&request(0)).unwrap();
+        let (mut send, mut receive, _endpoints) = stream().await;
+        let passing = tokio::spawn(async move { passage.pass_on(&mut send, |_| {}).await });
+        assert!(arrival.add(&[7; 600]));
+        frames::read(&mut receive).await.unwrap().unwrap();
+        receive.read_exact(&mut [0; 600]).await.unwrap();
+        drop(arrival);
+        assert!(matches!(passing.await.unwrap(), Err(PassOnError::Ended)));
     }
 }

@@ -10,7 +10,7 @@ use pageswarm_swarm::Input;
 use crate::gossip::GossipCommand;
 use crate::lineages::{Lineage, LineageError, Survey};
 use crate::node::Node;
-use crate::objects;
+use crate::objects::{self, NotGiven};
 
 /// Pause before asking everyone again for something that nobody had.
 const RETRY: Duration = Duration::from_millis(200);
@@ -185,8 +185,10 @@ enum Learnt {
 async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> Learnt {
     let (id, name) = (head.lineage, head.delta);
     // Until it is applied, it is given to those who ask from where it arrived.
-    let Some((delta, _arrival)) = objects::ask_for_delta(node, (id, head.index), name).await else {
-        return Learnt::NotThere;
+    let (delta, _arrival) = match objects::ask_for_delta(node, (id, head.index), name).await {
+        Ok(given) => given,
+        Err(NotGiven::NotThere) => return Learnt::NotThere,
+        Err(NotGiven::Wrong) => return Learnt::Refused,
     };
     let applying = Arc::clone(node);
     let applied = tokio::task::spawn_blocking(move || applying.lineages.apply(&id, &record, &delta)).await;

@@ -39,12 +39,14 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long an admin may take to answer an invitation.
 pub const INVITATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a metadata object may take to arrive.
+/// How long a metadata object, deltas apart, may take to arrive.
 pub const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node that expects an object soon lets a request for it wait.
 pub const OBJECT_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a delta may stop coming, or a node that waits for it say nothing, before it is asked of another one.
-pub const DELTA_SILENCE: Duration = Duration::from_secs(3);
+pub const DELTA_SILENCE: Duration = Duration::from_secs(8);
+/// How long a delta may take to arrive from one node, with the time for which that one may have waited for it.
+pub const DELTA_TIMEOUT: Duration = OBJECT_TIMEOUT.saturating_add(OBJECT_PATIENCE);
 const _: () = assert!(DELTA_SILENCE.as_millis() > OBJECT_PATIENCE.as_millis(), "whoever waits answers first");
 /// The longest metadata object: a keyframe of 16 GiB of RAM takes about half of it.
 pub const OBJECT_BYTES_MAX: u64 = 256 << 20;

@@ -1,7 +1,7 @@
 //! Metadata objects over the data plane: genesis records, certificates, heads, deltas, keyframes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pageswarm_checkpoint::wire::{ObjectAnswer, ObjectRequest, Opening};
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, NodeId, ObjectName, object_hash};
@@ -9,7 +9,9 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::{sleep, timeout};
 
 use crate::arrivals::{Arrival, PassOnError, Passage};
-use crate::limits::{DELTA_SILENCE, OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT};
+use crate::limits::{
+    DELTA_SILENCE, DELTA_TIMEOUT, OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT,
+};
 use crate::node::Node;
 use crate::peers::Peer;
 use crate::transport::frames::{self, FrameError};
@@ -17,38 +19,34 @@ use crate::transport::frames::{self, FrameError};
 /// Answers a peer's request. A node that knows that the object will come soon lets the peer wait for it, and gives on a
 /// delta while it still comes: so an object travels down a tree of nodes instead of from its writer to everyone.
 pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut send: SendStream) {
+    // Before chunks: nothing of a checkpoint can be asked for without its delta. The stream may be gone already.
+    let _gone = send.set_priority(PRIORITY);
     let written = async {
         match find(node, request).await {
             Some(Found::Here(bytes)) => {
-                let length = bytes.len();
+                let length = bytes.len() as u64;
                 write_answer(&mut send, Ok(bytes)).await?;
-                Ok(length)
+                peer.count_metadata_sent(length);
             }
             Some(Found::OnItsWay(passage)) => {
-                let length = passage.pass_on(&mut send).await?;
-                // The stream may be gone already; then there is nobody to tell.
+                passage.pass_on(&mut send, |bytes| peer.count_metadata_sent(bytes as u64)).await?;
                 let _gone = send.finish();
-                Ok(length)
             }
-            None => {
-                frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await?;
-                Ok::<_, PassOnError>(0)
-            }
+            None => frames::write(&mut send, &ObjectAnswer::NotHeld.encode()).await?,
         }
+        Ok::<_, PassOnError>(())
     };
-    match timeout(OBJECT_PATIENCE + OBJECT_TIMEOUT, written).await {
-        Ok(Ok(length)) => peer.count_metadata_sent(length as u64),
-        Ok(Err(error)) => {
-            tracing::debug!(error = crate::report::chain(&error), "object not sent");
-            // Without this the stream would end as if all were said.
-            let _gone = send.reset(ABANDONED);
-        }
-        Err(_) => {
-            let _gone = send.reset(ABANDONED);
-        }
+    match timeout(DELTA_TIMEOUT, written).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => tracing::debug!(error = crate::report::chain(&error), "object not sent"),
+        Err(_) => tracing::debug!("object not read"),
     }
+    // Without this the stream would end as if all were said.
+    let _gone = send.reset(ABANDONED);
 }
 
+/// Of streams on which objects travel.
+const PRIORITY: i32 = 2;
 /// Ends a stream whose answer is not whole.
 const ABANDONED: VarInt = VarInt::from_u32(1);
 
@@ -89,18 +87,17 @@ async fn find(node: &Arc<Node>, request: ObjectRequest) -> Option<Found> {
         tokio::select! {
             () = changed => {}
             () = begun => {}
-            () = sleep(patience.min(LEARNING_LOOK)) => {}
+            () = sleep(patience) => {}
         }
     }
 }
 
-/// How often a node that learns a lineage looks whether it has come to know it.
-const LEARNING_LOOK: Duration = Duration::from_millis(50);
-
 /// Whether the object is likely to be here soon.
 fn expects(node: &Node, request: &ObjectRequest) -> bool {
-    let is_learning = || matches!(request, ObjectRequest::Delta(..)) && node.learning.try_lock().is_err();
-    node.lineages.expects(request) || (node.lineages.get(&request.lineage()).is_none() && is_learning())
+    let lineage = request.lineage();
+    let is_unknown = node.lineages.get(&lineage).is_none() && !node.lineages.is_refused(&lineage);
+    let may_come = is_unknown && matches!(request, ObjectRequest::Delta(..));
+    node.lineages.expects(request) || (may_come && node.learning.try_lock().is_err())
 }
 
 /// Writes an object, or why there is none.
@@ -159,7 +156,7 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
     let _in_use = peer.use_stream();
     let asked = async {
         let (mut send, mut receive) = peer.connection.open_bi().await.ok()?;
-        send.set_priority(2).ok()?;
+        send.set_priority(PRIORITY).ok()?;
         frames::write(&mut send, &Opening::Object(request).encode()).await.ok()?;
         read_answer(&mut receive, bytes_max.min(OBJECT_BYTES_MAX)).await.ok()?.ok()
     };
@@ -172,43 +169,66 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
     Some(bytes)
 }
 
-/// Asks around for a delta of `length` bytes; what comes is given on while it comes.
+/// Why nobody gave a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotGiven {
+    /// Nobody has it now.
+    NotThere,
+    /// What came is not what the head names.
+    Wrong,
+}
+
+/// Asks around for the delta that a head names. What comes from the first one asked is given on while it comes.
+///
+/// # Errors
+///
+/// [`NotGiven`].
 pub async fn ask_for_delta<'a>(
     node: &'a Node,
     (lineage, index): (LineageId, CheckpointIndex),
     name: ObjectName,
-) -> Option<(Vec<u8>, Arrival<'a>)> {
+) -> Result<(Vec<u8>, Arrival<'a>), NotGiven> {
+    let length = usize::try_from(name.length).ok().filter(|_| name.length <= OBJECT_BYTES_MAX);
+    let length = length.ok_or(NotGiven::Wrong)?;
     let request = ObjectRequest::Delta(lineage, index);
-    let length = usize::try_from(name.length.min(OBJECT_BYTES_MAX)).ok()?;
-    for peer in order(node, request, node.lineages.writer(&lineage)) {
+    let mut not_given = NotGiven::NotThere;
+    for (attempt, peer) in order(node, request, node.lineages.writer(&lineage)).into_iter().enumerate() {
         let _in_use = peer.use_stream();
-        let Some(mut receive) = ask_for_object(&peer, request).await else {
+        let receiving = async {
+            let mut receive = ask_for_object(&peer, request, name.length).await?;
+            let arrival = match attempt {
+                0 => node.arrivals.begin(lineage, index, length),
+                _ => node.arrivals.begin_unseen(lineage, index, length),
+            };
+            while arrival.left() > 0 {
+                let part = timeout(DELTA_SILENCE, receive.read_chunk(arrival.left(), true)).await;
+                let part = part.ok()?.ok()??;
+                peer.count_metadata_received(part.bytes.len() as u64);
+                arrival.add(&part.bytes).then_some(())?;
+            }
+            Some(arrival)
+        };
+        let Some(arrival) = timeout(DELTA_TIMEOUT, receiving).await.ok().flatten() else {
             continue;
         };
-        let arrival = node.arrivals.begin(lineage, index, length);
-        while arrival.left() > 0 {
-            match timeout(DELTA_SILENCE, receive.read_chunk(arrival.left(), true)).await {
-                Ok(Ok(Some(part))) if arrival.add(part.bytes.clone()) => {}
-                _ => break,
-            }
-        }
         let delta = arrival.whole();
-        peer.count_metadata_received(delta.len() as u64);
-        if object_hash(&delta) == name.hash {
-            return Some((delta, arrival));
+        let hashed = tokio::task::spawn_blocking(move || (object_hash(&delta), delta)).await;
+        match hashed {
+            Ok((hash, delta)) if hash == name.hash => return Ok((delta, arrival)),
+            _ => not_given = NotGiven::Wrong,
         }
     }
-    None
+    Err(not_given)
 }
 
-/// Asks one peer for an object; the stream on which it comes, if the peer has it.
-async fn ask_for_object(peer: &Peer, request: ObjectRequest) -> Option<RecvStream> {
+/// Asks one peer for an object of that length; the stream on which it comes, if the peer has it.
+async fn ask_for_object(peer: &Peer, request: ObjectRequest, length: u64) -> Option<RecvStream> {
     let asked = async {
         let (mut send, mut receive) = peer.connection.open_bi().await.ok()?;
-        send.set_priority(2).ok()?;
+        send.set_priority(PRIORITY).ok()?;
         frames::write(&mut send, &Opening::Object(request).encode()).await.ok()?;
         let frame = frames::read(&mut receive).await.ok()??;
-        matches!(ObjectAnswer::decode(&frame), Ok(ObjectAnswer::Found { .. })).then_some(receive)
+        (ObjectAnswer::decode(&frame) == Ok(ObjectAnswer::Found { length })).then_some(receive)
     };
     timeout(DELTA_SILENCE, asked).await.ok().flatten()
 }
@@ -251,6 +271,8 @@ fn order(node: &Node, request: ObjectRequest, writer: Option<NodeId>) -> Vec<Arc
         ordered.push(others.remove(parent));
     }
     ordered.extend(writers);
+    // Whoever follows is likely to have it.
+    others.sort_by_key(|peer| !peer.follows(&request.lineage()));
     ordered.extend(others);
     ordered
 }

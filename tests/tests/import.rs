@@ -132,7 +132,7 @@ async fn an_imported_checkpoint_is_not_resumed_here() -> anyhow::Result<()> {
 const HASH: u64 = 32;
 
 #[tokio::test]
-async fn a_delta_leaves_its_writer_for_two_of_seven() -> anyhow::Result<()> {
+async fn a_delta_goes_from_reader_to_reader() -> anyhow::Result<()> {
     const PAGES: usize = 20_000;
     let ground = Ground::new()?;
     let publisher = ground.create("publisher", &[]).await?;
@@ -157,8 +157,8 @@ async fn a_delta_leaves_its_writer_for_two_of_seven() -> anyhow::Result<()> {
     }
     let sent = publisher.metric("pageswarm_metadata_sent_bytes_total").await?;
     println!("deltas of {delta} bytes: {sent} bytes from the writer, {passed_on} from others");
-    // A reader that was slow to learn of the lineage is passed over, and its children ask the writer.
-    ensure!(sent >= 2 * delta && sent < 5 * delta, "{sent} bytes, {:.1} deltas", sent as f64 / delta as f64);
-    ensure!(passed_on >= 3 * delta, "{passed_on} bytes, {:.1} deltas", passed_on as f64 / delta as f64);
+    // Two of the seven ask the writer, and so do those whose parent has not heard of the lineage yet.
+    ensure!(sent >= 2 * delta && sent < 6 * delta, "{sent} bytes, {:.1} deltas", sent as f64 / delta as f64);
+    ensure!(passed_on >= 2 * delta, "{passed_on} bytes, {:.1} deltas", passed_on as f64 / delta as f64);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! How many lies a worker gets away with before the lease table finds it out, by the share of intervals that are simulated
-//! twice: three honest workers and one that says of every interval that it was exact without looking. It must be caught
-//! by the first of its intervals that somebody else looks at; with a share s these are one in 1/s.
+//! twice: three honest workers and one that says of every interval that it was exact without looking. With a share s, of
+//! all results 2s in 1 + s are of intervals that two simulate; the liar is named with its first one of these, once a third
+//! worker has looked, too. Expected are (1 + s) / 2s lies, and those that it tells while the others look.
 //!
 //!     liars [--swarms N]
 //!
@@ -33,17 +34,18 @@ fn main() -> ExitCode {
         eprintln!("usage: liars [--swarms N]");
         return ExitCode::from(2);
     };
-    println!("share twice  caught        lies before, mean  1/share  median  most");
+    println!("share twice  caught        lies before, mean  expected  median  most");
     for share in SHARES {
         let sample: Share = share.parse().expect("the shares above are shares");
         let mut lies: Vec<u64> = (0..swarms).filter_map(|seed| lies_before_caught(sample, seed)).collect();
         lies.sort_unstable();
         let caught = lies.len();
         let mean = lies.iter().sum::<u64>() as f64 / caught.max(1) as f64;
-        let expected = 1e6 / f64::from(sample.millionths());
+        let share_twice = f64::from(sample.millionths()) / 1e6;
+        let expected = (1.0 + share_twice) / (2.0 * share_twice);
         let (median, most) = (lies.get(caught / 2).unwrap_or(&0), lies.last().unwrap_or(&0));
         let of = format!("{caught} of {swarms}");
-        println!("{share:>11}  {of:12}  {mean:>17.1}  {expected:>7.1}  {median:>6}  {most:>4}");
+        println!("{share:>11}  {of:12}  {mean:>17.1}  {expected:>8.1}  {median:>6}  {most:>4}");
     }
     ExitCode::SUCCESS
 }
@@ -60,11 +62,10 @@ fn lies_before_caught(sample: Share, seed: u32) -> Option<u64> {
     let mut held: [Option<CheckpointIndex>; WORKERS as usize] = [None; WORKERS as usize];
     for turn in 0_u64.. {
         now += TAKES / u32::from(WORKERS);
-        // Who comes first in a round changes from round to round and from swarm to swarm.
-        let number =
-            (turn.wrapping_mul(2_654_435_761).wrapping_add(u64::from(seed)) >> 7) % u64::from(WORKERS);
+        // Workers come in turn; who comes first differs from swarm to swarm.
+        let number = (turn + u64::from(seed)) % u64::from(WORKERS);
         let number = u8::try_from(number).expect("below four");
-        let worker = NodeId([number + 1; 32]);
+        let worker = name_of(number);
         if let Some(interval) = held[usize::from(number)].take() {
             lies += u64::from(number == LIAR);
             let finding = found(interval, number);
@@ -83,6 +84,10 @@ fn lies_before_caught(sample: Share, seed: u32) -> Option<u64> {
     None
 }
 
+fn name_of(number: u8) -> NodeId {
+    NodeId([number + 1; 32])
+}
+
 enum Answer {
     Interval(CheckpointIndex),
     /// The liar was named.
@@ -97,7 +102,10 @@ fn lease(table: &mut LeaseTable, now: Instant, number: u8, worker: NodeId) -> An
         table.handle(now, Input::Ask { ask, worker, jobs: 1, lacks: std::mem::take(&mut lacks) });
         lacks = loop {
             match table.poll() {
-                Some(Output::Liar(_)) => return Answer::Caught,
+                Some(Output::Liar(named)) => {
+                    assert_eq!(named, name_of(LIAR), "an honest worker was named");
+                    return Answer::Caught;
+                }
                 Some(Output::Granted(of, interval)) if of == ask => return Answer::Interval(interval),
                 Some(Output::Candidates(of, candidates)) if of == ask => {
                     break candidates.into_iter().map(|at| (at, 5)).collect();

@@ -2,8 +2,8 @@
 //!
 //! All members need each delta, and one has some 35 bytes for each new page. A node that passed it on only when all of it
 //! is there would make each level of the tree wait for the one above. What is passed on is not proven yet: each member
-//! compares the whole with the hash in the head, and asks another where it differs. Only what comes from the first one
-//! asked is passed on, so that what was wrong once does not go round.
+//! compares the whole with the hash in the head, and asks another where it differs. Only what the first one that
+//! answers gives is passed on; what comes after that was wrong is not before it is proven.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,13 +40,14 @@ struct Came {
 /// Bytes given to a stream at a time.
 const PART_BYTES: usize = 64 << 10;
 
-/// A delta that is being received. Dropping it ends what is passed on of it, unless all has come.
+/// A delta that is being received. Dropping it ends what is passed on of it, unless it is proven.
 #[derive(Debug)]
 pub struct Arrival<'a> {
     arrivals: &'a Arrivals,
     key: Key,
     length: usize,
     came: watch::Sender<Came>,
+    is_proven: bool,
 }
 
 /// Why an object was not passed on to its end.
@@ -72,7 +73,13 @@ impl Arrivals {
 
     /// The same, not to be passed on.
     pub fn begin_unseen(&self, lineage: LineageId, index: CheckpointIndex, length: usize) -> Arrival<'_> {
-        Arrival { arrivals: self, key: (lineage, index), length, came: watch::channel(Came::default()).0 }
+        Arrival {
+            arrivals: self,
+            key: (lineage, index),
+            length,
+            came: watch::channel(Came::default()).0,
+            is_proven: false,
+        }
     }
 
     /// What is asked for, if it is on its way.
@@ -110,17 +117,22 @@ impl Arrival<'_> {
         true
     }
 
-    /// All that came.
+    /// What has come, as those see it who pass it on.
     #[must_use]
-    pub fn whole(&self) -> Vec<u8> {
-        self.came.borrow().bytes.clone()
+    pub fn seen(&self) -> Passage {
+        Passage { length: self.length, came: self.came.subscribe() }
+    }
+
+    /// All has come and is what was asked for: whoever passes it on may do so to the end.
+    pub const fn prove(&mut self) {
+        self.is_proven = true;
     }
 }
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
-        if self.left() > 0 {
-            // Whoever still passes it on need not keep it.
+        if !self.is_proven {
+            // Nobody is to have the rest of it, nor to keep it.
             self.came.send_modify(|came| came.bytes = Vec::new());
         }
         let mut open = lock(&self.arrivals.open);
@@ -132,6 +144,18 @@ impl Drop for Arrival<'_> {
 }
 
 impl Passage {
+    /// Its length.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length as u64
+    }
+
+    /// A copy of all that has come.
+    #[must_use]
+    pub fn whole(&self) -> Vec<u8> {
+        self.came.borrow().bytes.clone()
+    }
+
     /// Sends what has come and what comes, and tells `sent` how many bytes.
     ///
     /// # Errors
@@ -169,14 +193,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ed25519_dalek::SigningKey;
     use quinn::RecvStream;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::transport::endpoint::{self, DataEndpoint};
     use crate::transport::tls;
 
     const LINEAGE: LineageId = LineageId([7; 32]);
+    const SOON: Duration = Duration::from_secs(20);
 
     fn request(index: u64) -> ObjectRequest {
         ObjectRequest::Delta(LINEAGE, CheckpointIndex(index))
@@ -185,7 +213,7 @@ mod tests {
     #[test]
     fn what_comes_can_be_had_until_it_ends() {
         let arrivals = Arrivals::default();
-        let arrival = arrivals.begin(LINEAGE, CheckpointIndex(3), 5);
+        let mut arrival = arrivals.begin(LINEAGE, CheckpointIndex(3), 5);
         assert!(arrival.add(b"abc"));
         assert_eq!(arrival.left(), 2);
         assert!(!arrival.add(b"def"), "more than was to come");
@@ -193,9 +221,21 @@ mod tests {
         let passage = arrivals.get(&request(3)).unwrap();
         assert!(arrival.add(b"de"));
         assert_eq!(passage.came.borrow().bytes, b"abcde");
-        assert_eq!(arrival.whole(), b"abcde");
+        arrival.prove();
         drop(arrival);
+        assert_eq!(passage.whole(), b"abcde");
         assert!(arrivals.get(&request(3)).is_none());
+    }
+
+    #[test]
+    fn what_is_not_proven_is_kept_for_nobody() {
+        let arrivals = Arrivals::default();
+        let arrival = arrivals.begin(LINEAGE, CheckpointIndex(0), 3);
+        assert!(arrival.add(b"bad"));
+        let passage = arrival.seen();
+        assert_eq!(passage.whole(), b"bad");
+        drop(arrival);
+        assert_eq!(passage.whole(), b"");
     }
 
     #[test]
@@ -239,7 +279,7 @@ mod tests {
         let arrivals = Arrivals::default();
         let contents: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[1]).collect();
         let (first, second) = contents.split_at(150_000);
-        let arrival = arrivals.begin(LINEAGE, CheckpointIndex(0), contents.len());
+        let mut arrival = arrivals.begin(LINEAGE, CheckpointIndex(0), contents.len());
         let passage = arrivals.get(&request(0)).unwrap();
         let (mut send, mut receive, _endpoints) = stream().await;
         let passing = tokio::spawn(async move {
@@ -252,9 +292,10 @@ mod tests {
         let frame = frames::read(&mut receive).await.unwrap().unwrap();
         assert_eq!(ObjectAnswer::decode(&frame), Ok(ObjectAnswer::Found { length: contents.len() as u64 }));
         let mut half = vec![0; first.len()];
-        receive.read_exact(&mut half).await.unwrap();
+        timeout(SOON, receive.read_exact(&mut half)).await.unwrap().unwrap();
         assert_eq!(half, first);
         assert!(arrival.add(second));
+        arrival.prove();
         drop(arrival);
         assert_eq!(receive.read_to_end(contents.len()).await.unwrap(), second);
         passing.await.unwrap().unwrap();
@@ -269,8 +310,9 @@ mod tests {
         let passing = tokio::spawn(async move { passage.pass_on(&mut send, |_| {}).await });
         assert!(arrival.add(&[7; 600]));
         frames::read(&mut receive).await.unwrap().unwrap();
-        receive.read_exact(&mut [0; 600]).await.unwrap();
+        timeout(SOON, receive.read_exact(&mut [0; 600])).await.unwrap().unwrap();
         drop(arrival);
-        assert!(matches!(passing.await.unwrap(), Err(PassOnError::Ended)));
+        let passed = timeout(SOON, passing).await.unwrap().unwrap();
+        assert!(matches!(passed, Err(PassOnError::Ended)));
     }
 }

@@ -45,8 +45,17 @@ pub const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const OBJECT_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a delta may stop coming, or a node that waits for it say nothing, before it is asked of another one.
 pub const DELTA_SILENCE: Duration = Duration::from_secs(8);
-/// How long a delta may take to arrive from one node, with the time for which that one may have waited for it.
-pub const DELTA_TIMEOUT: Duration = OBJECT_TIMEOUT.saturating_add(OBJECT_PATIENCE);
+/// The least rate at which an object must come, beyond [`OBJECT_TIMEOUT`].
+const OBJECT_BYTES_PER_S_MIN: u64 = 256 << 10;
+
+/// How long a delta of that many bytes may take to arrive from one node, and an answer to be read, with the time for which
+/// the one that is asked may wait for it.
+#[must_use]
+pub const fn object_timeout(bytes: u64) -> Duration {
+    let more = Duration::from_secs(bytes / OBJECT_BYTES_PER_S_MIN);
+    OBJECT_TIMEOUT.saturating_add(OBJECT_PATIENCE).saturating_add(more)
+}
+
 const _: () = assert!(DELTA_SILENCE.as_millis() > OBJECT_PATIENCE.as_millis(), "whoever waits answers first");
 /// The longest metadata object: a keyframe of 16 GiB of RAM takes about half of it.
 pub const OBJECT_BYTES_MAX: u64 = 256 << 20;

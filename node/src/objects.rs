@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::arrivals::{Arrival, PassOnError, Passage};
 use crate::limits::{
-    DELTA_SILENCE, DELTA_TIMEOUT, OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT,
+    DELTA_SILENCE, OBJECT_BYTES_MAX, OBJECT_PATIENCE, OBJECT_TIMEOUT, RESULT_LIST_TIMEOUT, object_timeout,
 };
 use crate::node::Node;
 use crate::peers::Peer;
@@ -21,10 +21,15 @@ use crate::transport::frames::{self, FrameError};
 pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut send: SendStream) {
     // Before chunks: nothing of a checkpoint can be asked for without its delta. The stream may be gone already.
     let _gone = send.set_priority(PRIORITY);
+    let found = find(node, request).await;
+    let length = match &found {
+        Some(Found::Here(bytes)) => bytes.len() as u64,
+        Some(Found::OnItsWay(passage)) => passage.length(),
+        None => 0,
+    };
     let written = async {
-        match find(node, request).await {
+        match found {
             Some(Found::Here(bytes)) => {
-                let length = bytes.len() as u64;
                 write_answer(&mut send, Ok(bytes)).await?;
                 peer.count_metadata_sent(length);
             }
@@ -36,7 +41,7 @@ pub async fn answer(node: &Arc<Node>, peer: &Peer, request: ObjectRequest, mut s
         }
         Ok::<_, PassOnError>(())
     };
-    match timeout(DELTA_TIMEOUT, written).await {
+    match timeout(object_timeout(length), written).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => tracing::debug!(error = crate::report::chain(&error), "object not sent"),
         Err(_) => tracing::debug!("object not read"),
@@ -174,11 +179,11 @@ pub async fn ask(peer: &Peer, request: ObjectRequest, bytes_max: u64) -> Option<
 pub enum NotGiven {
     /// Nobody has it now.
     NotThere,
-    /// What came is not what the head names.
+    /// What the writer gave is not what its head names.
     Wrong,
 }
 
-/// Asks around for the delta that a head names. What comes from the first one asked is given on while it comes.
+/// Asks around for the delta that a head names. What the first one that answers gives is passed on while it comes.
 ///
 /// # Errors
 ///
@@ -191,31 +196,43 @@ pub async fn ask_for_delta<'a>(
     let length = usize::try_from(name.length).ok().filter(|_| name.length <= OBJECT_BYTES_MAX);
     let length = length.ok_or(NotGiven::Wrong)?;
     let request = ObjectRequest::Delta(lineage, index);
-    let mut not_given = NotGiven::NotThere;
-    for (attempt, peer) in order(node, request, node.lineages.writer(&lineage)).into_iter().enumerate() {
+    let writer = node.lineages.writer(&lineage);
+    let (mut not_given, mut is_first) = (NotGiven::NotThere, true);
+    for peer in order(node, request, writer) {
         let _in_use = peer.use_stream();
+        let Some(mut receive) = ask_for_object(&peer, request, name.length).await else {
+            continue;
+        };
+        let mut arrival = match std::mem::replace(&mut is_first, false) {
+            true => node.arrivals.begin(lineage, index, length),
+            false => node.arrivals.begin_unseen(lineage, index, length),
+        };
         let receiving = async {
-            let mut receive = ask_for_object(&peer, request, name.length).await?;
-            let arrival = match attempt {
-                0 => node.arrivals.begin(lineage, index, length),
-                _ => node.arrivals.begin_unseen(lineage, index, length),
-            };
             while arrival.left() > 0 {
                 let part = timeout(DELTA_SILENCE, receive.read_chunk(arrival.left(), true)).await;
                 let part = part.ok()?.ok()??;
                 peer.count_metadata_received(part.bytes.len() as u64);
                 arrival.add(&part.bytes).then_some(())?;
             }
-            Some(arrival)
+            Some(arrival.seen())
         };
-        let Some(arrival) = timeout(DELTA_TIMEOUT, receiving).await.ok().flatten() else {
+        let Some(seen) = timeout(object_timeout(name.length), receiving).await.ok().flatten() else {
             continue;
         };
-        let delta = arrival.whole();
-        let hashed = tokio::task::spawn_blocking(move || (object_hash(&delta), delta)).await;
-        match hashed {
-            Ok((hash, delta)) if hash == name.hash => return Ok((delta, arrival)),
-            _ => not_given = NotGiven::Wrong,
+        let hashed = tokio::task::spawn_blocking(move || {
+            let delta = seen.whole();
+            (object_hash(&delta), delta)
+        });
+        match hashed.await {
+            Ok((hash, delta)) if hash == name.hash => {
+                arrival.prove();
+                return Ok((delta, arrival));
+            }
+            _ => tracing::warn!(peer = %peer.id.short(), lineage = %lineage.short(), "wrong delta"),
+        }
+        // What another says must not keep this node from asking the writer again soon.
+        if writer == Some(peer.id) {
+            not_given = NotGiven::Wrong;
         }
     }
     Err(not_given)
@@ -251,7 +268,7 @@ pub async fn ask_around<T>(
 }
 
 /// Whom to ask for an object. Its tree is a binary heap below the writer, over the members in an order that the object's
-/// name gives: each has two to give it to.
+/// name gives: where all are connected, each has two to give it to.
 fn order(node: &Node, request: ObjectRequest, writer: Option<NodeId>) -> Vec<Arc<Peer>> {
     let name = Opening::Object(request).encode();
     let rank = |id: &NodeId| {
@@ -272,7 +289,7 @@ fn order(node: &Node, request: ObjectRequest, writer: Option<NodeId>) -> Vec<Arc
     }
     ordered.extend(writers);
     // Whoever follows is likely to have it.
-    others.sort_by_key(|peer| !peer.follows(&request.lineage()));
+    others.sort_by_cached_key(|peer| !peer.follows(&request.lineage()));
     ordered.extend(others);
     ordered
 }

@@ -2,8 +2,8 @@
 //!
 //! All members need each delta, and one has some 35 bytes for each new page. A node that passed it on only when all of it
 //! is there would make each level of the tree wait for the one above. What is passed on is not proven yet: each member
-//! compares the whole with the hash in the head, and asks another where it differs. Only what the first one that
-//! answers gives is passed on; what comes after that was wrong is not before it is proven.
+//! compares the whole with the hash in the head, and asks another where it differs. Only the first
+//! answer is passed on as it comes; later ones are given to others once they are proven.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,12 +29,7 @@ pub struct Arrivals {
 #[derive(Clone, Debug)]
 pub struct Passage {
     length: usize,
-    came: watch::Receiver<Came>,
-}
-
-#[derive(Debug, Default)]
-struct Came {
-    bytes: Vec<u8>,
+    came: watch::Receiver<Vec<u8>>,
 }
 
 /// Bytes given to a stream at a time.
@@ -46,7 +41,7 @@ pub struct Arrival<'a> {
     arrivals: &'a Arrivals,
     key: Key,
     length: usize,
-    came: watch::Sender<Came>,
+    came: watch::Sender<Vec<u8>>,
     is_proven: bool,
 }
 
@@ -65,8 +60,7 @@ impl Arrivals {
     /// A delta of so many bytes is about to come, to be passed on to whoever asks for it.
     pub fn begin(&self, lineage: LineageId, index: CheckpointIndex, length: usize) -> Arrival<'_> {
         let arrival = self.begin_unseen(lineage, index, length);
-        let passage = Passage { length, came: arrival.came.subscribe() };
-        lock(&self.open).insert(arrival.key, passage);
+        lock(&self.open).insert(arrival.key, arrival.seen());
         self.changed.notify_waiters();
         arrival
     }
@@ -77,7 +71,7 @@ impl Arrivals {
             arrivals: self,
             key: (lineage, index),
             length,
-            came: watch::channel(Came::default()).0,
+            came: watch::channel(Vec::new()).0,
             is_proven: false,
         }
     }
@@ -103,7 +97,7 @@ impl Arrival<'_> {
     /// Bytes that have not come yet.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.length - self.came.borrow().bytes.len()
+        self.length - self.came.borrow().len()
     }
 
     /// These came next; false if they are more than were to come.
@@ -113,7 +107,7 @@ impl Arrival<'_> {
             return false;
         }
         // A copy: the part may be a few bytes of a packet that would stay as a whole.
-        self.came.send_modify(|came| came.bytes.extend_from_slice(part));
+        self.came.send_modify(|came| came.extend_from_slice(part));
         true
     }
 
@@ -133,7 +127,7 @@ impl Drop for Arrival<'_> {
     fn drop(&mut self) {
         if !self.is_proven {
             // Nobody is to have the rest of it, nor to keep it.
-            self.came.send_modify(|came| came.bytes = Vec::new());
+            self.came.send_replace(Vec::new());
         }
         let mut open = lock(&self.arrivals.open);
         // Another one may have begun since.
@@ -153,7 +147,7 @@ impl Passage {
     /// A copy of all that has come.
     #[must_use]
     pub fn whole(&self) -> Vec<u8> {
-        self.came.borrow().bytes.clone()
+        self.came.borrow().clone()
     }
 
     /// Sends what has come and what comes, and tells `sent` how many bytes.
@@ -165,12 +159,10 @@ impl Passage {
         frames::write(send, &ObjectAnswer::Found { length: self.length as u64 }.encode()).await?;
         let (mut done, mut has_ended) = (0, false);
         while done < self.length {
-            let part = self.came.borrow_and_update().bytes.get(done..).map(|rest| {
-                let (part, _) = rest.split_at(rest.len().min(PART_BYTES));
-                part.to_vec()
-            });
+            let rest =
+                |came: &[u8]| Some(came.get(done..)?.chunks(PART_BYTES).next().unwrap_or_default().to_vec());
             // What was there and is not any more came to no good end.
-            let part = part.ok_or(PassOnError::Ended)?;
+            let part = rest(&self.came.borrow_and_update()).ok_or(PassOnError::Ended)?;
             if part.is_empty() {
                 if has_ended {
                     return Err(PassOnError::Ended);
@@ -220,7 +212,7 @@ mod tests {
         assert!(arrivals.get(&request(4)).is_none());
         let passage = arrivals.get(&request(3)).unwrap();
         assert!(arrival.add(b"de"));
-        assert_eq!(passage.came.borrow().bytes, b"abcde");
+        assert_eq!(passage.whole(), b"abcde");
         arrival.prove();
         drop(arrival);
         assert_eq!(passage.whole(), b"abcde");

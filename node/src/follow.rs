@@ -188,7 +188,10 @@ async fn learn_checkpoint(node: &Arc<Node>, head: Head, record: Vec<u8>) -> Lear
     let (delta, _arrival) = match objects::ask_for_delta(node, (id, head.index), name).await {
         Ok(given) => given,
         Err(NotGiven::NotThere) => return Learnt::NotThere,
-        Err(NotGiven::Wrong) => return Learnt::Refused,
+        Err(NotGiven::Wrong) => {
+            node.note_refused_record("a delta is not what its writer's head names");
+            return Learnt::Refused;
+        }
     };
     let applying = Arc::clone(node);
     let applied = tokio::task::spawn_blocking(move || applying.lineages.apply(&id, &record, &delta)).await;

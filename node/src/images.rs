@@ -4,14 +4,12 @@
 //! moment ago, and for every further clone, the guest gets a view of what was proven: an image is not changed once it is.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageNumber};
-use pageswarm_vmm::ImageMemory;
+use pageswarm_vmm::{ImageFile, ImageMemory};
 
 use crate::limits::IMAGE_IDLE;
 
@@ -183,14 +181,14 @@ impl Draft {
     /// # Errors
     ///
     /// What the file says.
-    pub fn write_to(&self, file: &File) -> io::Result<()> {
+    pub fn write_to(&self, file: &ImageFile) -> io::Result<()> {
         let Some(memory) = &self.memory else { return Ok(()) };
         let mut start = 0;
         while start < memory.pages() {
             let run = (start..memory.pages()).take_while(|&page| self.has(page) == self.has(start)).count();
             if self.has(start) {
                 let bytes = &memory.bytes()[start * PAGE_BYTES..(start + run) * PAGE_BYTES];
-                file.write_all_at(bytes, (start * PAGE_BYTES) as u64)?;
+                file.write_pages_at(bytes, start)?;
             }
             start += run;
         }

@@ -1,5 +1,7 @@
 //! One running node: its parts, how they start, and what they tell each other.
 
+mod upkeep;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +13,7 @@ use pageswarm_checkpoint::membership::Role;
 use pageswarm_checkpoint::wire::{Hello, PeerAddress};
 use pageswarm_checkpoint::{AnnouncedResult, Head, NodeId, node_id};
 use pageswarm_store::{IndexError, OpenError, OpenReport, Store, StoreOptions};
-use pageswarm_swarm::{BanReason, BirthSet, Event as EngineEvent, Input};
+use pageswarm_swarm::{BanReason, Event as EngineEvent};
 use pageswarm_vmm::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -44,6 +46,8 @@ use crate::transport::endpoint::{self, EndpointError};
 use crate::uploads::Uploads;
 use crate::{follow, recent, report};
 
+/// How often it is looked whether a connection came about.
+const MEETING_LOOKED_AT: Duration = Duration::from_millis(20);
 /// How long a swarm's first member certifies itself for.
 const ADMIN_MEMBER_FOR: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -282,8 +286,8 @@ impl Node {
 
     /// What goes on for as long as the node runs, whatever it is asked for.
     fn start_keeping(self: &Arc<Self>) {
-        tokio::spawn(keep_connected(Arc::clone(self)));
-        tokio::spawn(keep_house(Arc::clone(self)));
+        tokio::spawn(upkeep::keep_connected(Arc::clone(self)));
+        tokio::spawn(upkeep::keep_house(Arc::clone(self)));
         tokio::spawn(spread::tell(Arc::clone(self)));
         tokio::spawn(leases::host::keep(Arc::clone(self)));
     }
@@ -306,7 +310,7 @@ impl Node {
                 continue;
             };
             if self.peers.hear_of(peer.node, address) {
-                tokio::spawn(dial_once(Arc::clone(self), address));
+                tokio::spawn(upkeep::dial_once(Arc::clone(self), address));
             }
         }
     }
@@ -314,7 +318,7 @@ impl Node {
     /// Connects with a member that has something which is wanted here, if its address is known.
     pub fn meet(self: &Arc<Self>, id: NodeId) {
         if let Some(address) = self.peers.address_of(&id) {
-            tokio::spawn(dial_once(Arc::clone(self), address));
+            tokio::spawn(upkeep::dial_once(Arc::clone(self), address));
         }
     }
 
@@ -342,7 +346,7 @@ impl Node {
             && self.peers.sought() > 0
             && !self.peers.is_left_alone(address)
         {
-            tokio::spawn(dial_once(Arc::clone(self), address));
+            tokio::spawn(upkeep::dial_once(Arc::clone(self), address));
         }
     }
 
@@ -529,95 +533,5 @@ async fn listen_to_gossip(node: Arc<Node>, mut heard: mpsc::Receiver<GossipEvent
                 Err(_) => node.note_refused_record("malformed result"),
             },
         }
-    }
-}
-
-/// How often it is looked whether a connection came about.
-const MEETING_LOOKED_AT: Duration = Duration::from_millis(20);
-
-async fn dial_once(node: Arc<Node>, address: SocketAddr) {
-    if !node.peers.start_dial(address) {
-        return;
-    }
-    if let Err(error) = session::dial(&node, address).await {
-        tracing::debug!(%address, error = report::chain(&error), "dial");
-    }
-    node.peers.end_dial(&address);
-}
-
-/// Dials configured and known members until they are connected, or as many as a node looks for.
-async fn keep_connected(node: Arc<Node>) {
-    let ticket = match &node.config.membership {
-        MembershipStart::Join(ticket) => Some(ticket),
-        _ => None,
-    };
-    loop {
-        let connected: Vec<SocketAddr> = node.peers.all().iter().map(|peer| peer.address).collect();
-        let known = node.peers.to_dial().into_iter().map(|(_, address)| address);
-        // All addresses of a ticket are the admin's: once one led to it, the others are of no use.
-        let ticket = ticket.filter(|ticket| node.peers.get(&ticket.admin).is_none());
-        let of_admin =
-            ticket.iter().flat_map(|ticket| &ticket.addresses).filter_map(|text| text.parse().ok());
-        let configured = node.config.peers.iter().copied().chain(of_admin);
-        let missing =
-            configured.filter(|address| !connected.contains(address) && !node.peers.is_left_alone(*address));
-        for address in missing.chain(known).filter(|address| *address != node.data_address) {
-            tokio::spawn(dial_once(Arc::clone(&node), address));
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-}
-
-/// What has to be looked after from time to time: bad chunks, memberships, renewal.
-async fn keep_house(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    let mut turns = 0_u64;
-    loop {
-        tick.tick().await;
-        turns += 1;
-        node.effort.sample();
-        report_bad_chunks(&node).await;
-        if turns.is_multiple_of(2) {
-            node.close_ended_memberships();
-        }
-        if turns.is_multiple_of(20) {
-            node.images.drop_idle(Instant::now());
-            renew_membership(&node).await;
-        }
-    }
-}
-
-/// Chunks that the store found bad are missing now: the engine fetches again what is wanted.
-async fn report_bad_chunks(node: &Arc<Node>) {
-    for bad in node.store.take_bad_chunks() {
-        node.counters.chunks_bad.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(%bad, "bad chunk");
-        node.events.add(What::ChunkBad { hash: bad.hash.to_string(), why: bad.to_string() });
-        let (searching, hash) = (Arc::clone(node), bad.hash);
-        let found = tokio::task::spawn_blocking(move || searching.lineages.births_of(hash)).await;
-        for (lineage, birth) in found.ok().and_then(Result::ok).unwrap_or_default() {
-            node.hub.input(Input::LocalLost { lineage, births: BirthSet::range(birth, birth) }).await;
-        }
-    }
-}
-
-/// At half of its life a certificate is renewed, by this node if it is the authority, else by a connected admin.
-async fn renew_membership(node: &Arc<Node>) {
-    let certificate = node.members.certificate();
-    let middle = certificate.not_before_unix_s.midpoint(certificate.not_after_unix_s);
-    if crate::clock::unix_s() < middle {
-        return;
-    }
-    let mut renewed = node.authority.as_ref().map(|authority| authority.renew(&certificate));
-    if renewed.is_none() {
-        for peer in node.peers.all().into_iter().filter(|peer| peer.certificate.role == Role::Admin) {
-            if let Ok(record) = session::ask_renewal(&peer).await {
-                renewed = Some(record);
-                break;
-            }
-        }
-    }
-    if let Some(Err(error)) = renewed.map(|record| node.members.renew(record)) {
-        node.note_refused_record(&report::chain(&error));
     }
 }

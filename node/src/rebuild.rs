@@ -1,7 +1,5 @@
 //! Rebuilding a checkpoint from the store: every byte read back, hashed, and compared with what the head promises.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +8,7 @@ use pageswarm_checkpoint::{
     PageNumber, Slot, StateRoot, state_root,
 };
 use pageswarm_store::{ChunkRead, ReadError, Store};
-use pageswarm_vmm::SavedState;
+use pageswarm_vmm::{ImageFile, SavedState};
 
 use crate::limits::BLOB_BYTES_MAX;
 use crate::lineages::{LineageError, MapError};
@@ -96,15 +94,15 @@ pub fn rebuild(
     image: Option<&Path>,
 ) -> Result<Rebuilt, RebuildError> {
     let map = node.lineages.map_at(id, index)?;
-    let unproven = image.map(|path| Unproven::create(path, &map)).transpose()?;
-    let file = unproven.as_ref().map(|unproven| &unproven.file);
     let mut draft = node.images.draft(ram_bytes(&map));
+    let unproven = image.map(|path| Unproven::create(path, &map, draft.is_some())).transpose()?;
+    let file = unproven.as_ref().map(|unproven| &unproven.file);
     let rebuilt = rebuild_into(node, id, index, |page, bytes| match (&mut draft, file) {
         (Some(draft), _) => {
             draft.put(page, bytes);
             Ok(())
         }
-        (None, Some(file)) => file.write_all_at(bytes, u64::from(page.0) * PAGE_BYTES as u64),
+        (None, Some(file)) => file.write_pages_at(bytes, page.0 as usize),
         (None, None) => Ok(()),
     })?;
     if let (Some(draft), Some(file)) = (&draft, file) {
@@ -216,13 +214,14 @@ pub fn read_blob(
 
 /// An image under another name than it gets once its bytes are proven. Without [`Unproven::keep`] it is removed.
 struct Unproven {
-    file: File,
+    file: ImageFile,
     path: PathBuf,
     part: PathBuf,
 }
 
 impl Unproven {
-    fn create(path: &Path, map: &CheckpointMap) -> std::io::Result<Self> {
+    /// `in_runs`: whether pages will come in long runs, else one by one.
+    fn create(path: &Path, map: &CheckpointMap, in_runs: bool) -> std::io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             let why = format!("{} is there and is no file that can be replaced", path.display());
@@ -233,8 +232,9 @@ impl Unproven {
         let mut part = path.as_os_str().to_owned();
         part.push(format!(".{}-{number}.part", std::process::id()));
         let part = PathBuf::from(part);
-        let unproven = Self { file: File::create(&part)?, path: path.to_owned(), part };
-        unproven.file.set_len(ram_bytes(map))?;
+        let file = if in_runs { ImageFile::create(&part) } else { ImageFile::create_cached(&part) }?;
+        let unproven = Self { file, path: path.to_owned(), part };
+        unproven.file.set_pages(map.ram.pages() as usize)?;
         Ok(unproven)
     }
 

@@ -28,6 +28,7 @@ mod failure;
 mod filler;
 mod gate;
 mod histogram;
+mod image_file;
 mod kvm;
 mod limits;
 mod memory;
@@ -50,6 +51,7 @@ pub use child::probe_userfaultfd;
 pub use events::{DeathReason, VmEvent};
 pub use failure::{Call, GuestExit, VmFailure};
 pub use histogram::Histogram;
+pub use image_file::ImageFile;
 pub use kvm::probe as probe_kvm;
 pub use lazy::{
     Awaited, Background, FilledPages, LazyFailure, LazyMemory, LazyStats, PageSource, SourceError,

@@ -3,6 +3,7 @@
 use crate::capture::{Capture, CollectError};
 use crate::failure::{Call, GuestExit, VmFailure};
 use crate::gate::{Gate, PauseOrder, Stopped};
+use crate::image_file::ImageFile;
 use crate::limits::EVENT_MARGIN;
 use crate::memory::SharedMemory;
 use crate::pace::Pace;
@@ -12,16 +13,15 @@ use kvm_ioctls::VcpuExit;
 use pageswarm_machine::devices::{Effect, Input, Phase};
 use pageswarm_machine::event::{EVENTS_MAX, Event, EventSize};
 use pageswarm_machine::{Devices, EventLog, PAGE_BYTES};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Port reads that a log has room for before its memory must grow.
 const EVENTS_USUAL: usize = 16 << 10;
-/// Bytes of one write of a witness image.
-const WITNESS_WRITE_BYTES: usize = 4 << 20;
+/// Pages of one write of a witness image: 4 MiB.
+const WITNESS_WRITE_PAGES: usize = 1024;
 
 /// The guest and everything that its thread alone uses.
 #[derive(Debug)]
@@ -240,16 +240,13 @@ pub(crate) fn nanoseconds(from: Instant, to: Instant) -> u64 {
 /// Writes all of RAM to a new file: independent evidence of what the checkpoint must equal. On lazily filled RAM this
 /// faults in every page, so it takes as long as filling takes.
 fn write_witness(path: &Path, ram: &SharedMemory) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    let bytes = ram.pages() * PAGE_BYTES;
-    let mut written = 0;
-    while written < bytes {
-        let from = ram.base().wrapping_add(written);
-        let length = WITNESS_WRITE_BYTES.min(bytes - written);
+    let file = ImageFile::create(path)?;
+    for first in (0..ram.pages()).step_by(WITNESS_WRITE_PAGES) {
+        let from = ram.base().wrapping_add(first * PAGE_BYTES);
+        let pages = WITNESS_WRITE_PAGES.min(ram.pages() - first);
         // SAFETY: the range lies in the mapping, and the guest, its only writer, stands still in this thread.
-        let part = unsafe { std::slice::from_raw_parts(from, length) };
-        file.write_all(part)?;
-        written += length;
+        let bytes = unsafe { std::slice::from_raw_parts(from, pages * PAGE_BYTES) };
+        file.write_pages_at(bytes, first)?;
     }
-    file.sync_all()
+    file.sync()
 }

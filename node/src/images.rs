@@ -11,7 +11,7 @@ use std::time::Instant;
 use pageswarm_checkpoint::{CheckpointIndex, LineageId, PAGE_BYTES, PageNumber};
 use pageswarm_vmm::{ImageFile, ImageMemory};
 
-use crate::limits::IMAGE_IDLE;
+use crate::limits::{HOLE_PAGES, IMAGE_IDLE};
 
 /// The images of one node, the one used last in front.
 ///
@@ -46,7 +46,7 @@ struct Kept {
 pub struct Draft {
     /// Until it is kept.
     memory: Option<ImageMemory>,
-    /// All of it was zero at the start.
+    /// All of it that was not put is zero.
     is_fresh: bool,
     /// Which pages were put: bit n % 64 of word n / 64 is page n.
     put: Vec<u64>,
@@ -176,21 +176,24 @@ impl Draft {
         }
     }
 
-    /// Writes the pages that were put to their places in a file.
+    /// Writes all pages to their places in a file whose pages are zero. Long stretches of zero pages stay holes.
     ///
     /// # Errors
     ///
     /// What the file says.
-    pub fn write_to(&self, file: &ImageFile) -> io::Result<()> {
+    pub fn write_to(&mut self, file: &ImageFile) -> io::Result<()> {
+        self.clear_others();
         let Some(memory) = &self.memory else { return Ok(()) };
-        let mut start = 0;
-        while start < memory.pages() {
-            let run = (start..memory.pages()).take_while(|&page| self.has(page) == self.has(start)).count();
-            if self.has(start) {
-                let bytes = &memory.bytes()[start * PAGE_BYTES..(start + run) * PAGE_BYTES];
-                file.write_pages_at(bytes, start)?;
+        let stretch = |start: usize| start..memory.pages().min(start + HOLE_PAGES);
+        let is_hole = |start: usize| !stretch(start).any(|page| self.has(page));
+        let starts: Vec<usize> = (0..memory.pages()).step_by(HOLE_PAGES).collect();
+        for run in starts.chunk_by(|one, next| is_hole(*one) == is_hole(*next)) {
+            if let (Some(&first), Some(&last)) = (run.first(), run.last())
+                && !is_hole(first)
+            {
+                let end = stretch(last).end;
+                file.write_pages_at(&memory.bytes()[first * PAGE_BYTES..end * PAGE_BYTES], first)?;
             }
-            start += run;
         }
         Ok(())
     }
@@ -207,6 +210,7 @@ impl Draft {
                 page.fill(0);
             }
         }
+        self.is_fresh = true;
     }
 }
 

@@ -102,6 +102,8 @@ pub const TOUCHED_SETS_MAX: usize = 64;
 pub const SIMULATION_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an image is kept that nobody asks for.
 pub const IMAGE_IDLE: Duration = Duration::from_secs(60);
+/// Pages that become a hole of an image's file if they are all zero: fewer cost more as a hole than as bytes.
+pub const HOLE_PAGES: usize = 64;
 /// The longest blob that is read back: the event log is most of the longest.
 pub const BLOB_BYTES_MAX: u64 = 128 << 20;
 /// Checkpoint maps kept for one lineage besides the latest.

@@ -94,9 +94,12 @@ pub fn rebuild(
     image: Option<&Path>,
 ) -> Result<Rebuilt, RebuildError> {
     let map = node.lineages.map_at(id, index)?;
-    let mut draft = node.images.draft(ram_bytes(&map));
-    let unproven = image.map(|path| Unproven::create(path, &map, draft.is_some())).transpose()?;
+    let unproven = image.map(|path| Unproven::create(path, &map)).transpose()?;
     let file = unproven.as_ref().map(|unproven| &unproven.file);
+    let mut draft = node.images.draft(ram_bytes(&map));
+    if let (None, Some(file)) = (&draft, file) {
+        file.use_page_cache()?;
+    }
     let rebuilt = rebuild_into(node, id, index, |page, bytes| match (&mut draft, file) {
         (Some(draft), _) => {
             draft.put(page, bytes);
@@ -105,7 +108,7 @@ pub fn rebuild(
         (None, Some(file)) => file.write_pages_at(bytes, page.0 as usize),
         (None, None) => Ok(()),
     })?;
-    if let (Some(draft), Some(file)) = (&draft, file) {
+    if let (Some(draft), Some(file)) = (&mut draft, file) {
         // From there it goes in a few calls, in order, and only once it is proven.
         draft.write_to(file)?;
     }
@@ -220,8 +223,7 @@ struct Unproven {
 }
 
 impl Unproven {
-    /// `in_runs`: whether pages will come in long runs, else one by one.
-    fn create(path: &Path, map: &CheckpointMap, in_runs: bool) -> std::io::Result<Self> {
+    fn create(path: &Path, map: &CheckpointMap) -> std::io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             let why = format!("{} is there and is no file that can be replaced", path.display());
@@ -232,8 +234,7 @@ impl Unproven {
         let mut part = path.as_os_str().to_owned();
         part.push(format!(".{}-{number}.part", std::process::id()));
         let part = PathBuf::from(part);
-        let file = if in_runs { ImageFile::create(&part) } else { ImageFile::create_cached(&part) }?;
-        let unproven = Self { file, path: path.to_owned(), part };
+        let unproven = Self { file: ImageFile::create(&part)?, path: path.to_owned(), part };
         unproven.file.set_pages(map.ram.pages() as usize)?;
         Ok(unproven)
     }

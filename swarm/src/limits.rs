@@ -13,6 +13,14 @@ pub const RUN_BYTES_SPLIT: u64 = 16 << 10;
 /// at random, no more than one uplink in 3,000 has nothing to send by chance.
 pub const REQUESTS_MIN: usize = 8;
 
+/// Requests that are kept outstanding while they ask for a small part of what is missing: answers come late by many
+/// milliseconds where processors are busy, and few requests leave the downlink idle meanwhile.
+pub const REQUESTS_PLENTY: usize = 24;
+
+/// How many times as many chunks must be missing as are asked for, for more than [`REQUESTS_MIN`]. Nearer to the end, the
+/// choice of whom to ask for what is worth more than a queue, and so is not to wait for one who left.
+pub const MISSING_PER_ASKED: u64 = 16;
+
 /// Births in one run: bounds a request's size on the wire, and the answer's where every chunk comes raw.
 pub const RUN_BIRTHS_MAX: u64 = 1536;
 
@@ -73,6 +81,7 @@ pub const BANNED_MAX: usize = 4096;
 /// Nodes that are remembered because a connection with them was asked for.
 pub const MET_MAX: usize = 1024;
 
+const _: () = assert!(REQUESTS_MIN < REQUESTS_PLENTY, "plenty is more than the least");
 const _: () = assert!(RUN_BYTES_SPLIT < RUN_BYTES_MIN, "splitting must end below the normal size");
 const _: () = assert!(RUN_BYTES_MIN < RUN_BYTES_MAX, "a run has room to grow");
 const _: () = assert!(

@@ -157,9 +157,8 @@ async fn a_delta_goes_from_reader_to_reader() -> anyhow::Result<()> {
     }
     let sent = publisher.metric("pageswarm_metadata_sent_bytes_total").await?;
     println!("deltas of {delta} bytes: {sent} bytes from the writer, {passed_on} from others");
-    // Two of the seven ask the writer; one more may, whose parent has not heard of the lineage yet. Where only those are
-    // asked who are known to follow, four or five do.
-    ensure!(sent >= 2 * delta && sent < 4 * delta, "{sent} bytes, {:.1} deltas", sent as f64 / delta as f64);
-    ensure!(passed_on >= 4 * delta, "{passed_on} bytes, {:.1} deltas", passed_on as f64 / delta as f64);
+    // Two of the seven ask the writer, and so do those whose parent has not heard of the lineage yet.
+    ensure!(sent >= 2 * delta && sent < 6 * delta, "{sent} bytes, {:.1} deltas", sent as f64 / delta as f64);
+    ensure!(passed_on >= 2 * delta, "{passed_on} bytes, {:.1} deltas", passed_on as f64 / delta as f64);
     Ok(())
 }

@@ -8,7 +8,8 @@ use super::Engine;
 use crate::births::BirthSet;
 use crate::input::{Patience, RequestId, Urgency};
 use crate::limits::{
-    FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, REQUESTS_MIN, RUN_BYTES_MAX, RUN_BYTES_SPLIT,
+    FAULT_REQUESTS_PER_PEER_MAX, FAULTS_PER_REQUEST_MAX, MISSING_PER_ASKED, REQUESTS_MIN, REQUESTS_PLENTY,
+    RUN_BYTES_MAX, RUN_BYTES_SPLIT,
 };
 use crate::locality::fold;
 use crate::output::Event;
@@ -105,7 +106,7 @@ impl Engine {
     /// wait there while others could send it. Whoever owes enough is worth a look again when it has sent something.
     fn soonest_ready(&mut self) -> Option<NodeId> {
         let span = self.intake.span_of(self.budget.near());
-        let are_few = self.requests.len() < REQUESTS_MIN;
+        let are_few = self.are_requests_few();
         let turn = self.rng.next_u64() | 1;
         let mut soonest = None;
         let (peers, lineages, here) = (&self.peers, &self.lineages, self.config.labels);
@@ -126,6 +127,23 @@ impl Engine {
             true
         });
         soonest.map(|(.., id)| id)
+    }
+
+    /// Whether more is to be asked for, however slowly chunks come in.
+    fn are_requests_few(&self) -> bool {
+        let is_small_part = || {
+            let (mut wanted, mut unasked) = (0_u64, 0_u64);
+            for lineage in self.lineages.values() {
+                wanted += lineage.wanted().len();
+                unasked += lineage.unasked().len();
+            }
+            wanted.saturating_sub(unasked).saturating_mul(MISSING_PER_ASKED) < unasked
+        };
+        match self.requests.len() {
+            ..REQUESTS_MIN => true,
+            REQUESTS_MIN..REQUESTS_PLENTY => is_small_part(),
+            _ => false,
+        }
     }
 
     /// The best run to ask of a peer now, if it has room and offers anything.

@@ -185,6 +185,19 @@ fn everyone_who_offers_something_is_asked_for_one_run_before_anyone_for_two() {
 }
 
 #[test]
+fn more_is_asked_for_at_a_time_only_while_much_is_missing() {
+    // Twelve peers may each owe two runs while they are not measured; one from each is enough at the end.
+    for (missing, requests) in [(9999, limits::REQUESTS_PLENTY), (999, 12)] {
+        let mut node = Driver::new(Config::default());
+        for number in 0..12 {
+            node.join(peer(number), &births(0, missing));
+        }
+        node.want(1, &births(0, missing));
+        assert_eq!(node.open.len(), requests, "{missing} missing");
+    }
+}
+
+#[test]
 fn a_lost_chunk_of_an_open_want_is_fetched_again_and_said_to_be_gone() {
     let mut node = Driver::new(Config::default());
     node.join(peer(1), &births(0, 4));

@@ -231,6 +231,8 @@ fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
 mod tests {
     //! Goal: an image has the bytes that were put there, and all together never more than was granted.
 
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     const RAM: u64 = 4 * PAGE_BYTES as u64;
@@ -286,6 +288,33 @@ mod tests {
         let image = images.get(lineage, index).expect("it was kept");
         assert_eq!(image.pages_from(PageNumber(0), 2 * PAGE_BYTES), Some(&[0; 2 * PAGE_BYTES][..]));
         assert_eq!(image.pages_from(PageNumber(2), PAGE_BYTES), Some(&[4; PAGE_BYTES][..]));
+    }
+
+    /// In memory that had another image, whose bytes must not get into the file; with a stretch in the middle that is zero.
+    #[test]
+    fn a_file_of_an_image_has_its_pages_zeros_and_holes() -> io::Result<()> {
+        let pages = 3 * HOLE_PAGES;
+        let bytes = pages * PAGE_BYTES;
+        let images = Images::new(bytes as u64);
+        let mut other = images.draft(bytes as u64).expect("there is room");
+        (0..).map(PageNumber).take(pages).for_each(|page| other.put(page, &[0xff; PAGE_BYTES]));
+        let (lineage, index) = of(0);
+        images.keep(lineage, index, other);
+        let mut draft = images.draft(bytes as u64).expect("the other makes way");
+        let mut expected = vec![0; bytes];
+        for page in [5, 2 * HOLE_PAGES + 1] {
+            draft.put(PageNumber(u32::try_from(page).expect("small")), &[7; PAGE_BYTES]);
+            expected[page * PAGE_BYTES..][..PAGE_BYTES].fill(7);
+        }
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("image");
+        let file = ImageFile::create(&path)?;
+        file.set_pages(pages)?;
+        draft.write_to(&file)?;
+        file.sync()?;
+        assert!(std::fs::read(&path)? == expected, "the file has other bytes");
+        assert!(std::fs::metadata(&path)?.blocks() * 512 < bytes as u64, "the zeros take room");
+        Ok(())
     }
 
     #[test]

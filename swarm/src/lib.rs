@@ -27,8 +27,9 @@
 //!
 //! What keeps all uplinks busy, and new chunks moving (netsim measures each of these):
 //!
-//! - One small run is asked of every peer that offers anything, the rarest of what it has; more only as far as these are few, or what is
-//!   outstanding does not cover what comes in meanwhile. What waits in a queue cannot be asked of others.
+//! - One small run is asked of every peer that offers anything, the rarest of what it has; more only while few requests
+//!   are outstanding, or what they ask for does not cover what comes in meanwhile. What waits in a queue cannot be asked
+//!   of others.
 //! - An uplink with nothing to do offers what it gained to a few followers at once, and to all a little later: whoever
 //!   gets it first can pass it on to the rest.
 //! - Of the answers that wait, those with chunks that few hold go first.

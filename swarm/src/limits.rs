@@ -17,8 +17,8 @@ pub const REQUESTS_MIN: usize = 8;
 /// milliseconds where processors are busy, and few requests leave the downlink idle meanwhile.
 pub const REQUESTS_PLENTY: usize = 24;
 
-/// How many times as many chunks must be missing as are asked for, for more than [`REQUESTS_MIN`]. Nearer to the end, the
-/// choice of whom to ask for what is worth more than a queue, and so is not to wait for one who left.
+/// How many times as many chunks must be missing as are asked for, for more than [`REQUESTS_MIN`]. Nearer to the end it is
+/// better to keep the choice of whom to ask for what, and to have little asked of whoever leaves.
 pub const MISSING_PER_ASKED: u64 = 16;
 
 /// Births in one run: bounds a request's size on the wire, and the answer's where every chunk comes raw.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pageswarm_checkpoint::wire::{self, RunAnswer, RunRequest};
 use pageswarm_checkpoint::{
-    Birth, ChunkHash, ChunkRef, EncodedChunk, Encoder, LineageId, NodeId, PAGE_BYTES,
+    Birth, ChunkHash, ChunkRef, Effort, EncodedChunk, Encoder, LineageId, NodeId, PAGE_BYTES,
 };
 use pageswarm_store::{ReadError, SharedBytes, Step, StepsRead, StepsWanted};
 use pageswarm_swarm::{BirthSet, Input, Patience, Refusal, RequestId, Urgency};
@@ -276,7 +276,8 @@ fn collect(
         .iter()
         .map(|item| StepsWanted { hash: item.hash, from: item.base.map(|(_, base)| base) })
         .collect();
-    node.store.read_steps(&wanted, |at, read| {
+    let effort = node.effort.effort();
+    node.store.read_steps(&wanted, effort, |at, read| {
         let Item { birth, base, .. } = items[at];
         match read {
             StepsRead::Held { from, steps } if steps.len() <= wire::STEPS_MAX => {
@@ -287,7 +288,7 @@ fn collect(
             StepsRead::NotHeld => answers.push(&Answer::NotHeld { birth }),
         }
     })?;
-    encode_again(node, &recode, &mut answers)?;
+    encode_again(node, effort, &recode, &mut answers)?;
     Ok(answers)
 }
 
@@ -307,11 +308,16 @@ struct Item {
     base: Option<(ChunkRef, ChunkHash)>,
 }
 
-/// Chunks that are encoded for the asker: from memory, or because the steps in which they are stored are too long.
-fn encode_again(node: &Node, items: &[Item], answers: &mut AnswerFrames) -> Result<(), ReadError> {
+/// Chunks that are encoded for the asker: from memory, or because the form in which they are stored is too long.
+fn encode_again(
+    node: &Node,
+    effort: Effort,
+    items: &[Item],
+    answers: &mut AnswerFrames,
+) -> Result<(), ReadError> {
     let names = items.iter().flat_map(|item| [Some(item.hash), item.base.map(|(_, hash)| hash)]).flatten();
     let decoded = node.recent.read(&node.store, names.collect())?;
-    let mut encoder = Encoder::new(node.effort.effort());
+    let mut encoder = Encoder::new(effort);
     for item in items {
         let Some(bytes) = decoded.get(&item.hash).map(SharedBytes::verified) else {
             answers.push(&Answer::NotHeld { birth: item.birth });

@@ -67,7 +67,7 @@ fn measure(dir: &std::path::Path, pages: usize, form: Form) -> Result<(), Failur
     let started = Clock::start();
     let wanted: Vec<StepsWanted> =
         in_order.iter().map(|hash| StepsWanted { hash: *hash, from: None }).collect();
-    store.read_steps(&wanted, |_, read| {
+    store.read_steps(&wanted, Effort::Fast, |_, read| {
         assert!(!matches!(read, StepsRead::NotHeld));
     })?;
     report("encoded, for upload", in_order.len(), started.spent());

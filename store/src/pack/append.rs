@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::cached_tail::CachedTail;
 use super::write_behind::WriteBehind;
 use super::{PACK_HEADER_BYTES, PackFiles, PackNumber, RecordHeader, Salt};
 use crate::bad::Place;
 use crate::fault::{PackError, WriteError};
-use crate::limits::{PACK_BYTES_SEALED, WRITE_BEHIND_BYTES, WRITE_BUFFER_BYTES};
+use crate::limits::{PACK_BYTES_CACHED, PACK_BYTES_SEALED, WRITE_BEHIND_BYTES, WRITE_BUFFER_BYTES};
 
 /// The pack that is written to.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub(crate) struct Appender {
     /// A sync failed: the kernel may have dropped what was written, so nothing can be promised any more.
     failed: bool,
     write_behind: WriteBehind,
+    cached: CachedTail,
     /// The active pack's length when its sync was last begun.
     begun: u64,
 }
@@ -61,6 +63,7 @@ impl Appender {
             sealed: vec![],
             failed: false,
             write_behind: WriteBehind::start(),
+            cached: CachedTail::new(PACK_BYTES_CACHED),
             begun: 0,
         }
     }
@@ -187,7 +190,9 @@ impl Appender {
             .file
             .write_all_at(&self.buffer, active.length)
             .map_err(|source| pack_error(active.number, source))?;
+        let start = active.length;
         active.length += as_u64(self.buffer.len());
+        self.cached.note_written(&active.file, start, active.length);
         self.totals.bytes += as_u64(self.buffer.len());
         self.buffer.clear();
         if active.length.saturating_sub(self.begun) >= WRITE_BEHIND_BYTES {

@@ -1,6 +1,7 @@
 //! Packs: append-only files of self-describing records. Owns their bytes and files; knows no index.
 
 mod append;
+mod cached_tail;
 mod files;
 mod header;
 mod record;

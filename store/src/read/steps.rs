@@ -1,7 +1,7 @@
 //! Giving chunks out in the steps in which they are stored, not decoded: from a chunk that the reader has, or from one
 //! without a base, up to the chunk that it wants.
 
-use pageswarm_checkpoint::{ChunkHash, ChunkMap, EncodedChunk};
+use pageswarm_checkpoint::{ChunkHash, ChunkMap, Effort, EncodedChunk};
 
 use super::records::Item;
 use super::{Finding, encoded_chunk};
@@ -35,8 +35,8 @@ pub enum StepsRead<'read> {
         /// At least one.
         steps: &'read [Step<&'read [u8]>],
     },
-    /// All steps together are longer than the chunk, or something about them is wrong: to be read decoded, which finds
-    /// out and takes what is bad out of the index.
+    /// To be read decoded. All steps together are longer than the chunk; or it is stored whole, and the store has the one
+    /// that the reader has too; or something about them is wrong, which reading finds out and takes out of the index.
     Decode,
     /// The store does not have it, or what it has was just found bad.
     NotHeld,
@@ -45,11 +45,15 @@ pub enum StepsRead<'read> {
 /// The records of one chunk's steps, the chunk's own first.
 struct Path {
     from: bool,
+    /// Encoded bytes of all records are less than a quarter of what they make.
+    is_short: bool,
     records: Vec<ChunkHash>,
 }
 
 impl Store {
     /// Reads chunks in the steps in which they are stored. `visit` gets each one's position in `wanted`, once.
+    /// [`Effort::Small`] leaves those to be decoded that are stored whole and would be shorter as what changed since the one
+    /// that the reader has.
     ///
     /// # Errors
     ///
@@ -57,10 +61,11 @@ impl Store {
     pub fn read_steps(
         &self,
         wanted: &[StepsWanted],
+        effort: Effort,
         mut visit: impl FnMut(usize, StepsRead<'_>),
     ) -> Result<(), ReadError> {
         for (window, first) in wanted.chunks(READ_WINDOW_CHUNKS).zip((0..).step_by(READ_WINDOW_CHUNKS)) {
-            self.read_window_in_steps(window, |position, read| visit(first + position, read))?;
+            self.read_window_in_steps(window, effort, |position, read| visit(first + position, read))?;
         }
         Ok(())
     }
@@ -68,6 +73,7 @@ impl Store {
     fn read_window_in_steps(
         &self,
         wanted: &[StepsWanted],
+        effort: Effort,
         mut visit: impl FnMut(usize, StepsRead<'_>),
     ) -> Result<(), ReadError> {
         let mut chains = Chains::default();
@@ -75,9 +81,11 @@ impl Store {
         // Most chunks are one record, which is given out from where it was read to.
         let mut single: Vec<(usize, bool, Item)> = Vec::with_capacity(wanted.len());
         let mut paths: Vec<(usize, Path)> = vec![];
-        for (position, wanted) in wanted.iter().enumerate() {
-            match path(&chains, *wanted) {
-                Ok(Path { from, records }) if records.len() == 1 => {
+        for (position, (wanted, path)) in
+            wanted.iter().zip(self.paths(&mut chains, wanted, effort)?).enumerate()
+        {
+            match path {
+                Ok(Path { from, records, .. }) if records.len() == 1 => {
                     let location = chains.location(wanted.hash).expect("the path has passed it");
                     single.push((position, from, (wanted.hash.0, *location)));
                 }
@@ -87,7 +95,7 @@ impl Store {
         }
         self.visit_single(single, &mut visit)?;
         let records = self.read_payloads(&chains, paths.iter().flat_map(|(_, path)| &path.records))?;
-        for (position, Path { from, records: names }) in paths {
+        for (position, Path { from, records: names, .. }) in paths {
             let steps: Option<Vec<Step<&[u8]>>> =
                 names.iter().rev().map(|name| records.get(name).map(borrowed)).collect();
             visit(
@@ -96,6 +104,30 @@ impl Store {
             );
         }
         Ok(())
+    }
+
+    /// The way down from each chunk; those that are better encoded anew are to be read decoded.
+    fn paths(
+        &self,
+        chains: &mut Chains,
+        wanted: &[StepsWanted],
+        effort: Effort,
+    ) -> Result<Vec<Result<Path, StepsRead<'static>>>, ReadError> {
+        let paths: Vec<_> = wanted.iter().map(|wanted| path(chains, *wanted)).collect();
+        if effort == Effort::Fast {
+            return Ok(paths);
+        }
+        let base = |wanted: &StepsWanted, path: &Result<Path, StepsRead<'static>>| {
+            let is_long = path.as_ref().is_ok_and(|path| !path.is_short);
+            wanted.from.filter(|_| is_long)
+        };
+        let bases = wanted.iter().zip(&paths).filter_map(|(wanted, path)| base(wanted, path));
+        chains.resolve(&self.index, bases.collect())?;
+        let shorter = wanted.iter().zip(paths).map(|(wanted, path)| match base(wanted, &path) {
+            Some(base) if chains.location(base).is_some() => Err(StepsRead::Decode),
+            _ => path,
+        });
+        Ok(shorter.collect())
     }
 
     /// Gives out chunks that are one record each.
@@ -179,8 +211,10 @@ fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead<'static>
             return Err(StepsRead::Decode);
         }
         match location.base {
-            None => return Ok(Path { from: false, records }),
-            Some(base) if Some(base) == wanted.from => return Ok(Path { from: true, records }),
+            None => return Ok(Path { from: false, is_short: bytes < bytes_max / 4, records }),
+            Some(base) if Some(base) == wanted.from => {
+                return Ok(Path { from: true, is_short: true, records });
+            }
             Some(base) => at = base,
         }
     }

@@ -1,10 +1,10 @@
 //! Goal: a chunk is stored once, in a form that can be read. Method: count what is written.
 
-use pageswarm_checkpoint::Encoding;
+use pageswarm_checkpoint::{Effort, Encoding};
 use pageswarm_store::limits::CHAIN_DEPTH_MAX;
 use pageswarm_store::{PutReport, StepsRead, StepsWanted, Store, StoreOptions, VerifiedChunk};
 
-use crate::pages::{page, patch, plain, plain_pages, stepped_page};
+use crate::pages::{in_each_encoding, page, patch, plain, plain_pages, stepped_page};
 
 #[test]
 fn what_is_held_is_not_written_again() {
@@ -35,7 +35,7 @@ fn chains_end_at_the_limit_and_every_version_reads_back() {
     let wanted: Vec<_> = hashes.iter().zip(before).map(|(&hash, from)| StepsWanted { hash, from }).collect();
     let mut forms = vec![None; hashes.len()];
     store
-        .read_steps(&wanted, |position, read| match read {
+        .read_steps(&wanted, Effort::Fast, |position, read| match read {
             StepsRead::Held { steps, .. } => forms[position] = steps.last().map(|step| step.encoding),
             other => panic!("{position}: {other:?}"),
         })
@@ -57,7 +57,7 @@ fn a_patch_on_a_base_that_is_not_held_is_stored_without_it() {
     let mut visits = 0;
     let wanted = StepsWanted { hash: chunk.hash(), from: None };
     store
-        .read_steps(&[wanted], |_, read| {
+        .read_steps(&[wanted], Effort::Fast, |_, read| {
             let StepsRead::Held { from: false, steps } = read else { panic!("{read:?}") };
             assert!(matches!(steps, [step] if step.encoding.base().is_none()), "{steps:?}");
             visits += 1;
@@ -97,7 +97,7 @@ fn a_chunk_is_given_out_in_steps_from_what_its_reader_has() {
         let mut count = None;
         let wanted = StepsWanted { hash: names[2], from: from.map(|at| names[at]) };
         store
-            .read_steps(&[wanted], |_, read| match read {
+            .read_steps(&[wanted], Effort::Fast, |_, read| match read {
                 StepsRead::Held { from, steps } => count = Some((from, steps.len())),
                 other => panic!("{other:?}"),
             })
@@ -113,9 +113,41 @@ fn a_chunk_is_given_out_in_steps_from_what_its_reader_has() {
     ];
     let mut reads = [false; 2];
     store
-        .read_steps(&wanted, |position, read| {
+        .read_steps(&wanted, Effort::Fast, |position, read| {
             reads[position] = read == [StepsRead::Decode, StepsRead::NotHeld][position];
         })
         .unwrap();
     assert_eq!(reads, [true; 2]);
+}
+
+/// Goal: what was stored whole goes out as a difference where time allows, and only there. Method: a page that
+/// was stored whole is asked for with a base that is held, one that is not, and none; one that compresses well, with a base.
+/// Result: with time to spare the first is to be decoded; in all other cases chunks go out as they are stored.
+#[test]
+fn what_is_stored_whole_is_encoded_again_only_if_that_is_worth_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let [held, not_held] = [plain(&stepped_page(1, 0)), plain(&page(8))];
+    let whole = plain(&stepped_page(1, 4));
+    let [.., short, _] = in_each_encoding();
+    assert_eq!(short.encoded().encoding, Encoding::Zstd);
+    store.put_chunks(&[held.clone(), whole.clone(), short.clone()]).unwrap();
+    let read = |chunk: &VerifiedChunk, from: Option<&VerifiedChunk>, effort| {
+        let mut is_decoded = None;
+        let wanted = StepsWanted { hash: chunk.hash(), from: from.map(VerifiedChunk::hash) };
+        store
+            .read_steps(&[wanted], effort, |_, read| match read {
+                StepsRead::Decode => is_decoded = Some(true),
+                StepsRead::Held { from: false, steps: [_] } => is_decoded = Some(false),
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+        is_decoded.unwrap()
+    };
+    assert!(read(&whole, Some(&held), Effort::Small));
+    assert!(!read(&whole, Some(&held), Effort::Fast));
+    assert!(!read(&whole, Some(&not_held), Effort::Small));
+    assert!(!read(&whole, None, Effort::Small));
+    // Shorter than any difference would be worth.
+    assert!(!read(&short, Some(&held), Effort::Small));
 }

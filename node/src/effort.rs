@@ -48,8 +48,8 @@ impl EffortGauge {
 fn ticks(stat: &str) -> Option<Ticks> {
     let fields: Vec<u64> =
         stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
-    let idle = fields.get(3)? + fields.get(4).unwrap_or(&0);
-    // Guest time is counted in user time already.
+    // Waiting for the disk is not idling: shorter answers take more reading. Guest time is counted in user time already.
+    let idle = *fields.get(3)?;
     Some(Ticks { idle, all: fields.iter().take(8).sum() })
 }
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_kernels_line_is_read() {
         let stat = "cpu  10 1 5 80 4 0 1 2 7 0\ncpu0 1 1 1 1\n";
-        assert_eq!(ticks(stat), Some(Ticks { idle: 84, all: 103 }));
+        assert_eq!(ticks(stat), Some(Ticks { idle: 80, all: 103 }));
         assert_eq!(ticks("intr 5"), None);
     }
 }

@@ -269,7 +269,8 @@ fn collect(
             None => answers.push(&Answer::NotHeld { birth }),
         }
     }
-    // What is in memory, with the asker's version of it, is encoded from there; the rest goes out as it is stored.
+    // What is in memory, with the asker's version of it, is encoded from there; the rest goes out as it is stored, or is read to
+    // be encoded where that is worth it.
     let in_memory = |item: &Item| item.base.is_some_and(|(_, base)| node.recent.has_all(&[item.hash, base]));
     let (mut recode, items): (Vec<Item>, Vec<Item>) = items.into_iter().partition(in_memory);
     let wanted: Vec<StepsWanted> = items
@@ -308,7 +309,7 @@ struct Item {
     base: Option<(ChunkRef, ChunkHash)>,
 }
 
-/// Chunks that are encoded for the asker: from memory, or because the form in which they are stored is too long.
+/// Chunks that are encoded for the asker: from memory, or because the form in which they are stored is or may be too long.
 fn encode_again(
     node: &Node,
     effort: Effort,

@@ -34,7 +34,8 @@ pub const RECENT_LOCATIONS_MAX: usize = 1_835_008;
 /// Pack bytes that may be written before the next sync.
 pub const UNSYNCED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Bytes of packs that stay in the kernel's page cache after they were written: those written last.
+/// Bytes of packs that stay in the kernel's page cache because they were written: those written last. What is read later is
+/// not counted.
 pub const PACK_BYTES_CACHED: u64 = 512 * 1024 * 1024;
 
 /// Bytes written to a pack before their way to the disk is begun, without waiting for it.
@@ -68,8 +69,8 @@ const _: () = {
     assert!(CHUNK_BYTES_MAX + 32 <= RUN_BYTES_MAX);
     assert!(COMMIT_OBJECTS_MAX * 32 + 128 <= RECORD_BYTES_MAX);
     assert!(CHAIN_DEPTH_MAX < CHAIN_WALK_MAX);
-    // What is taken out of the cache was on the disk before.
-    assert!(UNSYNCED_BYTES_MAX + WRITE_BEHIND_BYTES < PACK_BYTES_CACHED);
+    // What is taken out of the cache was synced before, but for a batch longer than any; the kernel keeps what is not.
+    assert!(UNSYNCED_BYTES_MAX + PACK_BYTES_SEALED <= PACK_BYTES_CACHED);
     // Offsets within a pack are 32 bits: the last record starts below the seal and is at most this long.
     assert!(PACK_BYTES_SEALED + RECORD_BYTES_MAX as u64 + 4096 < u32::MAX as u64);
 };

@@ -8,7 +8,7 @@ use super::{Finding, encoded_chunk};
 use crate::bad::{BadCause, BadChunk};
 use crate::chain::Chains;
 use crate::fault::ReadError;
-use crate::index::Location;
+use crate::index::{Form, Location};
 use crate::limits::{CHAIN_WALK_MAX, READ_WINDOW_CHUNKS};
 use crate::pack::{RecordHeader, RecordKind};
 use crate::store::Store;
@@ -35,8 +35,8 @@ pub enum StepsRead<'read> {
         /// At least one.
         steps: &'read [Step<&'read [u8]>],
     },
-    /// To be read decoded. All steps together are longer than the chunk; or it is stored whole, and the store has the one
-    /// that the reader has too; or something about them is wrong, which reading finds out and takes out of the index.
+    /// To be read decoded. All steps together are longer than the chunk; or it is stored raw, the store has the one that the
+    /// reader has, and effort is not spared; or something is wrong, which reading finds out and takes out of the index.
     Decode,
     /// The store does not have it, or what it has was just found bad.
     NotHeld,
@@ -45,15 +45,15 @@ pub enum StepsRead<'read> {
 /// The records of one chunk's steps, the chunk's own first.
 struct Path {
     from: bool,
-    /// Encoded bytes of all records are less than a quarter of what they make.
-    is_short: bool,
+    /// It is one record, raw: as what changed since a chunk of the same length it may be shorter.
+    is_raw: bool,
     records: Vec<ChunkHash>,
 }
 
 impl Store {
     /// Reads chunks in the steps in which they are stored. `visit` gets each one's position in `wanted`, once.
-    /// [`Effort::Small`] leaves those to be decoded that are stored whole and would be shorter as what changed since the one
-    /// that the reader has.
+    /// [`Effort::Small`] leaves those to be decoded that are stored raw and may be shorter as what changed since the one that
+    /// the reader has.
     ///
     /// # Errors
     ///
@@ -106,7 +106,8 @@ impl Store {
         Ok(())
     }
 
-    /// The way down from each chunk; those that are better encoded anew are to be read decoded.
+    /// The way down from each chunk. With [`Effort::Small`] those that may be shorter as what changed since the chunk that the
+    /// reader has, of the same length and held here, are to be read decoded.
     fn paths(
         &self,
         chains: &mut Chains,
@@ -117,17 +118,18 @@ impl Store {
         if effort == Effort::Fast {
             return Ok(paths);
         }
-        let base = |wanted: &StepsWanted, path: &Result<Path, StepsRead<'static>>| {
-            let is_long = path.as_ref().is_ok_and(|path| !path.is_short);
-            wanted.from.filter(|_| is_long)
+        let base_of = |wanted: &StepsWanted, path: &Result<Path, StepsRead<'static>>| {
+            wanted.from.filter(|_| path.as_ref().is_ok_and(|path| path.is_raw))
         };
-        let bases = wanted.iter().zip(&paths).filter_map(|(wanted, path)| base(wanted, path));
+        let bases = wanted.iter().zip(&paths).filter_map(|(wanted, path)| base_of(wanted, path));
         chains.resolve(&self.index, bases.collect())?;
-        let shorter = wanted.iter().zip(paths).map(|(wanted, path)| match base(wanted, &path) {
-            Some(base) if chains.location(base).is_some() => Err(StepsRead::Decode),
+        // Of another length it is no version of the same page, whatever the reader says, and would be read for nothing.
+        let length = |hash| chains.location(hash).map(|location| location.decoded_len);
+        let or_decoded = wanted.iter().zip(paths).map(|(wanted, path)| match base_of(wanted, &path) {
+            Some(base) if length(base) == length(wanted.hash) => Err(StepsRead::Decode),
             _ => path,
         });
-        Ok(shorter.collect())
+        Ok(or_decoded.collect())
     }
 
     /// Gives out chunks that are one record each.
@@ -211,9 +213,15 @@ fn path(chains: &Chains, wanted: StepsWanted) -> Result<Path, StepsRead<'static>
             return Err(StepsRead::Decode);
         }
         match location.base {
-            None => return Ok(Path { from: false, is_short: bytes < bytes_max / 4, records }),
+            None => {
+                return Ok(Path {
+                    from: false,
+                    is_raw: records.len() == 1 && location.form == Form::Raw as u8,
+                    records,
+                });
+            }
             Some(base) if Some(base) == wanted.from => {
-                return Ok(Path { from: true, is_short: true, records });
+                return Ok(Path { from: true, is_raw: false, records });
             }
             Some(base) => at = base,
         }

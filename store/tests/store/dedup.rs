@@ -4,7 +4,7 @@ use pageswarm_checkpoint::{Effort, Encoding};
 use pageswarm_store::limits::CHAIN_DEPTH_MAX;
 use pageswarm_store::{PutReport, StepsRead, StepsWanted, Store, StoreOptions, VerifiedChunk};
 
-use crate::pages::{in_each_encoding, page, patch, plain, plain_pages, stepped_page};
+use crate::pages::{in_each_encoding, noise, page, patch, plain, plain_pages, stepped_page};
 
 #[test]
 fn what_is_held_is_not_written_again() {
@@ -120,19 +120,20 @@ fn a_chunk_is_given_out_in_steps_from_what_its_reader_has() {
     assert_eq!(reads, [true; 2]);
 }
 
-/// Goal: what was stored whole goes out as a difference where time allows, and only there. Method: a page that
-/// was stored whole is asked for with a base that is held, one that is not, and none; one that compresses well, with a base.
-/// Result: with time to spare the first is to be decoded; in all other cases chunks go out as they are stored.
+/// Goal: what is stored raw is left to be encoded as what changed, where time allows, and nothing else is. Method: such a page is
+/// asked for with a base that is held, one that is not, one of another length, and none; one that is stored as zstd, with a base
+/// that is held. Result: with time to spare the first is to be decoded; in all other cases chunks go out as they are stored.
 #[test]
-fn what_is_stored_whole_is_encoded_again_only_if_that_is_worth_it() {
+fn what_is_stored_raw_is_left_to_be_encoded_only_if_that_may_be_worth_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let [held, not_held] = [plain(&stepped_page(1, 0)), plain(&page(8))];
-    let whole = plain(&stepped_page(1, 4));
-    let [.., short, _] = in_each_encoding();
-    assert_eq!(short.encoded().encoding, Encoding::Zstd);
-    store.put_chunks(&[held.clone(), whole.clone(), short.clone()]).unwrap();
-    let read = |chunk: &VerifiedChunk, from: Option<&VerifiedChunk>, effort| {
+    let long = plain(&noise(3, 2 * 4096));
+    let raw = plain(&stepped_page(1, 4));
+    let [.., zstd, _] = in_each_encoding();
+    assert_eq!((raw.encoded().encoding, zstd.encoded().encoding), (Encoding::Raw, Encoding::Zstd));
+    store.put_chunks(&[held.clone(), long.clone(), raw.clone(), zstd.clone()]).unwrap();
+    let is_decoded = |chunk: &VerifiedChunk, from: Option<&VerifiedChunk>, effort| {
         let mut is_decoded = None;
         let wanted = StepsWanted { hash: chunk.hash(), from: from.map(VerifiedChunk::hash) };
         store
@@ -144,10 +145,10 @@ fn what_is_stored_whole_is_encoded_again_only_if_that_is_worth_it() {
             .unwrap();
         is_decoded.unwrap()
     };
-    assert!(read(&whole, Some(&held), Effort::Small));
-    assert!(!read(&whole, Some(&held), Effort::Fast));
-    assert!(!read(&whole, Some(&not_held), Effort::Small));
-    assert!(!read(&whole, None, Effort::Small));
-    // Shorter than any difference would be worth.
-    assert!(!read(&short, Some(&held), Effort::Small));
+    assert!(is_decoded(&raw, Some(&held), Effort::Small));
+    assert!(!is_decoded(&raw, Some(&held), Effort::Fast));
+    assert!(!is_decoded(&raw, Some(&not_held), Effort::Small));
+    assert!(!is_decoded(&raw, Some(&long), Effort::Small));
+    assert!(!is_decoded(&raw, None, Effort::Small));
+    assert!(!is_decoded(&zstd, Some(&held), Effort::Small));
 }

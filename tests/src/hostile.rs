@@ -47,8 +47,9 @@ pub struct Hostile {
 /// How a node put an end to it.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// Why it closed the connection.
-    pub closed: Closed,
+    /// Why it closed the connection. `None` if the packet that says so was lost: a node forgets a connection soon after
+    /// closing it, and answers what still comes only with a reset.
+    pub closed: Option<Closed>,
     /// When.
     pub at: Instant,
 }
@@ -236,7 +237,10 @@ impl Hostile {
     }
 
     async fn ended(&self) -> anyhow::Result<Ended> {
-        let closed = self.session.closed().await?;
+        let closed = match self.session.closed().await {
+            Err(error) if error.downcast_ref() == Some(&ConnectionError::Reset) => None,
+            closed => Some(closed?),
+        };
         Ok(Ended { closed, at: Instant::now() })
     }
 }

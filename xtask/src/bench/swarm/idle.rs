@@ -22,10 +22,6 @@ const LINK: Link = Link { mbit_per_s: 1000 };
 const INTERVAL_MS: u64 = 500;
 /// What an idle node may take.
 const RSS_BYTES_MAX: u64 = 64 << 20;
-/// From when the last node knows the last checkpoint to when memory is looked at for the first time.
-const REST: Duration = Duration::from_secs(20);
-/// From then to when it is looked at again, and judged: a node gives back what it freed within half a minute.
-const REST_MORE: Duration = Duration::from_secs(40);
 /// How long the guest, and then the nodes, may take: all of them share this machine.
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -43,10 +39,14 @@ pub(crate) struct IdleArgs {
 struct Profile {
     nodes: u32,
     checkpoints: u64,
+    /// From when the last node knows the last checkpoint to when memory is looked at for the first time, and from then to
+    /// when it is looked at again and judged: a node gives back within half a minute what it freed.
+    rests: [Duration; 2],
 }
 
-const FULL: Profile = Profile { nodes: 64, checkpoints: 100 };
-const QUICK: Profile = Profile { nodes: 4, checkpoints: 10 };
+const FULL: Profile =
+    Profile { nodes: 64, checkpoints: 100, rests: [Duration::from_secs(20), Duration::from_secs(40)] };
+const QUICK: Profile = Profile { nodes: 4, checkpoints: 10, rests: [Duration::from_secs(1); 2] };
 
 /// Memory of one node, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,9 +66,9 @@ struct Outcome {
     connected_s: f64,
     /// From the last checkpoint to when the last node knew it.
     lag_s: f64,
-    /// After [`REST`].
+    /// After the first rest.
     rested: Vec<Memory>,
-    /// After [`REST_MORE`], too.
+    /// After the second, too.
     idle: Vec<Memory>,
 }
 
@@ -118,13 +118,14 @@ fn run(profile: &Profile, ground: &Ground) -> Result<Outcome> {
     let lag_s = clock.elapsed().as_secs_f64();
     let followed = nodes.knowing(&checkpoint)?;
     let memory = || nodes.processes().into_iter().skip(1).map(memory_of).collect::<Result<Vec<Memory>>>();
-    std::thread::sleep(REST);
+    let [first, second] = profile.rests;
+    std::thread::sleep(first);
     let rested = memory()?;
-    std::thread::sleep(REST_MORE);
+    std::thread::sleep(second);
     let idle = memory()?;
     drop(nodes);
     ground::remove(&directory)?;
-    let Profile { nodes, checkpoints } = *profile;
+    let Profile { nodes, checkpoints, .. } = *profile;
     Ok(Outcome { nodes, checkpoints, followed, connected_s, lag_s, rested, idle })
 }
 
@@ -166,10 +167,7 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
             "PSS of an idle node, median / most",
             both(sorted(&outcome.idle, |one| one.pss_bytes)),
         ),
-        Figure::stated(
-            "RSS 20 s after the last checkpoint, median / most",
-            both(sorted(&outcome.rested, |one| one.rss_bytes)),
-        ),
+        Figure::stated("RSS 40 s before, median / most", both(sorted(&outcome.rested, |one| one.rss_bytes))),
         Figure::stated("until all are connected with each other", format!("{:.1} s", outcome.connected_s)),
         Figure::stated("from the last checkpoint until all know it", format!("{:.1} s", outcome.lag_s)),
     ]

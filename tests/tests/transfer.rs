@@ -177,7 +177,7 @@ async fn eight_nodes_with_room_for_four_peers_each_get_all_checkpoints() -> anyh
     tokio::try_join!(a, b, c, d, e, f, g)?;
     let mut sought = 0;
     for node in readers.iter().chain([&publisher]) {
-        // One whose peers all needed its place for others has none for a while; it asks them again after a minute.
+        // One whose peers all needed its place for others has none for some seconds, until it dials again.
         let connected = until("it is connected", 3 * PATIENCE, async || {
             let peers = node.status().await.ok()?.peers.len();
             (peers > 0).then_some(peers)

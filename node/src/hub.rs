@@ -9,7 +9,7 @@ use pageswarm_checkpoint::wire::Control;
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 use pageswarm_store::WriteError;
 use pageswarm_swarm::{
-    BirthSet, Config, Ended, Engine, Input, Output, Patience, PeerStats, RequestId, Stats, Time, WantId,
+    BirthSet, Config, Engine, Input, Output, Patience, PeerStats, RequestId, Stats, Time, WantId,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -399,7 +399,9 @@ impl Task {
                     Sources::Writer => Patience::Insist,
                 };
                 let Some(peer) = self.node.peers.get(&peer) else {
-                    self.own.push_back(Input::RequestEnded { peer, request, how: Ended::Failed });
+                    // Its session has ended and is about to say so. To say that the request failed would not do: for a page
+                    // that only this peer has, the engine would ask it again at once, and so on for ever.
+                    self.own.push_back(Input::PeerDown { peer });
                     return;
                 };
                 let run = runs::Run { request, lineage, births, urgency, patience };

@@ -5,7 +5,7 @@ mod driver;
 
 use driver::{Driver, LINEAGE, ME, WRITER, births, completes, peer};
 use pageswarm_checkpoint::{Birth, LineageId};
-use pageswarm_swarm::{BirthSet, Config, Input, Output, Patience, Time, Urgency, WantId, limits};
+use pageswarm_swarm::{BirthSet, Config, Ended, Input, Output, Patience, Time, Urgency, WantId, limits};
 
 #[test]
 fn the_writer_is_asked_only_for_what_no_other_peer_offers() {
@@ -83,6 +83,26 @@ fn a_fault_without_a_holder_is_asked_for_as_soon_as_there_is_one() {
     assert_eq!(node.asked_of(peer(1)), births(7, 7));
     node.tell(Input::Unfault { lineage: LINEAGE, birth: Birth(7) });
     assert!(node.open.is_empty(), "nobody waits for it: cancelled");
+}
+
+/// Goal: whoever carries requests out knows what to say of a peer that is gone. Method: the only holder of a faulted chunk fails
+/// a request, then is gone. Result: after a failure it is asked again at once, there being nobody else; once it is gone nobody
+/// is asked, until somebody has the chunk.
+#[test]
+fn the_only_holder_of_a_faulted_chunk_is_asked_again_until_it_is_gone() {
+    let mut node = Driver::new(Config::default());
+    node.join(peer(1), &births(0, 9));
+    node.tell(Input::Fault { lineage: LINEAGE, birth: Birth(7) });
+    for _ in 0..3 {
+        let failed = node.request_for(7);
+        let outputs = node.ended(&failed, Ended::Failed);
+        assert!(outputs.iter().any(|output| matches!(output, Output::Request { .. })), "{outputs:?}");
+    }
+    node.open.clear();
+    let outputs = node.tell(Input::PeerDown { peer: peer(1) });
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Request { .. })), "{outputs:?}");
+    node.join(peer(2), &births(7, 7));
+    assert_eq!(node.asked_of(peer(2)), births(7, 7));
 }
 
 #[test]

@@ -114,3 +114,46 @@ async fn without_userfaultfd_the_demo_says_so_before_it_starts() -> anyhow::Resu
     ensure!(outcome.text.contains("/dev/userfaultfd"), "{outcome:?}");
     Ok(())
 }
+
+/// Goal: the program that compares images notices whatever is different. Method: two files that are equal, then differ in
+/// the first, one in the middle, or the last byte, in length by less than a sector and by more; one that is not there; one
+/// argument. Result: exit code 0 for equal ones alone, 1 with the first byte that differs, 2 with what is missing.
+#[tokio::test]
+async fn the_program_that_compares_finds_every_difference() -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    let compare = async |files: &[&Path]| {
+        run(Command::new(program()?.with_file_name("pageswarm-compare")).args(files)).await
+    };
+    let image: Vec<u8> = (0..=250).cycle().take((5 << 20) + 4096).collect();
+    let (one, other) = (ground.path("one"), ground.path("other"));
+    std::fs::write(&one, &image)?;
+    let with_byte = |at: usize| {
+        let mut changed = image.clone();
+        changed[at] ^= 1;
+        (changed, Some(at))
+    };
+    let last = image.len() - 1;
+    let shorter = |length: usize| (image[..length].to_vec(), Some(length));
+    let cases = [
+        (image.clone(), None),
+        with_byte(0),
+        with_byte(3 << 20),
+        with_byte(last),
+        shorter(last - 5),
+        shorter(1 << 20),
+    ];
+    for (bytes, differs) in cases {
+        std::fs::write(&other, &bytes)?;
+        for (left, right) in [(&one, &other), (&other, &one)] {
+            let compared = compare(&[left, right]).await?;
+            ensure!(compared.code == Some(i32::from(differs.is_some())), "{differs:?}: {compared:?}");
+            let named = differs.is_none_or(|at| compared.text.contains(&format!(" from byte {at} on")));
+            ensure!(named, "{differs:?}: {compared:?}");
+        }
+    }
+    let missing = compare(&[&one, &ground.path("nothing")]).await?;
+    ensure!(missing.code == Some(2) && missing.text.contains("nothing"), "{missing:?}");
+    let alone = compare(&[&one]).await?;
+    ensure!(alone.code == Some(2) && alone.text.contains("usage"), "{alone:?}");
+    Ok(())
+}

@@ -124,10 +124,11 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
     Ok(())
 }
 
-/// Lets `cmp` of diffutils compare: a program that shares nothing with this one. Both files are removed if equal.
+/// Lets another program compare: one that shares nothing with this one. Both files are removed if equal.
 async fn compare(witness: &Path, image: &Path) -> Result<bool, String> {
-    let output = Command::new("cmp").arg("--").arg(witness).arg(image).output().await;
-    let output = output.map_err(|error| format!("cannot run cmp of diffutils: {error}"))?;
+    let program = comparer();
+    let output = Command::new(&program).arg(witness).arg(image).output().await;
+    let output = output.map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     match output.status.code() {
         Some(0) => {
             for path in [witness, image] {
@@ -139,6 +140,13 @@ async fn compare(witness: &Path, image: &Path) -> Result<bool, String> {
             tracing::error!(difference = %String::from_utf8_lossy(&output.stdout).trim(), "images differ");
             Ok(false)
         }
-        _ => Err(format!("cmp: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        _ => Err(format!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())),
     }
+}
+
+/// The program that is built beside this one, which reads past the page cache; where this one was installed alone, `cmp`
+/// of diffutils.
+fn comparer() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("pageswarm-compare"));
+    beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("cmp"))
 }

@@ -24,10 +24,23 @@ pub struct Outcome {
 ///
 /// If it was not built.
 pub fn program() -> anyhow::Result<PathBuf> {
+    built("pageswarm")
+}
+
+/// The program that compares images for the demo.
+///
+/// # Errors
+///
+/// If it was not built.
+pub fn comparer() -> anyhow::Result<PathBuf> {
+    built("pageswarm-compare")
+}
+
+fn built(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("own executable")?;
-    let path = test.parent().and_then(Path::parent).map(|directory| directory.join("pageswarm"));
+    let path = test.parent().and_then(Path::parent).map(|directory| directory.join(name));
     let path = path.filter(|path| path.is_file());
-    path.with_context(|| format!("no pageswarm above {}: cargo build --release", test.display()))
+    path.with_context(|| format!("no {name} above {}: cargo build --release", test.display()))
 }
 
 /// Runs `pageswarm` with these arguments to its end.

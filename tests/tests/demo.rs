@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, ensure};
 use pageswarm_node::exit::ExitCode;
 use pageswarm_tests::cluster::{Ground, PATIENCE, until};
-use pageswarm_tests::command::{Outcome, pageswarm, program, run};
+use pageswarm_tests::command::{Outcome, comparer, pageswarm, program, run};
 use pageswarm_tests::skip::{Need, skipped};
 use tokio::process::{Child, Command};
 
@@ -115,42 +115,41 @@ async fn without_userfaultfd_the_demo_says_so_before_it_starts() -> anyhow::Resu
     Ok(())
 }
 
-/// Goal: the program that compares images notices whatever is different. Method: two files that are equal, then differ in
-/// the first, one in the middle, or the last byte, in length by less than a sector and by more; one that is not there; one
-/// argument. Result: exit code 0 for equal ones alone, 1 with the first byte that differs, 2 with what is missing.
+/// Goal: the program that compares images notices whatever is different, and nothing else. Method: files of no bytes,
+/// whole blocks, whole pages and an odd number; equal ones, then others that differ in the first, a middle or the last
+/// byte, or are shorter by less than a sector or by much; one that is not there; one argument; an output that takes
+/// nothing. Result: exit code 0 for equal ones alone, 1 with the first byte that differs, 2 with what is missing.
 #[tokio::test]
 async fn the_program_that_compares_finds_every_difference() -> anyhow::Result<()> {
     let ground = Ground::new()?;
-    let compare = async |files: &[&Path]| {
-        run(Command::new(program()?.with_file_name("pageswarm-compare")).args(files)).await
-    };
-    let image: Vec<u8> = (0..=250).cycle().take((5 << 20) + 4096).collect();
+    let compare = async |files: &[&Path]| run(Command::new(comparer()?).args(files)).await;
     let (one, other) = (ground.path("one"), ground.path("other"));
-    std::fs::write(&one, &image)?;
-    let with_byte = |at: usize| {
-        let mut changed = image.clone();
-        changed[at] ^= 1;
-        (changed, Some(at))
-    };
-    let last = image.len() - 1;
-    let shorter = |length: usize| (image[..length].to_vec(), Some(length));
-    let cases = [
-        (image.clone(), None),
-        with_byte(0),
-        with_byte(3 << 20),
-        with_byte(last),
-        shorter(last - 5),
-        shorter(1 << 20),
-    ];
-    for (bytes, differs) in cases {
-        std::fs::write(&other, &bytes)?;
-        for (left, right) in [(&one, &other), (&other, &one)] {
-            let compared = compare(&[left, right]).await?;
-            ensure!(compared.code == Some(i32::from(differs.is_some())), "{differs:?}: {compared:?}");
-            let named = differs.is_none_or(|at| compared.text.contains(&format!(" from byte {at} on")));
-            ensure!(named, "{differs:?}: {compared:?}");
+    for length in [0_usize, 2 << 20, (3 << 20) + 4096, (3 << 20) + 5] {
+        let image: Vec<u8> = (0..=250).cycle().take(length).collect();
+        std::fs::write(&one, &image)?;
+        let mut cases = vec![(image.clone(), None)];
+        for at in [0, 1 << 20, length.wrapping_sub(1)].into_iter().filter(|at| *at < length) {
+            let mut changed = image.clone();
+            changed[at] ^= 1;
+            cases.push((changed, Some(at)));
+        }
+        let shorter = [length.checked_sub(5), length.checked_sub(1 << 20)].into_iter().flatten();
+        cases.extend(shorter.map(|length| (image[..length].to_vec(), Some(length))));
+        for (bytes, differs) in cases {
+            std::fs::write(&other, &bytes)?;
+            for (left, right) in [(&one, &other), (&other, &one)] {
+                let compared = compare(&[left, right]).await?;
+                let code = Some(i32::from(differs.is_some()));
+                ensure!(compared.code == code, "{length} bytes, {differs:?}: {compared:?}");
+                let named = differs.is_none_or(|at| compared.text.contains(&format!(" from byte {at} on")));
+                ensure!(named, "{length} bytes, {differs:?}: {compared:?}");
+            }
         }
     }
+    std::fs::write(&other, b"else")?;
+    let full = std::fs::File::create("/dev/full")?;
+    let unheard = Command::new(comparer()?).args([&one, &other]).stdout(full).status().await?;
+    ensure!(unheard.code() == Some(1), "{unheard:?}");
     let missing = compare(&[&one, &ground.path("nothing")]).await?;
     ensure!(missing.code == Some(2) && missing.text.contains("nothing"), "{missing:?}");
     let alone = compare(&[&one]).await?;

@@ -1,10 +1,11 @@
-//! Compares two files byte for byte, and shares no code with what wrote them.
+//! Compares two files byte for byte, with no code of what wrote them.
 //!
-//! It reads past the page cache where it can: images of RAM are read once, and what they would push out is of more use.
+//! It reads past the page cache where it can: images of RAM are read once, and what they would push out is of more
+//! use.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,27 +15,33 @@ Exit codes: 0 both hold the same bytes, 1 they differ, 2 they could not be compa
 /// Bytes of each file compared at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// What a read past the page cache wants of memory and offsets, on every disk there is.
+/// What reads past the page cache want of memory and offsets, on most disks.
 const ALIGNMENT: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let [one, other] = arguments.as_slice() else {
-        eprintln!("{USAGE}");
+        say(io::stderr(), USAGE);
         return ExitCode::from(2);
     };
     let (one, other) = (Path::new(one), Path::new(other));
     match first_difference(one, other) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(at)) => {
-            println!("{} and {} differ from byte {at} on", one.display(), other.display());
+            let difference = format!("{} and {} differ from byte {at} on", one.display(), other.display());
+            say(io::stdout(), &difference);
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("pageswarm-compare: {error}");
+            say(io::stderr(), &error.to_string());
             ExitCode::from(2)
         }
     }
+}
+
+/// Says it, if anybody listens; the exit code says it too.
+fn say(mut to: impl io::Write, text: &str) {
+    let _unheard = writeln!(to, "{text}");
 }
 
 /// The offset of the first byte that only one file has, or that is another one in the other.
@@ -58,19 +65,20 @@ fn first_difference(one: &Path, other: &Path) -> io::Result<Option<u64>> {
 struct Blocks<'path> {
     path: &'path Path,
     file: File,
+    is_direct: bool,
+    offset: u64,
     memory: Vec<u8>,
 }
 
 impl<'path> Blocks<'path> {
     fn open(path: &'path Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        let file = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options.open(path),
-            opened => opened,
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+        let (file, is_direct) = match direct {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (File::open(path), false),
+            opened => (opened, true),
         };
         let file = file.map_err(|error| named(path, error))?;
-        Ok(Self { path, file, memory: vec![0; BLOCK_BYTES + ALIGNMENT] })
+        Ok(Self { path, file, is_direct, offset: 0, memory: vec![0; BLOCK_BYTES + ALIGNMENT] })
     }
 
     /// The next block; an empty one at the end.
@@ -79,15 +87,17 @@ impl<'path> Blocks<'path> {
         let block = &mut self.memory[start..][..BLOCK_BYTES];
         let mut length = 0;
         while length < BLOCK_BYTES {
-            match self.file.read(&mut block[length..]) {
+            match self.file.read_at(&mut block[length..], self.offset) {
                 Ok(0) => break,
-                Ok(read) => length += read,
+                Ok(read) => {
+                    length += read;
+                    self.offset += read as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What ends inside of a sector leaves no aligned place to go on at, and there is nothing left to read.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EINVAL) && !length.is_multiple_of(ALIGNMENT) =>
-                {
-                    break;
+                // It wants another alignment, or the file ends inside of a sector and this is behind it.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.is_direct => {
+                    self.file = File::open(self.path).map_err(|error| named(self.path, error))?;
+                    self.is_direct = false;
                 }
                 Err(error) => return Err(named(self.path, error)),
             }

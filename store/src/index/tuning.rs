@@ -7,7 +7,8 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options
 use crate::fault::IndexError;
 
 const BLOCK_CACHE_BYTES: usize = 64 * 1024 * 1024;
-/// The cache's table grows as it is filled: one for as many blocks as there is room for takes megabytes in an idle node.
+/// The cache's table grows as it is filled: one for as many blocks as there is room for takes megabytes in an idle
+/// node.
 const BLOCK_BYTES_UNKNOWN: usize = 0;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -16,8 +17,9 @@ const LOG_BYTES_MAX: usize = 1024 * 1024;
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 const OPEN_TABLES_MAX: i32 = 128;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
-/// The filter of a memory table, as a part of the table: about 13 bits for each of the 130,000 locations that fill one.
-const MEMORY_BLOOM_SHARE: f64 = 1.0 / 80.0;
+/// The filter of a memory table, as a part of the table: 10 to 14 bits for each of the locations that fill one, which
+/// are 150,000 with bases or 200,000 without.
+const MEMORY_BLOOM_SHARE: f64 = 1.0 / 64.0;
 
 /// Opens or creates the index in `dir`.
 pub(super) fn open(dir: &Path) -> Result<DB, IndexError> {

@@ -124,11 +124,11 @@ async fn take(client: &Client, plan: &Plan, checkpoint: &mut Followed) -> Result
     Ok(())
 }
 
-/// Lets another program compare: one that shares nothing with this one. Both files are removed if equal.
+/// Lets another program compare: one that has no code of this one. Both files are removed if equal.
 async fn compare(witness: &Path, image: &Path) -> Result<bool, String> {
-    let program = comparer();
-    let output = Command::new(&program).arg(witness).arg(image).output().await;
-    let output = output.map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let mut command = comparer();
+    let output = command.arg(witness).arg(image).output().await;
+    let output = output.map_err(|error| format!("cannot run {command:?}: {error}"))?;
     match output.status.code() {
         Some(0) => {
             for path in [witness, image] {
@@ -140,13 +140,21 @@ async fn compare(witness: &Path, image: &Path) -> Result<bool, String> {
             tracing::error!(difference = %String::from_utf8_lossy(&output.stdout).trim(), "images differ");
             Ok(false)
         }
-        _ => Err(format!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("images could not be compared ({}): {}", output.status, said.trim()))
+        }
     }
 }
 
-/// The program that is built beside this one, which reads past the page cache; where this one was installed alone, `cmp`
-/// of diffutils.
-fn comparer() -> PathBuf {
+/// The program that is built beside this one, which reads past the page cache; where this one was installed alone,
+/// `cmp` of diffutils.
+fn comparer() -> Command {
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name("pageswarm-compare"));
-    beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("cmp"))
+    if let Some(program) = beside.filter(|program| program.is_file()) {
+        return Command::new(program);
+    }
+    let mut cmp = Command::new("cmp");
+    cmp.arg("--");
+    cmp
 }

@@ -2,9 +2,9 @@
 //!
 //! Node i takes checkpoints i, i+N, i+2N, ... It fetches each into its own store, reads it back and hashes it, and
 //! resumes the guest from it until the guest has checked all of its memory. At ten checkpoints the publisher's VM
-//! also writes its RAM to a file, outside the product's path, and a program of its own compares it with what the node rebuilt;
-//! the guests of these get their memory through page faults, the others start from the image that was proven. With
-//! `--simulate` the node then simulates the interval that follows, which must end as the next checkpoint.
+//! also writes its RAM to a file, outside the product's path, and a program of its own compares it with what the node
+//! rebuilt; the guests of these get their memory through page faults, the others start from the image that was proven.
+//! With `--simulate` the node then simulates the interval that follows, which must end as the next checkpoint.
 
 mod bounds;
 mod cluster;

@@ -35,7 +35,7 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 
 #[tokio::test]
 async fn a_wrong_command_line_is_explained() -> anyhow::Result<()> {
-    let wrong: [(&[&str], &str); 10] = [
+    let wrong: [(&[&str], &str); 12] = [
         (&["node", "run", "--no-such-flag"], "--no-such-flag"),
         (&["node", "run", "--listen", "here"], "here"),
         (&["node", "run", "--advertise", "0.0.0.0:7420"], "192.0.2.7:7420"),
@@ -44,7 +44,9 @@ async fn a_wrong_command_line_is_explained() -> anyhow::Result<()> {
         (&["vm", "run", "--workload", "x"], "kernel-build"),
         (&["demo", "--memory", "1MiB"], "64 MiB"),
         (&["demo", "--strategy", "x"], "incremental-stop-and-copy"),
+        (&["demo", "--interval", "0ms"], "at least 1ms"),
         (&["vm", "run", "--interval", "5"], "500ms"),
+        (&["vm", "run", "--interval", "0s"], "at least 1ms"),
         (&["frobnicate"], "frobnicate"),
     ];
     for (arguments, word) in wrong {

@@ -118,7 +118,8 @@ async fn without_userfaultfd_the_demo_says_so_before_it_starts() -> anyhow::Resu
 /// Goal: the program that compares images notices whatever is different, and nothing else. Method: files of no bytes,
 /// whole blocks, whole pages and an odd number; equal ones, then others that differ in the first, a middle or the last
 /// byte, or are shorter by less than a sector or by much; one that is not there; one argument; an output that takes
-/// nothing. Result: exit code 0 for equal ones alone, 1 with the first byte that differs, 2 with what is missing.
+/// nothing; a question for help. Result: exit code 0 for equal ones and help alone, 1 with the first byte that differs,
+/// 2 with what is missing.
 #[tokio::test]
 async fn the_program_that_compares_finds_every_difference() -> anyhow::Result<()> {
     let ground = Ground::new()?;
@@ -154,5 +155,7 @@ async fn the_program_that_compares_finds_every_difference() -> anyhow::Result<()
     ensure!(missing.code == Some(2) && missing.text.contains("nothing"), "{missing:?}");
     let alone = compare(&[&one]).await?;
     ensure!(alone.code == Some(2) && alone.text.contains("usage"), "{alone:?}");
+    let help = compare(&[Path::new("--help")]).await?;
+    ensure!(help.code == Some(0) && help.text.contains("usage"), "{help:?}");
     Ok(())
 }

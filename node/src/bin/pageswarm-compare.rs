@@ -20,9 +20,16 @@ const ALIGNMENT: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let [one, other] = arguments.as_slice() else {
-        say(io::stderr(), USAGE);
-        return ExitCode::from(2);
+    let (one, other) = match arguments.as_slice() {
+        [one, other] => (one, other),
+        [asked] if asked == "--help" || asked == "-h" => {
+            say(io::stdout(), USAGE);
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            say(io::stderr(), USAGE);
+            return ExitCode::from(2);
+        }
     };
     let (one, other) = (Path::new(one), Path::new(other));
     match first_difference(one, other) {

@@ -18,6 +18,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// As [`duration`], from one checkpoint to the next.
+///
+/// # Errors
+///
+/// What was expected, in words.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("from checkpoint to checkpoint there is at least 1ms".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
 /// Reads `107us`, `0.107ms`, `2.5s`, `5m` or `1h`: what was measured is seldom whole.
 ///
 /// # Errors
@@ -136,6 +148,8 @@ mod tests {
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         assert!(duration("5").is_err());
         assert!(duration("-1s").is_err());
+        assert_eq!(interval("1ms"), Ok(Duration::from_millis(1)));
+        assert!(["0ms", "0d", "1"].iter().all(|text| interval(text).is_err()));
         assert_eq!(size("256MiB"), Ok(256 << 20));
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(ram_size("64MiB"), Ok(64 << 20));

@@ -51,7 +51,7 @@ pub struct RecordingArgs {
     #[arg(long, default_value = "specjbb")]
     pub workload: Workload,
     /// From checkpoint to checkpoint.
-    #[arg(long, value_parser = values::duration, default_value = "500ms")]
+    #[arg(long, value_parser = values::interval, default_value = "500ms")]
     pub interval: Duration,
     /// End after so many checkpoints; never if not given.
     #[arg(long)]

@@ -49,7 +49,7 @@ pub struct DemoArgs {
     #[arg(long, value_parser = values::ram_size, default_value = "256MiB")]
     pub memory: u64,
     /// From checkpoint to checkpoint.
-    #[arg(long, value_parser = values::duration, default_value = "500ms")]
+    #[arg(long, value_parser = values::interval, default_value = "500ms")]
     pub interval: Duration,
     /// Checkpoints to take.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=CHECKPOINTS_MAX))]

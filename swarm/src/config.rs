@@ -21,8 +21,8 @@ pub struct Config {
     pub defer_wait: Duration,
     /// How long the writer remembers to whom it sent a chunk, at least; twice that at most. Default 2 s.
     pub sent_memory: Duration,
-    /// How much of a peer's measured rate is kept asked for, as time, beside its latency. Longer hides more
-    /// jitter, shorter reacts faster. Default 150 ms.
+    /// How much of a peer's measured rate is kept asked for, as time, beside its latency; less where more than 16
+    /// peers are connected. Longer hides more jitter, shorter reacts faster. Default 150 ms.
     pub queue_time: Duration,
     /// How much of the rate at which all chunks come in is kept asked for, as time, beside the peers' latency. Longer
     /// hides more jitter; shorter leaves the choice of whom to ask for what open for longer. Default 10 ms.

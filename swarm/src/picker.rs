@@ -1,12 +1,16 @@
 //! Which run to ask of one peer: nearest deadline, then rarest, then a random place.
 
+use std::time::Duration;
+
 use pageswarm_checkpoint::{Birth, LineageId, NodeId};
 
 use crate::births::BirthSet;
 use crate::config::Config;
 use crate::input::{Patience, Urgency};
 use crate::lengths::Lengths;
-use crate::limits::{REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT};
+use crate::limits::{
+    QUEUE_PEERS, REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT,
+};
 use crate::lineages::Lineage;
 use crate::peers::{Peer, PeerLineage};
 use crate::rng::Rng;
@@ -48,8 +52,16 @@ impl Source {
     }
 }
 
-/// The size of the next run to ask of a peer by its queue time, or `None` if enough is outstanding there.
-pub(crate) fn run_size(peer: &Peer, source: Source, config: &Config) -> Option<RunSize> {
+/// How much of the rate of one peer among so many is kept asked for, as time. It is bound to that peer until it comes:
+/// where many answer, one that is slow or gone should hold up little.
+fn queue_time(config: &Config, peers: usize) -> Duration {
+    let peers = u32::try_from(peers).unwrap_or(u32::MAX).max(QUEUE_PEERS);
+    config.queue_time.saturating_mul(QUEUE_PEERS) / peers
+}
+
+/// The size of the next run to ask of a peer, one of so many, by its queue time, or `None` if enough is outstanding
+/// there.
+pub(crate) fn run_size(peer: &Peer, peers: usize, source: Source, config: &Config) -> Option<RunSize> {
     let (shallow, depth_wanted) = match source {
         Source::Writer => (1, config.writer_depth),
         Source::Holder => (2, config.peer_depth),
@@ -63,7 +75,7 @@ pub(crate) fn run_size(peer: &Peer, source: Source, config: &Config) -> Option<R
     }
     let latency = peer.pace.latency_floor();
     let bytes_in = |span| peer.pace.bytes_in(span);
-    let limit = bytes_in(config.queue_time.saturating_add(latency))
+    let limit = bytes_in(queue_time(config, peers).saturating_add(latency))
         .clamp(2 * RUN_BYTES_SPLIT, config.peer_outstanding_bytes_max);
     let in_transit = usize::try_from(2 * bytes_in(latency) / RUN_BYTES_MAX).unwrap_or(usize::MAX);
     let deepest = depth_wanted.max(in_transit.saturating_add(1)).min(REQUESTS_PER_PEER_MAX);
@@ -141,9 +153,33 @@ pub(crate) fn take(births: &BirthSet, start: Birth, size: RunSize, lengths: &Len
     (run, bytes)
 }
 
-/// Smaller runs when little is left, so that all peers help with the rest.
+/// Smaller runs when little is left, so that all peers help with the rest, sixteen times each.
 pub(crate) fn split_for(size: RunSize, unasked: u64, peers: usize) -> RunSize {
     let peers = u64::try_from(peers).unwrap_or(u64::MAX).max(1);
     let least = if unasked <= peers.saturating_mul(peers) { SPLIT_BIRTHS_LAST } else { SPLIT_BIRTHS_MIN };
-    RunSize { births: size.births.min((unasked / (8 * peers)).max(least)), ..size }
+    RunSize { births: size.births.min((unasked / (16 * peers)).max(least)), ..size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_peers_share_the_queue_of_few() {
+        let config = Config { queue_time: Duration::from_millis(160), ..Config::default() };
+        let time = |peers| queue_time(&config, peers).as_millis();
+        assert_eq!([0, 1, 16, 17, 32, 64].map(time), [160, 160, 160, 150, 80, 40]);
+        assert!(queue_time(&config, usize::MAX) < Duration::from_millis(1));
+    }
+
+    #[test]
+    fn runs_become_small_when_little_is_left() {
+        let births =
+            |unasked, peers| split_for(RunSize { bytes: RUN_BYTES_MAX, births: 64 }, unasked, peers).births;
+        assert_eq!(births(16 * 8 * 64, 8), 64, "each of eight has sixteen whole runs to give");
+        assert_eq!(births(16 * 8 * 20, 8), 20);
+        assert_eq!(births(65, 8), SPLIT_BIRTHS_MIN);
+        assert_eq!(births(64, 8), SPLIT_BIRTHS_LAST);
+        assert_eq!(births(0, 0), SPLIT_BIRTHS_LAST);
+    }
 }

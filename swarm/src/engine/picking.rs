@@ -161,7 +161,7 @@ impl Engine {
             if lineage.unasked().is_empty() {
                 continue;
             }
-            let Some(size) = picker::run_size(peer, source, &self.config) else {
+            let Some(size) = picker::run_size(peer, self.peers.len(), source, &self.config) else {
                 continue;
             };
             let mut offer = picker::candidates(lineage, part, source);
@@ -252,7 +252,7 @@ impl Engine {
             let part = peer.lineages.get(&lineage_id)?;
             let fit = *by != from && !peer.is_resting(self.now) && !peer.is_on_probation();
             let source = Source::of(lineage, *by);
-            let has_room = fit && picker::run_size(peer, source, &self.config).is_some();
+            let has_room = fit && picker::run_size(peer, self.peers.len(), source, &self.config).is_some();
             let births = part.askable(&once);
             (has_room && !births.is_empty()).then(|| {
                 let far = here.distance(&peer.labels);

@@ -102,7 +102,7 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
             let Ok(Some(command)) = timeout(DECISION_TIMEOUT, commands.recv()).await else {
                 break;
             };
-            match upload.carry_out(command, &mut send).await {
+            match upload.carry_out(command, left, &mut send).await {
                 Some(answered) => left = left.saturating_sub(answered),
                 None => break,
             }
@@ -116,6 +116,13 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
     let _gone = if left > 0 { send.reset(ABANDONED) } else { send.finish() };
 }
 
+/// Waits until the peer has acknowledged a whole answer, or wants no more of it; false if it does neither. Until then the
+/// answer keeps its place in the engine: what is written waits in a buffer of many megabytes, and if places were free
+/// as soon as it is there, all answers would go out at once, each slowly, whatever the engine thinks should go first.
+async fn arrived(send: &mut SendStream) -> bool {
+    send.finish().is_ok() && timeout(WRITE_TIMEOUT, send.stopped()).await.is_ok()
+}
+
 /// Ends a stream whose answer is not whole.
 const ABANDONED: quinn::VarInt = quinn::VarInt::from_u32(1);
 
@@ -127,12 +134,16 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// How many births were answered; `None` if the stream is over.
-    async fn carry_out(&self, command: ServeCommand, send: &mut SendStream) -> Option<u64> {
+    /// How many births were answered, of those `left`; `None` if the stream is over.
+    async fn carry_out(&self, command: ServeCommand, left: u64, send: &mut SendStream) -> Option<u64> {
         match command {
             ServeCommand::Serve(births) => {
                 let answered = births.len();
-                let sent = self.serve(births, send).await;
+                let mut sent = self.serve(births, send).await;
+                let is_bulk = self.run.urgency != wire::Urgency::Fault;
+                if is_bulk && answered >= left && sent.is_some() && !arrived(send).await {
+                    sent = None;
+                }
                 let bytes = sent.unwrap_or(0);
                 Traffic::add(&self.peer.traffic.chunks_up, bytes);
                 self.node.hub.input(Input::Served { peer: self.peer.id, request: self.request, bytes }).await;

@@ -46,8 +46,8 @@ pub struct Config {
     pub timeout_max: Duration,
     /// The shortest time after which a fault is asked of a second peer. Default 30 ms.
     pub fault_hedge_min: Duration,
-    /// Answers sent at the same time, urgent ones apart. Fewer finish each sooner, more keep a long link
-    /// full. Default 4.
+    /// Answers sent at the same time, urgent ones apart, until they have arrived. Fewer finish each sooner, more keep a
+    /// long link full. Default 8.
     pub upload_slots: usize,
     /// Upload limit in bytes per second. Default none.
     pub upload_bytes_per_s: Option<u64>,
@@ -77,7 +77,7 @@ impl Default for Config {
             timeout_min: Duration::from_millis(400),
             timeout_max: Duration::from_secs(10),
             fault_hedge_min: Duration::from_millis(30),
-            upload_slots: 4,
+            upload_slots: 8,
             upload_bytes_per_s: None,
             serve_timeout: Duration::from_secs(30),
             ban: Duration::from_secs(600),

@@ -64,6 +64,15 @@ pub(crate) fn first_seed(root: &Path) -> u64 {
     u64::from_str_radix(&digits, 16).unwrap_or(1)
 }
 
+/// How many times the bound's time a run takes.
+pub(crate) fn over_bound(seed: u64, options: &[String]) -> Result<f64> {
+    let output = one(seed, options)?;
+    let text = String::from_utf8_lossy(&output);
+    let said = text.lines().find_map(|line| line.strip_prefix("makespan ")?.split_once(", over bound "));
+    let (_, over_bound) = said.context("pageswarm-netsim does not say how long it took")?;
+    over_bound.parse().with_context(|| format!("pageswarm-netsim says {over_bound}"))
+}
+
 fn one(seed: u64, options: &[String]) -> Result<Vec<u8>> {
     let output = netsim(seed)?.args(options).output().context("pageswarm-netsim")?;
     let text = String::from_utf8_lossy(&output.stdout);

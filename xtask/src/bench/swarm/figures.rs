@@ -10,6 +10,9 @@ use crate::bench::report::Figure;
 const DUPLICATES_PERCENT_MAX: f64 = 1.0;
 /// The rest of a GiB's cost, hashing and storing it, should be little beside that of moving it.
 const LOOPBACK_OVER_BARE_MAX: f64 = 1.6;
+/// Bytes on an Ethernet over those of a QUIC stream in them: of 1,514 in a full packet, Ethernet, IP and UDP take 42, QUIC's
+/// header, tag and frame 36.
+const HEADERS: f64 = 1.054;
 const WHOLE: &str = "receivers with the whole content, verified";
 const PROVEN: &str = "checkpoints fetched, rebuilt and proven";
 
@@ -95,6 +98,20 @@ fn of_product(profile: &Profile, run: &Run, runs: &[Run]) -> Vec<Figure> {
     let relayed = run.metered.relayed.as_ref();
     figures.extend(relayed.map(|relayed| Figure::stated("relay", of_relay(relayed, run.makespan_s))));
     figures
+}
+
+/// A real run's time against that of the same engines on simulated links, whose packets have no headers: the real ones are
+/// put on the simulated time. Judged where the machine had something left, for the simulation has processors without end.
+pub(super) fn beside_simulation(run: &Run, simulated_over_bound: f64) -> Figure {
+    let simulated_s = simulated_over_bound * HEADERS * run.bound_s;
+    let ratio = run.makespan_s / simulated_s;
+    let figure = Figure::judged(
+        "real time over that of pageswarm-netsim",
+        format!("{ratio:.3}: {:.2} s of {simulated_s:.2} s, with {HEADERS} for headers", run.makespan_s),
+        "0.90 to 1.10",
+        (0.90..=1.10).contains(&ratio),
+    );
+    if run.metered.is_valid() { figure } else { figure.unjudged() }
 }
 
 /// What a relay did, in words.
@@ -209,6 +226,18 @@ mod tests {
         let relay = figures.iter().find(|figure| figure.name == "relay").unwrap();
         let said = "0.150 % of 2000 packets lost, 0 too many at once; 0.38 CPU s, 10 % of a core";
         assert_eq!((relay.value.as_str(), relay.holds), (said, None));
+    }
+
+    #[test]
+    fn a_simulation_is_compared_with_its_headers_where_the_machine_had_time() {
+        let holds = |run: &Run, simulated| beside_simulation(run, simulated).holds;
+        let real = run(Kind::Pageswarm, 1.15);
+        assert_eq!(holds(&real, 1.0), Some(true), "1.15 of 1.054");
+        assert_eq!(holds(&real, 1.25), Some(false));
+        assert_eq!(holds(&real, 0.99), Some(false));
+        let mut busy = real.clone();
+        busy.metered.idle_percent = 3.0;
+        assert_eq!(holds(&busy, 1.25), None);
     }
 
     #[test]

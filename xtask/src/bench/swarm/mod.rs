@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Destination;
 use super::report::{Figure, Report};
 use crate::host::{self, Machine};
+use crate::sim;
 use content::Noise;
 use distance::Distance;
 pub(super) use distance::{DistanceArgs, measure as measure_distance};
@@ -64,6 +65,8 @@ enum ProfileName {
     /// 256 MiB to 8 nodes at 100 Mbit/s.
     #[default]
     Big,
+    /// 128 MiB to 8 nodes at 50 Mbit/s, which leaves two cores time to rest.
+    Half,
     /// 20 MiB to 16 nodes at 50 Mbit/s.
     Delta,
     /// 20 MiB to 8 nodes at 25 Mbit/s, 20 ms away from each other and with 0.1 % loss.
@@ -84,6 +87,7 @@ impl SwarmArgs {
         let profile = match (self.quick, self.profile) {
             (true, _) => " --quick",
             (false, ProfileName::Big) => " --profile big",
+            (false, ProfileName::Half) => " --profile half",
             (false, ProfileName::Delta) => " --profile delta",
             (false, ProfileName::Wan) => " --profile wan",
             (false, ProfileName::Stream) => " --profile stream",
@@ -116,6 +120,7 @@ pub(super) fn measure(args: &SwarmArgs) -> Result<Report> {
     let (figures, outcome) = match (args.quick, args.profile) {
         (true, _) => compare(&profile::QUICK, &args.kinds(), &ground)?,
         (false, ProfileName::Big) => compare(&profile::BIG, &args.kinds(), &ground)?,
+        (false, ProfileName::Half) => compare(&profile::HALF, &args.kinds(), &ground)?,
         (false, ProfileName::Delta) => compare(&profile::DELTA, &args.kinds(), &ground)?,
         (false, ProfileName::Wan) => compare(&profile::WAN, &args.kinds(), &ground)?,
         (false, ProfileName::Stream) => stream(&ground)?,
@@ -165,7 +170,13 @@ fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Fi
     }
     println!("\n{}\n", table::table(&runs));
     let outcome = serde_json::to_value(&runs).context("runs as JSON")?;
-    Ok((figures::of_comparison(profile, &runs), outcome))
+    let mut figures = figures::of_comparison(profile, &runs);
+    if let (Some(run), Some(options)) =
+        (runs.iter().find(|run| run.system == Kind::Pageswarm), profile.simulation())
+    {
+        figures.push(figures::beside_simulation(run, sim::over_bound(SEED, &options)?));
+    }
+    Ok((figures, outcome))
 }
 
 /// One system on a network and in a directory of its own; both are gone afterwards.

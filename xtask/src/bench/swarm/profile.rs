@@ -63,6 +63,10 @@ pub(super) const BIG: Profile = Profile {
     targets: Targets { time_max: Some(1.10), egress_max: 1.10 },
 };
 
+/// Half of [`BIG`] at half its rate: the same time, for half the work of the machine.
+pub(super) const HALF: Profile =
+    Profile { name: "half", content_bytes: BIG.content_bytes / 2, link: Link { mbit_per_s: 50 }, ..BIG };
+
 /// What changed in an interval, to many.
 pub(super) const DELTA: Profile = Profile {
     name: "delta",
@@ -159,6 +163,13 @@ impl Profile {
         self.demand().bound_s(self.link, self.receivers)
     }
 
+    /// Options with which `pageswarm-netsim` simulates it; none where it has no such links.
+    pub(super) fn simulation(&self) -> Option<Vec<String>> {
+        let (mib, rate, nodes) = (self.content_bytes >> 20, self.link.mbit_per_s, self.receivers + 1);
+        let options = format!("--equal {mib} {rate} --nodes {nodes}");
+        self.distance.is_none().then(|| options.split(' ').map(str::to_owned).collect())
+    }
+
     /// After which a system is given up.
     pub(super) fn limit(&self) -> Duration {
         limit(self.bound_s())
@@ -173,6 +184,12 @@ pub(super) fn limit(bound_s: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_simulation_has_the_same_content_links_and_nodes() {
+        assert_eq!(BIG.simulation().unwrap().join(" "), "--equal 256 100 --nodes 9");
+        assert_eq!(WAN.simulation(), None);
+    }
 
     #[test]
     fn the_bound_is_the_longest_of_three() {

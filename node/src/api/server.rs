@@ -30,11 +30,13 @@ use super::views::{
 use super::{listen, metrics, rejections, simulations, spreads, traces, vms, work};
 use crate::exit::{ExitCode, Failure};
 use crate::fetch;
+use crate::hub::View;
 use crate::import::{self, ImportOptions};
 use crate::limits::{EVENT_STREAMS_MAX, HTTP_AGE_MAX};
 use crate::lineages::{Lineage, MapError};
 use crate::machines::{self, Filled};
 use crate::node::Node;
+use crate::peers::Peer;
 use crate::rebuild::RebuildError;
 use crate::{addresses, births, place, rebuild, spread};
 
@@ -171,24 +173,7 @@ async fn status(State(node): Shared) -> Answer<StatusView> {
 pub fn status_view(node: &Node) -> StatusView {
     let certificate = node.members.certificate();
     let view = node.hub.view();
-    let peers: Vec<PeerView> = node
-        .peers
-        .all()
-        .iter()
-        .map(|peer| PeerView {
-            node: peer.id.to_string(),
-            address: peer.address.to_string(),
-            role: peer.certificate.role.to_string(),
-            place: peer.place().map(place::text).unwrap_or_default(),
-            rtt_us: u64::try_from(peer.connection.rtt().as_micros()).unwrap_or(u64::MAX),
-            chunks_down_bytes: peer.traffic.chunks_down.load(Ordering::Relaxed),
-            chunks_up_bytes: peer.traffic.chunks_up.load(Ordering::Relaxed),
-            objects_down_bytes: peer.traffic.objects_down.load(Ordering::Relaxed),
-            objects_up_bytes: peer.traffic.objects_up.load(Ordering::Relaxed),
-            rate_bytes_per_s: view.peers.get(&peer.id).map_or(0, |stats| stats.bytes_per_s),
-            held_chunks: view.peers.get(&peer.id).map_or(0, |stats| stats.held_births),
-        })
-        .collect();
+    let peers: Vec<PeerView> = node.peers.all().iter().map(|peer| peer_view(peer, &view)).collect();
     let faults = node.counters.faults_fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let transfer = TransferView {
         from_writer_bytes: view.stats.bytes_from_writer,
@@ -229,6 +214,26 @@ pub fn status_view(node: &Node) -> StatusView {
             .filter(|machine| machine.ended().is_none())
             .map(|vm| vms::drive_view(vm))
             .collect(),
+    }
+}
+
+fn peer_view(peer: &Peer, view: &View) -> PeerView {
+    let path = peer.connection.stats().path;
+    PeerView {
+        node: peer.id.to_string(),
+        address: peer.address.to_string(),
+        role: peer.certificate.role.to_string(),
+        place: peer.place().map(place::text).unwrap_or_default(),
+        rtt_us: u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX),
+        sent_packets: path.sent_packets,
+        lost_packets: path.lost_packets,
+        packet_bytes: path.current_mtu,
+        chunks_down_bytes: peer.traffic.chunks_down.load(Ordering::Relaxed),
+        chunks_up_bytes: peer.traffic.chunks_up.load(Ordering::Relaxed),
+        objects_down_bytes: peer.traffic.objects_down.load(Ordering::Relaxed),
+        objects_up_bytes: peer.traffic.objects_up.load(Ordering::Relaxed),
+        rate_bytes_per_s: view.peers.get(&peer.id).map_or(0, |stats| stats.bytes_per_s),
+        held_chunks: view.peers.get(&peer.id).map_or(0, |stats| stats.held_births),
     }
 }
 

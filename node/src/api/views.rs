@@ -133,6 +133,12 @@ pub struct PeerView {
     pub place: String,
     /// Round trip in microseconds.
     pub rtt_us: u64,
+    /// Packets of the data plane sent to it.
+    pub sent_packets: u64,
+    /// Of them, those that counted as lost and whose content was sent again.
+    pub lost_packets: u64,
+    /// Bytes of the largest packet that goes to it, without the headers of IP and UDP.
+    pub packet_bytes: u16,
     /// Encoded chunk bytes received from it.
     pub chunks_down_bytes: u64,
     /// Encoded chunk bytes sent to it.

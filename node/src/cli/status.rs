@@ -101,7 +101,7 @@ pub fn short(name: &str) -> String {
 }
 
 fn peer_rows(peers: &[PeerView]) -> Vec<Vec<String>> {
-    let heading = ["member", "role", "address", "rtt", "received", "sent", "chunks it holds"]
+    let heading = ["member", "role", "address", "rtt", "lost", "received", "sent", "chunks it holds"]
         .map(str::to_owned)
         .to_vec();
     let rows = peers.iter().map(|peer| {
@@ -110,6 +110,7 @@ fn peer_rows(peers: &[PeerView]) -> Vec<Vec<String>> {
             peer.role.clone(),
             peer.address.clone(),
             print::milliseconds(peer.rtt_us),
+            format!("{:.1} %", peer.lost_packets as f64 * 100.0 / peer.sent_packets.max(1) as f64),
             print::bytes(peer.chunks_down_bytes + peer.objects_down_bytes),
             print::bytes(peer.chunks_up_bytes + peer.objects_up_bytes),
             peer.held_chunks.to_string(),

@@ -112,15 +112,23 @@ pub async fn answer(node: &Arc<Node>, peer: &Arc<Peer>, run: RunRequest, mut sen
         }
     }
     lock(&node.uploads.open).remove(&key);
-    // What a peer does not read is not kept for it. The peer may have gone; then there is nobody to tell.
+    // What a peer does not read is not kept for it. The peer may have gone, or the stream may have been ended for its arrival:
+    // then there is nobody to tell.
     let _gone = if left > 0 { send.reset(ABANDONED) } else { send.finish() };
 }
 
-/// Waits until the peer has acknowledged a whole answer, or wants no more of it; false if it does neither. Until then the
-/// answer keeps its place in the engine: what is written waits in a buffer of many megabytes, and if places were free
-/// as soon as it is there, all answers would go out at once, each slowly, whatever the engine thinks should go first.
-async fn arrived(send: &mut SendStream) -> bool {
-    send.finish().is_ok() && timeout(WRITE_TIMEOUT, send.stopped()).await.is_ok()
+/// For how long bulk keeps its place in the engine after it was written. A peer whose link takes longer must not hold the places
+/// of others.
+const ARRIVAL_MAX: Duration = Duration::from_millis(100);
+
+/// Waits until the peer has acknowledged a whole answer, wants no more of it, or takes too long. What is written waits in a
+/// buffer of many megabytes: if places were free as soon as it is there, all answers would go out at once, each slowly,
+/// whatever the engine thinks should go first.
+async fn arrival(send: &mut SendStream) {
+    if send.finish().is_ok() {
+        // Whether it arrived is the connection's concern, as after any write.
+        let _ended = timeout(ARRIVAL_MAX, send.stopped()).await;
+    }
 }
 
 /// Ends a stream whose answer is not whole.
@@ -139,10 +147,10 @@ impl Upload<'_> {
         match command {
             ServeCommand::Serve(births) => {
                 let answered = births.len();
-                let mut sent = self.serve(births, send).await;
-                let is_bulk = self.run.urgency != wire::Urgency::Fault;
-                if is_bulk && answered >= left && sent.is_some() && !arrived(send).await {
-                    sent = None;
+                let sent = self.serve(births, send).await;
+                let is_bulk = self.run.urgency == wire::Urgency::Normal;
+                if is_bulk && answered >= left && sent.is_some() {
+                    arrival(send).await;
                 }
                 let bytes = sent.unwrap_or(0);
                 Traffic::add(&self.peer.traffic.chunks_up, bytes);

@@ -22,7 +22,7 @@ pub struct Config {
     /// How long the writer remembers to whom it sent a chunk, at least; twice that at most. Default 2 s.
     pub sent_memory: Duration,
     /// How much of a peer's measured rate is kept asked for, as time, beside its latency; less where more than 16
-    /// peers are connected. Longer hides more jitter, shorter reacts faster. Default 150 ms.
+    /// peers have chunks. Longer hides more jitter, shorter reacts faster. Default 150 ms.
     pub queue_time: Duration,
     /// How much of the rate at which all chunks come in is kept asked for, as time, beside the peers' latency. Longer
     /// hides more jitter; shorter leaves the choice of whom to ask for what open for longer. Default 10 ms.
@@ -46,8 +46,8 @@ pub struct Config {
     pub timeout_max: Duration,
     /// The shortest time after which a fault is asked of a second peer. Default 30 ms.
     pub fault_hedge_min: Duration,
-    /// Answers sent at the same time, urgent ones apart, until they have arrived. Fewer finish each sooner, more keep a
-    /// long link full. Default 8.
+    /// Answers sent at the same time, urgent ones apart. Fewer finish each sooner, more keep a long link
+    /// full. Default 8.
     pub upload_slots: usize,
     /// Upload limit in bytes per second. Default none.
     pub upload_bytes_per_s: Option<u64>,

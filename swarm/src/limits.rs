@@ -33,8 +33,8 @@ pub const UPLOAD_QUEUE_MAX: usize = 64;
 /// Requests that one peer may have outstanding at us or we at it, faults apart.
 pub const REQUESTS_PER_PEER_MAX: usize = 32;
 
-/// Peers that are kept asked for a whole queue time each; with more of them all share what so many would have.
-pub const QUEUE_PEERS: u32 = 16;
+/// Peers with chunks that are kept asked for a whole queue time each; more of them share what so many would have.
+pub const QUEUE_SOURCES: u32 = 16;
 
 /// Fault requests outstanding at one peer.
 pub const FAULT_REQUESTS_PER_PEER_MAX: usize = 16;

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::input::{Patience, Urgency};
 use crate::lengths::Lengths;
 use crate::limits::{
-    QUEUE_PEERS, REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT,
+    QUEUE_SOURCES, REQUESTS_PER_PEER_MAX, RUN_BIRTHS_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_BYTES_SPLIT,
 };
 use crate::lineages::Lineage;
 use crate::peers::{Peer, PeerLineage};
@@ -52,16 +52,16 @@ impl Source {
     }
 }
 
-/// How much of the rate of one peer among so many is kept asked for, as time. It is bound to that peer until it comes:
-/// where many answer, one that is slow or gone should hold up little.
-fn queue_time(config: &Config, peers: usize) -> Duration {
-    let peers = u32::try_from(peers).unwrap_or(u32::MAX).max(QUEUE_PEERS);
-    config.queue_time.saturating_mul(QUEUE_PEERS) / peers
+/// How much of the rate of one peer among so many with chunks is kept asked for, as time. It is bound to that peer until it
+/// comes: where many have chunks, one that is slow or gone should hold up little.
+fn queue_time(config: &Config, sources: usize) -> Duration {
+    let sources = u32::try_from(sources).unwrap_or(u32::MAX).max(QUEUE_SOURCES);
+    config.queue_time.saturating_mul(QUEUE_SOURCES) / sources
 }
 
-/// The size of the next run to ask of a peer, one of so many, by its queue time, or `None` if enough is outstanding
-/// there.
-pub(crate) fn run_size(peer: &Peer, peers: usize, source: Source, config: &Config) -> Option<RunSize> {
+/// The size of the next run to ask of a peer, one of so many with chunks, by its queue time, or `None` if enough is
+/// outstanding there.
+pub(crate) fn run_size(peer: &Peer, sources: usize, source: Source, config: &Config) -> Option<RunSize> {
     let (shallow, depth_wanted) = match source {
         Source::Writer => (1, config.writer_depth),
         Source::Holder => (2, config.peer_depth),
@@ -75,7 +75,7 @@ pub(crate) fn run_size(peer: &Peer, peers: usize, source: Source, config: &Confi
     }
     let latency = peer.pace.latency_floor();
     let bytes_in = |span| peer.pace.bytes_in(span);
-    let limit = bytes_in(queue_time(config, peers).saturating_add(latency))
+    let limit = bytes_in(queue_time(config, sources).saturating_add(latency))
         .clamp(2 * RUN_BYTES_SPLIT, config.peer_outstanding_bytes_max);
     let in_transit = usize::try_from(2 * bytes_in(latency) / RUN_BYTES_MAX).unwrap_or(usize::MAX);
     let deepest = depth_wanted.max(in_transit.saturating_add(1)).min(REQUESTS_PER_PEER_MAX);
@@ -165,9 +165,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_peers_share_the_queue_of_few() {
+    fn many_sources_share_the_queue_of_few() {
         let config = Config { queue_time: Duration::from_millis(160), ..Config::default() };
-        let time = |peers| queue_time(&config, peers).as_millis();
+        let time = |sources| queue_time(&config, sources).as_millis();
         assert_eq!([0, 1, 16, 17, 32, 64].map(time), [160, 160, 160, 150, 80, 40]);
         assert!(queue_time(&config, usize::MAX) < Duration::from_millis(1));
     }

@@ -28,7 +28,8 @@ const ROOM: Duration = Duration::from_secs(2);
 const FIRST_SILENCE: Duration = Duration::from_secs(2);
 /// From the first request to the ban of a member that sends wrong bytes.
 const BANNED_WITHIN: Duration = Duration::from_secs(5);
-/// What one member may make a node hold of its answers: QUIC's send window of 32 MiB, and four answers of 4 MiB.
+/// What one member may make a node hold of its answers: QUIC's send window of 32 MiB, and eight answers of 4 MiB: half
+/// of the places for bulk, and half of those for page faults.
 const ANSWERS_BYTES_MAX: u64 = 128 << 20;
 /// What one member may make a node hold of its lies: a message of a few bytes stands for a set of 16 MiB, of which
 /// there are up to six copies at a time until it is found to be too large.

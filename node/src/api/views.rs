@@ -133,11 +133,14 @@ pub struct PeerView {
     pub place: String,
     /// Round trip in microseconds.
     pub rtt_us: u64,
-    /// Packets of the data plane sent to it.
+    /// Packets of the data plane sent to it in this connection.
+    #[serde(default)]
     pub sent_packets: u64,
-    /// Of them, those that counted as lost and whose content was sent again.
+    /// Of them, those that counted as lost.
+    #[serde(default)]
     pub lost_packets: u64,
     /// Bytes of the largest packet that goes to it, without the headers of IP and UDP.
+    #[serde(default)]
     pub packet_bytes: u16,
     /// Encoded chunk bytes received from it.
     pub chunks_down_bytes: u64,

@@ -87,8 +87,9 @@ impl Engine {
         if !self.budget.has_room(&self.config) {
             return;
         }
+        let sources = self.sources();
         while let Some(id) = self.soonest_ready() {
-            match self.look(id) {
+            match self.look(id, sources) {
                 Some(pick) if self.budget.has_room(&self.config) => self.issue(id, pick),
                 Some(_) => return,
                 None => {
@@ -146,8 +147,14 @@ impl Engine {
         }
     }
 
-    /// The best run to ask of a peer now, if it has room and offers anything.
-    fn look(&mut self, id: NodeId) -> Option<Pick> {
+    /// How many peers have told us of chunks.
+    fn sources(&self) -> usize {
+        let has_any = |peer: &&Peer| peer.lineages.values().any(|part| !part.has.is_empty());
+        self.peers.values().filter(has_any).count()
+    }
+
+    /// The best run to ask of a peer, one of so many sources, if it has room and offers anything.
+    fn look(&mut self, id: NodeId, sources: usize) -> Option<Pick> {
         let peer = self.peers.get(&id)?;
         if peer.is_resting(self.now) {
             return None;
@@ -161,7 +168,7 @@ impl Engine {
             if lineage.unasked().is_empty() {
                 continue;
             }
-            let Some(size) = picker::run_size(peer, self.peers.len(), source, &self.config) else {
+            let Some(size) = picker::run_size(peer, sources, source, &self.config) else {
                 continue;
             };
             let mut offer = picker::candidates(lineage, part, source);
@@ -247,12 +254,12 @@ impl Engine {
         if allowed == 0 || once.is_empty() {
             return false;
         }
-        let here = self.config.labels;
+        let (here, sources) = (self.config.labels, self.sources());
         let thief = self.peers.iter().filter_map(|(by, peer)| {
             let part = peer.lineages.get(&lineage_id)?;
             let fit = *by != from && !peer.is_resting(self.now) && !peer.is_on_probation();
             let source = Source::of(lineage, *by);
-            let has_room = fit && picker::run_size(peer, self.peers.len(), source, &self.config).is_some();
+            let has_room = fit && picker::run_size(peer, sources, source, &self.config).is_some();
             let births = part.askable(&once);
             (has_room && !births.is_empty()).then(|| {
                 let far = here.distance(&peer.labels);

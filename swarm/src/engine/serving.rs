@@ -137,12 +137,13 @@ impl Engine {
             let gone = births.minus(&held);
             if held.is_empty() {
                 self.uploads.done(peer, request);
-            } else {
-                self.outputs.push_back(Output::Serve { peer, request, lineage, births: held, urgency });
-                self.due.offer(Some(self.now.after(self.config.serve_timeout)), Wake::ServeTimeout);
             }
             if !gone.is_empty() {
-                self.emit(Output::NotHeld { peer, request, lineage, births: gone });
+                self.outputs.push_back(Output::NotHeld { peer, request, lineage, births: gone });
+            }
+            if !held.is_empty() {
+                self.outputs.push_back(Output::Serve { peer, request, lineage, births: held, urgency });
+                self.due.offer(Some(self.now.after(self.config.serve_timeout)), Wake::ServeTimeout);
             }
         }
     }

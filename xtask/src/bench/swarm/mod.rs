@@ -146,6 +146,8 @@ fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Fi
         profile.receivers,
         profile.bound_s()
     );
+    // First: should it fail, nothing that took minutes is lost.
+    let simulated = profile.simulation().map(|options| sim::over_bound(SEED, &options)).transpose()?;
     let content = ground.fresh("content")?.join("content");
     content::write(&content, profile.content_bytes, &mut Noise::new(SEED))?;
     let mut runs = Vec::new();
@@ -171,11 +173,8 @@ fn compare(profile: &Profile, kinds: &[Kind], ground: &Ground) -> Result<(Vec<Fi
     println!("\n{}\n", table::table(&runs));
     let outcome = serde_json::to_value(&runs).context("runs as JSON")?;
     let mut figures = figures::of_comparison(profile, &runs);
-    if let (Some(run), Some(options)) =
-        (runs.iter().find(|run| run.system == Kind::Pageswarm), profile.simulation())
-    {
-        figures.push(figures::beside_simulation(run, sim::over_bound(SEED, &options)?));
-    }
+    let product = runs.iter().find(|run| run.system == Kind::Pageswarm);
+    figures.extend(product.zip(simulated).map(|(run, simulated)| figures::beside_simulation(run, simulated)));
     Ok((figures, outcome))
 }
 

@@ -220,7 +220,8 @@ pub enum Input {
         /// How.
         how: Ended,
     },
-    /// A [`Serve`](crate::Output::Serve) is done: sent, given up, or abandoned.
+    /// A [`Serve`](crate::Output::Serve) is done: on its way or there, given up, or abandoned. Until then it has one of the
+    /// places for answers; an answer that still waits in a buffer of the driver should have one, for order ends there.
     Served {
         /// Who asked.
         peer: NodeId,

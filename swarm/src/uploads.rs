@@ -126,7 +126,7 @@ impl Uploads {
 
     /// An urgent answer of the peer whose turn is earliest, else a normal one, the rarest first: what few hold is worth
     /// most where it can be passed on, and what many hold need not come from here. Each kind has its own slots, and
-    /// one peer has at most half of them while others wait.
+    /// one peer has at most half of them.
     fn dequeue(&mut self, now: Time, config: &Config) -> Option<(NodeId, Upload)> {
         for urgency in [Urgency::Fault, Urgency::Normal] {
             let kind_wanted = kind(urgency);
